@@ -1,0 +1,186 @@
+//! The ports of the use cases besides the store: clock, cipher, HTTP, and the bus.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use uuid::Uuid;
+
+use crate::domain::{
+    interfaces::OutboxRow,
+    values::{SealedSecrets, Timestamp},
+};
+
+/// Time, ids and randomness.
+pub trait Clock: Send + Sync {
+    /// Now, in whole milliseconds.
+    fn now(&self) -> Timestamp;
+    /// A new UUIDv7.
+    fn new_id(&self) -> Uuid;
+    /// Uniform in 0..1.
+    fn random(&self) -> f64;
+    /// Bytes for keys and secrets, from the system's secure source.
+    fn secret_bytes(&self, length: usize) -> Vec<u8>;
+}
+
+/// Seals and opens secrets.
+pub trait Cipher: Send + Sync {
+    /// Encrypts with the first key of the ring; `context` (an entity's id) is authenticated with it.
+    fn seal(&self, plain: &[u8], context: &str) -> Result<SealedSecrets, CipherError>;
+    /// Decrypts what was sealed with the same `context`.
+    fn open(&self, sealed: &SealedSecrets, context: &str) -> Result<Vec<u8>, CipherError>;
+}
+
+/// A secret could not be sealed or opened.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CipherError {
+    /// The ring lacks the key.
+    #[error("the encryption key {0:?} is not in the key ring (ENCRYPTION_KEYS_FILE)")]
+    UnknownKey(String),
+    /// Wrong key, wrong context, or changed bytes.
+    #[error("a stored secret does not open with its key: it was changed or belongs elsewhere")]
+    Broken,
+}
+
+/// A request to an endpoint, ready to be sent.
+#[derive(Debug, Clone)]
+pub struct OutboundRequest {
+    /// Where to.
+    pub url: url::Url,
+    /// How.
+    pub method: http::Method,
+    /// All headers; sensitive ones are marked so.
+    pub headers: http::HeaderMap,
+    /// The body.
+    pub body: Bytes,
+    /// Connecting, sending and reading the capped answer.
+    pub timeout: Duration,
+}
+
+/// An answer, its body cut at [`HttpAnswer::MAX_BODY`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpAnswer {
+    /// The status.
+    pub status: u16,
+    /// `Retry-After`, as a wait from now.
+    pub retry_after: Option<Duration>,
+    /// The first bytes of the body, as text (invalid UTF-8 replaced).
+    pub body: String,
+}
+
+impl HttpAnswer {
+    /// How much of an answer is read and kept: 2 KiB.
+    pub const MAX_BODY: usize = 2048;
+}
+
+/// Why there was no answer. Never holds the URL's query or a header.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SendError {
+    /// The address is refused by the egress policy.
+    #[error("{0}")]
+    Refused(String),
+    /// Nothing within the timeout.
+    #[error("timeout after {} ms", .0.as_millis())]
+    Timeout(Duration),
+    /// The connection could not be made: `connection refused`, `name not found`, `TLS: …`.
+    #[error("cannot connect: {0}")]
+    Connect(String),
+    /// The connection broke.
+    #[error("connection lost: {0}")]
+    Broken(String),
+}
+
+/// Sends requests to endpoints: no redirects, no proxies, addresses checked, connections kept alive.
+#[async_trait]
+pub trait HttpSender: Send + Sync {
+    /// Sends one request.
+    async fn send(&self, request: OutboundRequest) -> Result<HttpAnswer, SendError>;
+}
+
+/// The bus could not take something.
+#[derive(Debug, thiserror::Error)]
+#[error("the bus did not take {what}")]
+pub struct BusError {
+    /// What was to be published or done.
+    pub what: String,
+    /// The client's error.
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+/// A message that could not be understood.
+#[derive(Debug, Clone)]
+pub struct DeadLetter {
+    /// `commands` or `events`.
+    pub kind: &'static str,
+    /// `<code>: <text>`.
+    pub reason: String,
+    /// The tenant, where it is known.
+    pub tenant: String,
+    /// Where it came from.
+    pub subject: String,
+    /// The stream that it came from.
+    pub stream: String,
+    /// Its sequence there.
+    pub sequence: u64,
+    /// Its headers, in order.
+    pub headers: Vec<(String, String)>,
+    /// Its body.
+    pub body: Bytes,
+}
+
+/// Publishes to the bus and waits for the acknowledgements.
+#[async_trait]
+pub trait EventPublisher: Send + Sync {
+    /// Publishes events, pipelined; answers when all are acknowledged.
+    async fn publish(&self, rows: &[OutboxRow]) -> Result<(), BusError>;
+    /// Publishes a dead letter, under a message id derived from stream and sequence.
+    async fn dead_letter(&self, letter: &DeadLetter) -> Result<(), BusError>;
+}
+
+/// A message of the source stream, as it was published.
+#[derive(Debug, Clone)]
+pub struct SourceMessage {
+    /// The subject that it was published on.
+    pub subject: String,
+    /// Its headers, in order, names as written.
+    pub headers: Vec<(String, String)>,
+    /// Its body.
+    pub body: Bytes,
+    /// Its sequence in the stream.
+    pub sequence: u64,
+    /// When the stream took it.
+    pub published_at: Timestamp,
+    /// 1 for the first time.
+    pub deliveries: i64,
+}
+
+impl SourceMessage {
+    /// The first header of this name, without regard to case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers
+            .iter()
+            .find(|(key, _)| key.eq_ignore_ascii_case(name))
+            .map(|(_, v)| v.as_str())
+    }
+}
+
+/// A message with the handle to settle it.
+#[async_trait]
+pub trait Settle: Send + Sync {
+    /// Done: never again.
+    async fn ack(&self) -> Result<(), BusError>;
+    /// Still working on it.
+    async fn progress(&self) -> Result<(), BusError>;
+    /// Again, after a while.
+    async fn nak(&self, delay: Duration) -> Result<(), BusError>;
+    /// Never again, and it was not understood.
+    async fn terminate(&self) -> Result<(), BusError>;
+}
+
+/// The source of messages: one durable pull consumer that all workers share.
+#[async_trait]
+pub trait MessageSource: Send + Sync {
+    /// Up to `max` messages: waits for the first, then takes what is there. An empty answer means that
+    /// there is nothing now. Reconnects by itself.
+    async fn pull(&self, max: usize) -> Result<Vec<(SourceMessage, Box<dyn Settle>)>, BusError>;
+}

@@ -1,0 +1,12 @@
+//! Wakes loops of this worker at once, when it knows that there is work; other workers find it by polling.
+
+use tokio::sync::Notify;
+
+/// One bell for each loop that polls the database.
+#[derive(Debug, Default)]
+pub struct Wakers {
+    /// Deliveries became due.
+    pub parked: Notify,
+    /// Events were committed to the outbox.
+    pub outbox: Notify,
+}

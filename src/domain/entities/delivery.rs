@@ -1,0 +1,137 @@
+//! A delivery: one event to one webhook.
+
+use crate::domain::values::{DeliveryId, TenantId, Timestamp, WebhookId};
+
+use super::InvalidTransition;
+
+/// Where a delivery stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DeliveryStatus {
+    /// Waiting for its next attempt.
+    Pending,
+    /// Answered with 2xx.
+    Delivered,
+    /// Out of attempts.
+    Exhausted,
+    /// Called off by a user, or its webhook is gone.
+    Cancelled,
+}
+
+impl DeliveryStatus {
+    /// All states.
+    pub const ALL: [Self; 4] = [
+        Self::Pending,
+        Self::Delivered,
+        Self::Exhausted,
+        Self::Cancelled,
+    ];
+
+    /// The name on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Delivered => "delivered",
+            Self::Exhausted => "exhausted",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// Reads the name on the wire.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|status| status.as_str() == text)
+    }
+}
+
+/// One request that was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attempt {
+    /// From 1.
+    pub number: i32,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// How long it took, in milliseconds.
+    pub duration_ms: i64,
+    /// The answer's status; `None` when there was no answer.
+    pub status_code: Option<u16>,
+    /// Set when it was no success: `HTTP 500`, `timeout`, …
+    pub error: Option<String>,
+    /// The first 2 KiB of the answer, as text.
+    pub response: Option<String>,
+}
+
+/// One event to one webhook, without the event itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivery {
+    /// Its id, also the `webhook-id`.
+    pub id: DeliveryId,
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// Where it goes.
+    pub webhook_id: WebhookId,
+    /// What it carries.
+    pub event_id: String,
+    /// The event's type.
+    pub event_type: String,
+    /// Carried into events and logs.
+    pub correlation_id: Option<String>,
+    /// The event's sequence in the source stream; `None` for `trigger` and `test`.
+    pub source_sequence: Option<i64>,
+    /// Where it stands.
+    pub status: DeliveryStatus,
+    /// Attempts made.
+    pub attempt_count: i32,
+    /// `aggregateversion` of its latest domain event; 0 before the first.
+    pub event_version: i64,
+    /// Attempts made when its retry budget (last) began: `retry` grants the whole schedule anew.
+    pub budget_base: i32,
+    /// When it is due; set exactly while it is pending.
+    pub next_attempt_at: Option<Timestamp>,
+    /// The error of the latest attempt, or why it was not attempted.
+    pub error: Option<String>,
+    /// When it was taken in.
+    pub created_at: Timestamp,
+    /// When it left `pending`.
+    pub completed_at: Option<Timestamp>,
+}
+
+impl Delivery {
+    /// `exhausted`, `cancelled`, `pending` → due now, with its whole retry schedule anew.
+    ///
+    /// # Errors
+    /// Refused when it is delivered.
+    pub fn retry(&mut self, now: Timestamp) -> Result<(), InvalidTransition> {
+        if self.status == DeliveryStatus::Delivered {
+            return Err(InvalidTransition {
+                entity: "delivery",
+                state: "delivered",
+                remedy: "only a pending, exhausted or cancelled delivery can be retried",
+            });
+        }
+        self.status = DeliveryStatus::Pending;
+        self.budget_base = self.attempt_count;
+        self.next_attempt_at = Some(now);
+        self.completed_at = None;
+        Ok(())
+    }
+
+    /// `pending` → `cancelled`; `false` when it is cancelled already.
+    ///
+    /// # Errors
+    /// Refused when it is delivered or exhausted.
+    pub fn cancel(&mut self, now: Timestamp) -> Result<bool, InvalidTransition> {
+        match self.status {
+            DeliveryStatus::Cancelled => Ok(false),
+            DeliveryStatus::Pending => {
+                self.status = DeliveryStatus::Cancelled;
+                self.next_attempt_at = None;
+                self.completed_at = Some(now);
+                Ok(true)
+            }
+            DeliveryStatus::Delivered | DeliveryStatus::Exhausted => Err(InvalidTransition {
+                entity: "delivery",
+                state: self.status.as_str(),
+                remedy: "only a pending delivery can be cancelled",
+            }),
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! The things with an identity and a life of their own.
+
+mod delivery;
+mod integration;
+mod meta;
+mod webhook;
+
+pub use delivery::{Attempt, Delivery, DeliveryStatus};
+pub use integration::{Integration, IntegrationStatus, IntegrationType};
+pub use meta::{EntityMeta, InvalidTransition};
+pub use webhook::{BodyFormat, HttpMethod, SigningSecret, Webhook, WebhookSettings, WebhookStatus};

@@ -1,0 +1,248 @@
+//! A webhook: which events go to which address, and how.
+
+use std::time::Duration;
+
+use crate::domain::{
+    events::{Change, WebhookChange},
+    policies::RetryPolicy,
+    values::{EventPattern, IntegrationId, SealedSecrets, SecretConfig, Timestamp, WebhookId},
+};
+
+use super::EntityMeta;
+
+/// The HTTP method of a delivery; each carries the body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HttpMethod {
+    /// GET
+    Get,
+    /// POST
+    Post,
+    /// PUT
+    Put,
+    /// PATCH
+    Patch,
+    /// DELETE
+    Delete,
+}
+
+impl HttpMethod {
+    /// All methods, in the order of the contract.
+    pub const ALL: [Self; 5] = [Self::Get, Self::Post, Self::Put, Self::Patch, Self::Delete];
+
+    /// The name on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Post => "POST",
+            Self::Put => "PUT",
+            Self::Patch => "PATCH",
+            Self::Delete => "DELETE",
+        }
+    }
+
+    /// Reads the name on the wire.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|method| method.as_str() == text)
+    }
+}
+
+/// What the body of a delivery looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyFormat {
+    /// `{"type","timestamp","data"}` of Standard Webhooks.
+    Standard,
+    /// CloudEvents 1.0, structured JSON.
+    CloudEvents,
+    /// CloudEvents 1.0, binary: attributes in `ce-` headers, the body is the data.
+    CloudEventsBinary,
+    /// The message as it was published.
+    Raw,
+}
+
+impl BodyFormat {
+    /// All formats, in the order of the contract.
+    pub const ALL: [Self; 4] = [
+        Self::Standard,
+        Self::CloudEvents,
+        Self::CloudEventsBinary,
+        Self::Raw,
+    ];
+
+    /// The name on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Standard => "standard",
+            Self::CloudEvents => "cloudevents",
+            Self::CloudEventsBinary => "cloudevents-binary",
+            Self::Raw => "raw",
+        }
+    }
+
+    /// Reads the name on the wire.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|format| format.as_str() == text)
+    }
+}
+
+/// What a delivery needs to know of a webhook's configuration; read from its shown form.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WebhookSettings {
+    /// Where to: `http` or `https`, no userinfo.
+    pub url: String,
+    /// How.
+    pub method: HttpMethod,
+    /// Further headers, names in lower case.
+    pub headers: Vec<(String, String)>,
+    /// Connecting, sending and reading the answer.
+    pub timeout: Duration,
+    /// When to try again.
+    pub retry: RetryPolicy,
+    /// What the body looks like.
+    pub format: BodyFormat,
+}
+
+/// Where a webhook stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WebhookStatus {
+    /// New; it receives events at once.
+    Pending,
+    /// It has had a success, or was activated.
+    Active,
+    /// Turned off by a user; nothing is matched.
+    Inactive,
+    /// Disabled by the worker; what matches stays parked until it is activated.
+    Error {
+        /// Why.
+        error: String,
+    },
+}
+
+impl WebhookStatus {
+    /// The name on the wire.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Active => "active",
+            Self::Inactive => "inactive",
+            Self::Error { .. } => "error",
+        }
+    }
+}
+
+/// One signing secret; the newest has no end, the older ones sign until theirs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SigningSecret {
+    /// The sealed key (plain: the raw bytes of the `whsec_` secret).
+    pub sealed: SealedSecrets,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// Until when it signs; `None` for the current one.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// Which events go where.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Webhook {
+    /// Its id.
+    pub id: WebhookId,
+    /// The integration that it belongs to.
+    pub integration_id: IntegrationId,
+    /// Name, version, history.
+    pub meta: EntityMeta,
+    /// What it receives; at least one.
+    pub events: Vec<EventPattern>,
+    /// Where it stands.
+    pub status: WebhookStatus,
+    /// How to deliver, as given; credentials sealed.
+    pub config: SecretConfig,
+    /// Newest first; at most [`Webhook::MAX_SECRETS`].
+    pub secrets: Vec<SigningSecret>,
+}
+
+impl Webhook {
+    /// How many signing secrets are valid at a time: each signs every request.
+    pub const MAX_SECRETS: usize = 5;
+    /// How many patterns one webhook may list.
+    pub const MAX_EVENTS: usize = 100;
+
+    /// Any other state → `active`; nothing to do when it is active.
+    #[must_use]
+    pub fn activate(&mut self, actor: &str, now: Timestamp) -> Option<WebhookChange> {
+        if self.status == WebhookStatus::Active {
+            return None;
+        }
+        Some(self.move_to(WebhookStatus::Active, Change::Activated, actor, now))
+    }
+
+    /// The first success of a `pending` webhook makes it `active`.
+    #[must_use]
+    pub fn first_success(&mut self, now: Timestamp) -> Option<WebhookChange> {
+        if self.status == WebhookStatus::Pending {
+            self.activate("system", now)
+        } else {
+            None
+        }
+    }
+
+    /// Any state → `inactive`; nothing to do when it is inactive.
+    #[must_use]
+    pub fn deactivate(&mut self, actor: &str, now: Timestamp) -> Option<WebhookChange> {
+        if self.status == WebhookStatus::Inactive {
+            return None;
+        }
+        Some(self.move_to(WebhookStatus::Inactive, Change::Deactivated, actor, now))
+    }
+
+    /// The worker gives up on the address: `pending`, `active` → `error`.
+    #[must_use]
+    pub fn disable(&mut self, reason: &str, now: Timestamp) -> Option<WebhookChange> {
+        if !matches!(self.status, WebhookStatus::Pending | WebhookStatus::Active) {
+            return None;
+        }
+        let status = WebhookStatus::Error {
+            error: reason.to_owned(),
+        };
+        Some(self.move_to(status, Change::Disabled, "system", now))
+    }
+
+    /// Makes `secret` the current one; the former one signs until `now + overlap`.
+    #[must_use]
+    pub fn rotate_secret(
+        &mut self,
+        secret: SigningSecret,
+        overlap: Duration,
+        actor: &str,
+        now: Timestamp,
+    ) -> WebhookChange {
+        if let Some(current) = self.secrets.first_mut() {
+            current.expires_at = Some(now + overlap);
+        }
+        self.secrets
+            .retain(|s| s.expires_at.is_none_or(|end| end > now));
+        self.secrets.insert(0, secret);
+        self.secrets.truncate(Self::MAX_SECRETS);
+        self.changed(Change::SecretRotated, actor, now)
+    }
+
+    /// Counts a change that is no transition.
+    #[must_use]
+    pub fn changed(&mut self, change: Change, actor: &str, now: Timestamp) -> WebhookChange {
+        self.meta.touch(actor, now);
+        WebhookChange {
+            id: self.id,
+            version: self.meta.version,
+            change,
+        }
+    }
+
+    fn move_to(
+        &mut self,
+        status: WebhookStatus,
+        change: Change,
+        actor: &str,
+        now: Timestamp,
+    ) -> WebhookChange {
+        self.status = status;
+        self.changed(change, actor, now)
+    }
+}

@@ -1,0 +1,156 @@
+//! A business event of the ERP, whatever envelope it came in.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::domain::values::{TenantId, Timestamp};
+
+/// Everything about an event but its bytes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EventMeta {
+    /// Unique per tenant; at most 256 bytes.
+    pub id: String,
+    /// For example `sales.order.created`.
+    #[serde(rename = "type")]
+    pub event_type: String,
+    /// The CloudEvents `source`, else `/erp`.
+    pub source: String,
+    /// The subject that it was published on.
+    pub subject: String,
+    /// When it happened.
+    pub time: Timestamp,
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// Carried on into deliveries, events and logs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub correlation_id: Option<String>,
+    /// W3C trace context.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
+    /// W3C trace state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tracestate: Option<String>,
+    /// The message's `Content-Type`, where it had one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content_type: Option<String>,
+    /// Its sequence in the source stream; `None` for `trigger` and `test`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_sequence: Option<i64>,
+}
+
+/// The event's data, as a part of the message's bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Payload {
+    /// JSON text, exactly as written.
+    Json(Bytes),
+    /// Something else, delivered as raw bytes.
+    Binary(Bytes),
+}
+
+impl Payload {
+    /// The bytes, whatever they are.
+    pub fn bytes(&self) -> &Bytes {
+        match self {
+            Self::Json(bytes) | Self::Binary(bytes) => bytes,
+        }
+    }
+}
+
+/// A business event; cheap to clone, since its bytes are shared.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BusinessEvent {
+    /// Everything but the bytes.
+    pub meta: EventMeta,
+    /// The message as published.
+    pub raw: Bytes,
+    /// The part of `raw` that is the data.
+    pub payload: Payload,
+}
+
+/// The stored form of [`BusinessEvent`] besides its bytes.
+#[derive(Serialize, Deserialize)]
+struct StoredMeta {
+    #[serde(flatten)]
+    meta: EventMeta,
+    json: bool,
+    offset: usize,
+    length: usize,
+}
+
+impl BusinessEvent {
+    /// The stored form: a JSON text to keep beside `raw`.
+    pub fn stored_meta(&self) -> String {
+        let bytes = self.payload.bytes();
+        let offset = (bytes.as_ptr() as usize).saturating_sub(self.raw.as_ptr() as usize);
+        let stored = StoredMeta {
+            meta: self.meta.clone(),
+            json: matches!(self.payload, Payload::Json(_)),
+            offset,
+            length: bytes.len(),
+        };
+        serde_json::to_string(&stored).unwrap_or_default()
+    }
+
+    /// Reads the stored form back.
+    ///
+    /// # Errors
+    /// Says what is wrong with the stored text.
+    pub fn from_stored(meta: &str, raw: Bytes) -> Result<Self, String> {
+        let stored: StoredMeta = serde_json::from_str(meta).map_err(|error| error.to_string())?;
+        let end = stored
+            .offset
+            .checked_add(stored.length)
+            .filter(|end| *end <= raw.len());
+        let end = end.ok_or_else(|| "the data lies outside of the message".to_owned())?;
+        let data = raw.slice(stored.offset..end);
+        let payload = if stored.json {
+            Payload::Json(data)
+        } else {
+            Payload::Binary(data)
+        };
+        Ok(Self {
+            meta: stored.meta,
+            raw,
+            payload,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_survives_being_stored() {
+        let raw = Bytes::from_static(br#"{"payload":{"n":18450.00}}"#);
+        let event = BusinessEvent {
+            meta: EventMeta {
+                id: "e1".to_owned(),
+                event_type: "a.b".to_owned(),
+                source: "/erp".to_owned(),
+                subject: "a.b".to_owned(),
+                time: chrono::DateTime::UNIX_EPOCH,
+                tenant: TenantId::try_new("t").unwrap(),
+                correlation_id: None,
+                traceparent: None,
+                tracestate: None,
+                content_type: None,
+                source_sequence: Some(7),
+            },
+            payload: Payload::Json(raw.slice(11..25)),
+            raw: raw.clone(),
+        };
+        assert_eq!(
+            BusinessEvent::from_stored(&event.stored_meta(), raw).unwrap(),
+            event
+        );
+    }
+
+    #[test]
+    fn a_stored_event_with_a_wrong_range_is_an_error() {
+        let meta = r#"{"id":"e","type":"t","source":"s","subject":"s","time":"2026-01-01T00:00:00Z",
+            "tenant":"t","json":true,"offset":1,"length":99}"#;
+        assert!(BusinessEvent::from_stored(meta, Bytes::from_static(b"{}")).is_err());
+    }
+}

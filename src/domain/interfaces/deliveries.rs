@@ -1,0 +1,129 @@
+//! The data plane: deliveries, their attempts, and who works on them.
+
+use std::collections::HashSet;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::domain::{
+    entities::{Attempt, Delivery},
+    events::DomainEvent,
+    values::{DeliveryId, TenantId, Timestamp, WebhookId},
+};
+
+use super::StoreError;
+
+/// An event as it is kept while a delivery waits ([`crate::domain::events::BusinessEvent`]).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredEvent {
+    /// Everything but the bytes, as JSON text.
+    pub meta: String,
+    /// The message as published.
+    pub raw: Bytes,
+}
+
+/// A delivery that is recorded for the first time, by the worker that pulled its event.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FirstRecord {
+    /// The delivery after its first attempt, or parked without one.
+    pub delivery: Delivery,
+    /// The first attempt, when one was made.
+    pub attempt: Option<Attempt>,
+    /// The event; set exactly while the delivery is pending.
+    pub event: Option<StoredEvent>,
+    /// Events for the outbox; dropped when the delivery was recorded before.
+    pub events: Vec<DomainEvent>,
+}
+
+/// The right to work on a parked delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lease {
+    /// Which delivery.
+    pub delivery_id: DeliveryId,
+    /// The fencing number: it grows with every claim.
+    pub epoch: i64,
+}
+
+/// What became of a parked delivery under a lease.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LeasedRecord {
+    /// The lease that it was made under; a lost one changes nothing.
+    pub lease: Lease,
+    /// The delivery after the attempt. The stored event is dropped unless it is `pending`
+    /// or `exhausted` (from where it can be retried).
+    pub delivery: Delivery,
+    /// The attempt, when one was made.
+    pub attempt: Option<Attempt>,
+    /// Events for the outbox; dropped when the lease was lost.
+    pub events: Vec<DomainEvent>,
+}
+
+/// A batch of outcomes, recorded in one transaction.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct RecordBatch {
+    /// From the fast lane.
+    pub first: Vec<FirstRecord>,
+    /// From the parked lane.
+    pub leased: Vec<LeasedRecord>,
+}
+
+/// What to claim.
+#[derive(Debug, Clone)]
+pub struct ClaimRequest {
+    /// Due up to this time.
+    pub now: Timestamp,
+    /// Until when the leases hold.
+    pub lease_until: Timestamp,
+    /// Deliveries at most.
+    pub limit: u32,
+    /// Deliveries of one webhook at most.
+    pub per_webhook: u32,
+    /// Webhooks that have no free slot on this worker.
+    pub exclude: Vec<WebhookId>,
+}
+
+/// A delivery to attempt, under a lease.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClaimedDelivery {
+    /// The right to work on it.
+    pub lease: Lease,
+    /// The delivery as it stands.
+    pub delivery: Delivery,
+    /// What it carries.
+    pub event: StoredEvent,
+}
+
+/// The store of deliveries.
+#[async_trait]
+pub trait DeliveryStore: Send + Sync {
+    /// Those of `ids` that are recorded, with their first attempt where there is one.
+    async fn recorded(
+        &self,
+        ids: &[DeliveryId],
+    ) -> Result<Vec<(Delivery, Option<Attempt>)>, StoreError>;
+
+    /// Records a batch in one transaction and answers which deliveries it changed. A first record of a
+    /// delivery that exists, and a leased record whose lease was lost, change nothing, and neither do
+    /// their attempts and events. Recording the same batch again is harmless.
+    async fn record(&self, batch: &RecordBatch) -> Result<HashSet<DeliveryId>, StoreError>;
+
+    /// Claims due deliveries of webhooks that are `pending` or `active` and whose integration runs,
+    /// fairly over the webhooks and oldest first within one. No two claims get the same delivery while
+    /// a lease holds.
+    async fn claim_due(&self, request: &ClaimRequest) -> Result<Vec<ClaimedDelivery>, StoreError>;
+
+    /// Gives leases back without an attempt: due again at `next_attempt_at`. Lost leases are ignored.
+    async fn release(&self, leases: &[Lease], next_attempt_at: Timestamp)
+    -> Result<(), StoreError>;
+
+    /// Deletes completed deliveries (with their attempts) that ended before `before`, at most `limit`;
+    /// answers how many.
+    async fn prune_deliveries(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError>;
+
+    /// One delivery with its attempts, oldest first.
+    async fn delivery(
+        &self,
+        tenant: &TenantId,
+        id: DeliveryId,
+    ) -> Result<Option<(Delivery, Vec<Attempt>)>, StoreError>;
+}

@@ -1,0 +1,32 @@
+//! What the domain asks of its store. Two adapters keep these promises, and one contract suite
+//! (`tests/store_contract`) holds both to them.
+//!
+//! The control plane (commands) works in a [`UnitOfWork`]; the data plane (deliveries, outbox) in
+//! whole-set methods that hold their transaction inside.
+
+mod deliveries;
+mod error;
+mod outbox;
+mod queries;
+mod registry;
+mod unit_of_work;
+
+pub use deliveries::{
+    ClaimRequest, ClaimedDelivery, DeliveryStore, FirstRecord, Lease, LeasedRecord, RecordBatch,
+    StoredEvent,
+};
+pub use error::StoreError;
+pub use outbox::{OutboxClaim, OutboxRow, OutboxStore};
+pub use queries::{DeliveryFilter, EntityFilter, Page, PageRequest, Queries, StoreStats};
+pub use registry::{RegistryChange, RegistryDelta, RegistryReader, RegistryWebhook};
+pub use unit_of_work::{
+    AuditRow, Child, CommandKey, Inserted, StoredReply, UnitOfWork, UnitOfWorkFactory,
+};
+
+/// Everything that a store offers.
+pub trait Store:
+    UnitOfWorkFactory + DeliveryStore + OutboxStore + RegistryReader + Queries
+{
+}
+
+impl<T: UnitOfWorkFactory + DeliveryStore + OutboxStore + RegistryReader + Queries> Store for T {}

@@ -1,0 +1,56 @@
+//! The outbox: events that are committed and wait to be published.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use uuid::Uuid;
+
+use crate::domain::values::Timestamp;
+
+use super::StoreError;
+
+/// An event to publish.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutboxRow {
+    /// The event's id, and its `Nats-Msg-Id`.
+    pub id: Uuid,
+    /// The event's type; the subject is the prefix and this.
+    pub event_type: String,
+    /// W3C trace context.
+    pub traceparent: Option<String>,
+    /// The CloudEvent.
+    pub body: Vec<u8>,
+}
+
+/// What to claim from the outbox.
+#[derive(Debug, Clone, Copy)]
+pub struct OutboxClaim {
+    /// Who asks; one relay works at a time, over all workers.
+    pub holder: Uuid,
+    /// Now.
+    pub now: Timestamp,
+    /// For how long the relay's lease is taken or renewed.
+    pub lease: Duration,
+    /// Rows at most.
+    pub limit: u32,
+}
+
+/// The store of unpublished events.
+#[async_trait]
+pub trait OutboxStore: Send + Sync {
+    /// Takes or renews the relay's lease and reads the oldest unpublished rows; per entity in the order
+    /// of their versions. `None` when another worker holds the lease.
+    async fn outbox_batch(&self, claim: OutboxClaim) -> Result<Option<Vec<OutboxRow>>, StoreError>;
+
+    /// Marks rows as published.
+    async fn outbox_published(&self, ids: &[Uuid], now: Timestamp) -> Result<(), StoreError>;
+
+    /// Gives the relay's lease up, if it is held by `holder`.
+    async fn outbox_release(&self, holder: Uuid) -> Result<(), StoreError>;
+
+    /// Deletes rows published before `before`, at most `limit`; answers how many.
+    async fn prune_outbox(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError>;
+
+    /// Deletes idempotency rows older than `before`, at most `limit`; answers how many.
+    async fn prune_idempotency(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError>;
+}

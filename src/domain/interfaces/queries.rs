@@ -1,0 +1,121 @@
+//! Reads for users: single entities, lists, and figures.
+
+use async_trait::async_trait;
+
+use crate::domain::{
+    entities::{Delivery, Integration, Webhook},
+    values::{IntegrationId, TenantId, Timestamp, WebhookId},
+};
+
+use super::StoreError;
+
+/// Which part of a list: newest first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PageRequest {
+    /// 1–100.
+    pub limit: u32,
+    /// After this item (`createdAt`, id) of the former page.
+    pub after: Option<(Timestamp, uuid::Uuid)>,
+}
+
+/// A part of a list.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Page<T> {
+    /// The items, newest first, at most `limit`.
+    pub items: Vec<T>,
+    /// Whether there are more.
+    pub more: bool,
+}
+
+/// Equalities that integrations and webhooks are filtered by; `None` is no filter.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EntityFilter {
+    /// The type of an integration, as on the wire.
+    pub kind: Option<String>,
+    /// The status, as on the wire.
+    pub status: Option<String>,
+    /// The name, exactly.
+    pub name: Option<String>,
+    /// A webhook's integration.
+    pub integration_id: Option<IntegrationId>,
+    /// One of its tags.
+    pub tag: Option<String>,
+    /// Created at or after.
+    pub since: Option<Timestamp>,
+    /// Created before.
+    pub until: Option<Timestamp>,
+}
+
+/// Equalities that deliveries are filtered by; `None` is no filter.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DeliveryFilter {
+    /// The status, as on the wire.
+    pub status: Option<String>,
+    /// The webhook.
+    pub webhook_id: Option<WebhookId>,
+    /// The event.
+    pub event_id: Option<String>,
+    /// The event's type.
+    pub event_type: Option<String>,
+    /// Created at or after.
+    pub since: Option<Timestamp>,
+    /// Created before.
+    pub until: Option<Timestamp>,
+}
+
+/// Figures for `/health` and `/metrics`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StoreStats {
+    /// Deliveries that wait; counted up to 1,000,000.
+    pub parked: i64,
+    /// When the longest-due of them was due.
+    pub oldest_due: Option<Timestamp>,
+    /// Unpublished events; counted up to 1,000,000.
+    pub outbox: i64,
+    /// When the oldest of them was written.
+    pub oldest_outbox: Option<Timestamp>,
+}
+
+/// Reads that lock nothing.
+#[async_trait]
+pub trait Queries: Send + Sync {
+    /// One integration.
+    async fn get_integration(
+        &self,
+        tenant: &TenantId,
+        id: IntegrationId,
+    ) -> Result<Option<Integration>, StoreError>;
+    /// Integrations.
+    async fn list_integrations(
+        &self,
+        tenant: &TenantId,
+        filter: &EntityFilter,
+        page: &PageRequest,
+    ) -> Result<Page<Integration>, StoreError>;
+    /// One webhook.
+    async fn get_webhook(
+        &self,
+        tenant: &TenantId,
+        id: WebhookId,
+    ) -> Result<Option<Webhook>, StoreError>;
+    /// Webhooks.
+    async fn list_webhooks(
+        &self,
+        tenant: &TenantId,
+        filter: &EntityFilter,
+        page: &PageRequest,
+    ) -> Result<Page<Webhook>, StoreError>;
+    /// Deliveries, without attempts.
+    async fn list_deliveries(
+        &self,
+        tenant: &TenantId,
+        filter: &DeliveryFilter,
+        page: &PageRequest,
+    ) -> Result<Page<Delivery>, StoreError>;
+    /// Figures, as of `now`.
+    async fn stats(&self, now: Timestamp) -> Result<StoreStats, StoreError>;
+    /// The ids of all encryption keys that sealed something which is still stored.
+    async fn key_ids(&self) -> Result<Vec<String>, StoreError>;
+    /// Whether the database answers and its migrations are those of this program.
+    async fn ping(&self) -> Result<(), StoreError>;
+}

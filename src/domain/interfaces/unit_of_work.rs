@@ -1,0 +1,155 @@
+//! The control plane: one command, one transaction.
+
+use async_trait::async_trait;
+
+use crate::domain::{
+    entities::{Delivery, Integration, Webhook},
+    events::DomainEvent,
+    values::{DeliveryId, IntegrationId, TenantId, Timestamp, WebhookId},
+};
+
+use super::{RegistryChange, StoreError, StoredEvent};
+
+/// What makes two commands the same command.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct CommandKey {
+    /// Whose command.
+    pub tenant: TenantId,
+    /// `<entity>.<action>`.
+    pub action: String,
+    /// The idempotency key.
+    pub key: String,
+}
+
+/// The kept reply of a command.
+#[derive(Clone, PartialEq, Eq)]
+pub struct StoredReply {
+    /// SHA-256 of the command's body, in hex.
+    pub body_hash: String,
+    /// The reply, sealed by the caller where it holds a secret.
+    pub reply: Vec<u8>,
+    /// When it was given.
+    pub created_at: Timestamp,
+}
+
+impl std::fmt::Debug for StoredReply {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StoredReply")
+            .field("body_hash", &self.body_hash)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One line of the audit log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditRow {
+    /// Whose.
+    pub tenant: TenantId,
+    /// When.
+    pub at: Timestamp,
+    /// Who.
+    pub actor: String,
+    /// `<entity>.<action>`.
+    pub action: String,
+    /// About what.
+    pub entity_id: String,
+    /// The command.
+    pub command_id: String,
+    /// Carried from the command.
+    pub correlation_id: String,
+}
+
+/// Something that hangs on an integration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Child {
+    /// Its id.
+    pub id: WebhookId,
+    /// Its name.
+    pub name: String,
+}
+
+/// Whether an insert found its name free.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Inserted {
+    /// It is in.
+    Yes,
+    /// Another one has the name.
+    NameTaken,
+}
+
+/// Begins units of work.
+#[async_trait]
+pub trait UnitOfWorkFactory: Send + Sync {
+    /// Begins a transaction; dropping it without a commit rolls it back.
+    async fn begin(&self) -> Result<Box<dyn UnitOfWork>, StoreError>;
+}
+
+/// One transaction of the control plane. Reads of single rows lock them until the end.
+#[async_trait]
+pub trait UnitOfWork: Send {
+    /// The reply that this command was given before, if any; a second unit of work with the same key
+    /// waits here until the first has ended.
+    async fn reply(&mut self, key: &CommandKey) -> Result<Option<StoredReply>, StoreError>;
+    /// Keeps the reply.
+    async fn keep_reply(&mut self, key: &CommandKey, reply: &StoredReply)
+    -> Result<(), StoreError>;
+
+    /// Reads and locks an integration.
+    async fn integration(
+        &mut self,
+        tenant: &TenantId,
+        id: IntegrationId,
+    ) -> Result<Option<Integration>, StoreError>;
+    /// Inserts an integration.
+    async fn insert_integration(&mut self, new: &Integration) -> Result<Inserted, StoreError>;
+    /// Writes a changed integration; the stored version must be one less, else
+    /// [`StoreError::Conflict`].
+    async fn update_integration(&mut self, changed: &Integration) -> Result<Inserted, StoreError>;
+    /// Deletes an integration; its webhooks must be gone.
+    async fn delete_integration(&mut self, id: IntegrationId) -> Result<(), StoreError>;
+    /// The webhooks of an integration, locked, at most `limit`, by id.
+    async fn webhooks_of(
+        &mut self,
+        id: IntegrationId,
+        limit: u32,
+    ) -> Result<Vec<Child>, StoreError>;
+
+    /// Reads and locks a webhook.
+    async fn webhook(
+        &mut self,
+        tenant: &TenantId,
+        id: WebhookId,
+    ) -> Result<Option<Webhook>, StoreError>;
+    /// Inserts a webhook with its secrets.
+    async fn insert_webhook(&mut self, new: &Webhook) -> Result<Inserted, StoreError>;
+    /// Writes a changed webhook with its secrets; as [`Self::update_integration`].
+    async fn update_webhook(&mut self, changed: &Webhook) -> Result<Inserted, StoreError>;
+    /// Deletes a webhook with its secrets, and cancels its pending deliveries at `now`.
+    async fn delete_webhook(&mut self, id: WebhookId, now: Timestamp) -> Result<(), StoreError>;
+
+    /// Reads and locks a delivery, and says whether its event is still kept.
+    async fn delivery(
+        &mut self,
+        tenant: &TenantId,
+        id: DeliveryId,
+    ) -> Result<Option<(Delivery, bool)>, StoreError>;
+    /// Inserts a delivery that waits.
+    async fn insert_delivery(
+        &mut self,
+        new: &Delivery,
+        event: &StoredEvent,
+    ) -> Result<(), StoreError>;
+    /// Writes a changed delivery and ends its lease: a worker that holds it can record nothing more.
+    async fn update_delivery(&mut self, changed: &Delivery) -> Result<(), StoreError>;
+
+    /// Adds events to the outbox; one whose id is there already is left alone.
+    async fn add_events(&mut self, events: &[DomainEvent]) -> Result<(), StoreError>;
+    /// Adds lines to the audit log.
+    async fn add_audit(&mut self, rows: &[AuditRow]) -> Result<(), StoreError>;
+    /// Tells the data plane of all workers what changed; call it last, it is a lock that all share.
+    async fn registry_changed(&mut self, changes: &[RegistryChange]) -> Result<(), StoreError>;
+
+    /// Commits.
+    async fn commit(self: Box<Self>) -> Result<(), StoreError>;
+}

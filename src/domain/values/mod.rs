@@ -1,0 +1,16 @@
+//! Values that cannot be wrong once they exist.
+
+mod faults;
+mod ids;
+mod pattern;
+mod secret_config;
+mod tenant;
+mod time;
+
+pub use crate::shared::duration::{DurationError, parse_duration};
+pub use faults::{Fault, Faults};
+pub use ids::{AttemptRef, CommandId, DeliveryId, IntegrationId, WebhookId};
+pub use pattern::{EventPattern, PatternError, PatternToken};
+pub use secret_config::{Credentials, SealedSecrets, SecretConfig, split_credentials};
+pub use tenant::{TenantError, TenantId};
+pub use time::{Timestamp, format_time, truncate_to_millis};

@@ -1,0 +1,97 @@
+//! The names of all metrics, and their help texts. Prometheus naming rules; no tenant or entity label.
+
+use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+
+/// Counter, label `result`: `accepted`, `dead_letter`.
+pub const EVENTS: &str = "integration_events_total";
+/// Counter: matches of events and webhooks.
+pub const MATCHES: &str = "integration_event_matches_total";
+/// Counter, labels `lane` (`fast`, `parked`) and `outcome` (`delivered`, `failed`, `exhausted`).
+pub const ATTEMPTS: &str = "integration_delivery_attempts_total";
+/// Histogram in seconds, label `lane`.
+pub const ATTEMPT_SECONDS: &str = "integration_delivery_attempt_duration_seconds";
+/// Histogram in seconds: from an event's publication to its being settled.
+pub const EVENT_SECONDS: &str = "integration_event_duration_seconds";
+/// Gauge, label `lane`: attempts under way.
+pub const IN_FLIGHT: &str = "integration_delivery_attempts_in_flight";
+/// Counter: deliveries that were moved aside without an attempt.
+pub const PARKED: &str = "integration_deliveries_parked_total";
+/// Gauge: deliveries that wait in the database.
+pub const PARKED_ROWS: &str = "integration_deliveries_parked";
+/// Gauge in seconds: how long the longest-due delivery has been due.
+pub const PARKED_OLDEST: &str = "integration_deliveries_oldest_due_seconds";
+/// Gauge: events that are committed and wait to be published.
+pub const OUTBOX_ROWS: &str = "integration_outbox_events";
+/// Gauge in seconds: the age of the oldest of them.
+pub const OUTBOX_OLDEST: &str = "integration_outbox_oldest_seconds";
+/// Counter: domain events published and acknowledged.
+pub const PUBLISHED: &str = "integration_domain_events_published_total";
+/// Counter, labels `action` (`<entity>.<action>`, `unknown`), `path` (`durable`, `request`), `result` (`success`, an error code).
+pub const COMMANDS: &str = "integration_commands_total";
+/// Histogram in seconds, label `path`.
+pub const COMMAND_SECONDS: &str = "integration_command_duration_seconds";
+/// Counter, label `kind` (`commands`, `events`).
+pub const DEAD_LETTERS: &str = "integration_dead_letters_total";
+/// Gauge: the registry's change counter as this worker knows it.
+pub const REGISTRY_VERSION: &str = "integration_registry_version";
+/// Gauge: webhooks in the registry.
+pub const REGISTRY_WEBHOOKS: &str = "integration_registry_webhooks";
+/// Histogram in seconds, label `operation` (`record`, `claim`, `version`, `delta`).
+pub const STORE_SECONDS: &str = "integration_store_duration_seconds";
+/// Counter, label `loop`: a loop met a fault and tries again.
+pub const LOOP_FAULTS: &str = "integration_loop_faults_total";
+/// Gauge 1, labels `version` and `database`.
+pub const BUILD_INFO: &str = "integration_build_info";
+/// Gauge, label `dependency` (`nats`, `database`): 1 when it answers.
+pub const UP: &str = "integration_dependency_up";
+
+/// Tells the recorder what each metric means.
+pub fn describe() {
+    describe_counter!(
+        EVENTS,
+        "Messages of the source stream by what became of them"
+    );
+    describe_counter!(MATCHES, "Matches of events and webhooks");
+    describe_counter!(ATTEMPTS, "Requests to endpoints by lane and outcome");
+    describe_histogram!(
+        ATTEMPT_SECONDS,
+        Unit::Seconds,
+        "Duration of a request to an endpoint"
+    );
+    describe_histogram!(
+        EVENT_SECONDS,
+        Unit::Seconds,
+        "From publication to settlement of an event"
+    );
+    describe_gauge!(IN_FLIGHT, "Requests to endpoints under way");
+    describe_counter!(PARKED, "Deliveries moved aside without a request");
+    describe_gauge!(PARKED_ROWS, "Deliveries that wait in the database");
+    describe_gauge!(
+        PARKED_OLDEST,
+        Unit::Seconds,
+        "How long the longest-due delivery has been due"
+    );
+    describe_gauge!(OUTBOX_ROWS, "Committed events that wait to be published");
+    describe_gauge!(
+        OUTBOX_OLDEST,
+        Unit::Seconds,
+        "Age of the oldest committed, unpublished event"
+    );
+    describe_counter!(PUBLISHED, "Domain events published and acknowledged");
+    describe_counter!(COMMANDS, "Commands by action, path and result");
+    describe_histogram!(COMMAND_SECONDS, Unit::Seconds, "Duration of a command");
+    describe_counter!(DEAD_LETTERS, "Messages that could not be understood");
+    describe_gauge!(
+        REGISTRY_VERSION,
+        "Change counter of the registry as this worker knows it"
+    );
+    describe_gauge!(REGISTRY_WEBHOOKS, "Webhooks in the registry");
+    describe_histogram!(
+        STORE_SECONDS,
+        Unit::Seconds,
+        "Duration of a database operation"
+    );
+    describe_counter!(LOOP_FAULTS, "Faults after which a loop tries again");
+    describe_gauge!(BUILD_INFO, "Version of the worker");
+    describe_gauge!(UP, "Whether a dependency answers");
+}

@@ -1,0 +1,7 @@
+//! What every layer may use and what names no layer.
+
+pub mod duration;
+pub mod error_chain;
+pub mod lifecycle;
+pub mod metrics;
+pub mod naming;
