@@ -331,16 +331,17 @@ fn log(delivery: &Delivery, attempt: &Attempt, step: NextStep) {
         ..
     } = delivery;
     let correlation = delivery.correlation_id.as_deref().unwrap_or(event_id);
-    match step {
-        NextStep::Done => tracing::debug!(
+    if step == NextStep::Done {
+        tracing::debug!(
             delivery = %id, webhook = %webhook_id, event = event_id, correlation,
             attempt = attempt.number, duration_ms = attempt.duration_ms, "delivered"
-        ),
-        _ => tracing::info!(
+        );
+    } else {
+        tracing::info!(
             delivery = %id, webhook = %webhook_id, event = event_id, correlation,
             attempt = attempt.number, duration_ms = attempt.duration_ms, error = attempt.error,
             status = delivery.status.as_str(), next_attempt_at = ?delivery.next_attempt_at,
             "an attempt failed"
-        ),
+        );
     }
 }

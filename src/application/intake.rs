@@ -106,6 +106,29 @@ struct Permits {
     events: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
     deliveries: Arc<Semaphore>,
+    all_bytes: usize,
+}
+
+impl Permits {
+    fn new(limits: IntakeLimits) -> Self {
+        Self {
+            events: Arc::new(Semaphore::new(limits.events)),
+            bytes: Arc::new(Semaphore::new(limits.bytes)),
+            deliveries: Arc::new(Semaphore::new(MAX_DELIVERIES_IN_HAND)),
+            all_bytes: limits.bytes,
+        }
+    }
+
+    /// Room for one event of this size; one that is larger than all room takes all of it.
+    async fn room(&self, size: usize) -> Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)> {
+        let events = Arc::clone(&self.events).acquire_owned().await.ok()?;
+        let bytes = u32::try_from(size.clamp(1, self.all_bytes)).unwrap_or(u32::MAX);
+        let bytes = Arc::clone(&self.bytes)
+            .acquire_many_owned(bytes)
+            .await
+            .ok()?;
+        Some((events, bytes))
+    }
 }
 
 impl Intake {
@@ -116,11 +139,7 @@ impl Intake {
 
     async fn run(self: Arc<Self>, group: Group) {
         let stopping = group.stopping();
-        let permits = Permits {
-            events: Arc::new(Semaphore::new(self.limits.events)),
-            bytes: Arc::new(Semaphore::new(self.limits.bytes)),
-            deliveries: Arc::new(Semaphore::new(MAX_DELIVERIES_IN_HAND)),
-        };
+        let permits = Permits::new(self.limits);
         loop {
             self.health.beat("intake");
             tokio::select! {
@@ -169,11 +188,20 @@ impl Intake {
         for (message, settle) in messages {
             wanted.extend(self.sort_out(message, settle, &snapshot, group).await);
         }
-        let recorded = self.recorded(&wanted, &stopping).await?;
-        for one in wanted {
-            self.dispatch(one, &recorded, group, permits).await?;
+        let recorded = self.recorded(&wanted, &stopping).await;
+        let mut wanted = wanted.into_iter();
+        if let Some(recorded) = &recorded {
+            for one in wanted.by_ref() {
+                if self.dispatch(one, recorded, group, permits).await.is_none() {
+                    break;
+                }
+            }
         }
-        Some(())
+        // Stopping in the middle: the rest comes again at once, here or elsewhere.
+        for one in wanted {
+            rest(one.message.as_ref(), Duration::ZERO).await;
+        }
+        (!stopping.is_cancelled()).then_some(())
     }
 
     async fn snapshot(&self, stopping: &CancellationToken) -> Option<Arc<Snapshot>> {
@@ -276,17 +304,10 @@ impl Intake {
             return Some(());
         }
         let stopping = group.stopping();
-        let room = async {
-            let events = Arc::clone(&permits.events).acquire_owned().await.ok()?;
-            let most = u32::try_from(self.limits.bytes).unwrap_or(u32::MAX);
-            let bytes = u32::try_from(size).unwrap_or(u32::MAX).clamp(1, most);
-            let bytes = Arc::clone(&permits.bytes)
-                .acquire_many_owned(bytes)
-                .await
-                .ok()?;
-            Some((events, bytes))
+        let room = tokio::select! {
+            room = permits.room(size) => room,
+            () = stopping.cancelled() => None,
         };
-        let room = tokio::select! { room = room => room, () = stopping.cancelled() => None };
         let Some(room) = room else {
             self.in_hand.release(&ids);
             rest(message.as_ref(), Duration::ZERO).await;
@@ -309,38 +330,27 @@ impl Intake {
                 // The ticket stays open: the message is given back with all others in hand.
                 () = stopping.cancelled() => return None,
             };
-            self.spawn_first(id, webhook, &event, &ticket, permit, group);
+            let (this, event, ticket) = (Arc::clone(self), Arc::clone(&event), Arc::clone(&ticket));
+            group.spawn("first attempt", async move {
+                let first = FirstAttempt {
+                    id,
+                    webhook: &webhook,
+                    event: &event,
+                };
+                if let Some((record, announce)) =
+                    first.make(&this.deliverer, this.clock.as_ref()).await
+                {
+                    this.hand_in(Outcome::First {
+                        record,
+                        announce,
+                        ticket,
+                        permit,
+                    })
+                    .await;
+                }
+            });
         }
         Some(())
-    }
-
-    fn spawn_first(
-        self: &Arc<Self>,
-        id: DeliveryId,
-        webhook: Arc<CompiledWebhook>,
-        event: &Arc<BusinessEvent>,
-        ticket: &Arc<Ticket>,
-        permit: OwnedSemaphorePermit,
-        group: &Group,
-    ) {
-        let (this, event, ticket) = (Arc::clone(self), Arc::clone(event), Arc::clone(ticket));
-        group.spawn("first attempt", async move {
-            let first = FirstAttempt {
-                id,
-                webhook: &webhook,
-                event: &event,
-            };
-            if let Some((record, announce)) = first.make(&this.deliverer, this.clock.as_ref()).await
-            {
-                this.hand_in(Outcome::First {
-                    record,
-                    announce,
-                    ticket,
-                    permit,
-                })
-                .await;
-            }
-        });
     }
 
     async fn hand_in(&self, outcome: Outcome) {

@@ -32,7 +32,7 @@ use super::{
 };
 
 /// Parked deliveries in hand at a time.
-pub const MAX_IN_HAND: usize = 1000;
+pub const MAX_IN_HAND: u32 = 1000;
 /// Of one webhook, in one claim.
 pub const MAX_PER_WEBHOOK: u32 = 250;
 /// How often the database is asked for due deliveries when nothing wakes the lane.
@@ -78,7 +78,7 @@ impl ParkedLane {
 
     async fn run(self: Arc<Self>, group: Group) {
         let stopping = group.stopping();
-        let in_hand = Arc::new(Semaphore::new(MAX_IN_HAND));
+        let in_hand = Arc::new(Semaphore::new(MAX_IN_HAND as usize));
         loop {
             self.health.beat("parked");
             let found = self.turn(&group, &in_hand).await.unwrap_or_else(|error| {
@@ -86,7 +86,7 @@ impl ParkedLane {
                 tracing::warn!(error = %Chain(&error), "due deliveries could not be claimed");
                 0
             });
-            let half_free = in_hand.acquire_many(MAX_IN_HAND as u32 / 2);
+            let half_free = in_hand.acquire_many(MAX_IN_HAND / 2);
             tokio::select! {
                 () = stopping.cancelled() => return,
                 // There is more: claim again as soon as half of it is done.
