@@ -77,6 +77,8 @@ impl EndpointClient {
             .retry(reqwest::retry::never())
             .referer(false)
             .tcp_nodelay(true)
+            // The status decides; a stranger's odd header does not take it away.
+            .http1_ignore_invalid_headers_in_responses(true)
             .connect_timeout(CONNECT_TIMEOUT)
             .pool_max_idle_per_host(MAX_IDLE_PER_HOST)
             .pool_idle_timeout(IDLE_TIMEOUT)

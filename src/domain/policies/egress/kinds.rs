@@ -20,9 +20,9 @@ const fn v4(first: [u8; 4], prefix: u32, kind: &'static str) -> Range<Ipv4Addr> 
 }
 
 const fn v6(first: [u16; 8], prefix: u32, kind: Option<&'static str>) -> Range<Ipv6Addr> {
-    let [a, b, c, d, e, f, g, h] = first;
+    let [s0, s1, s2, s3, s4, s5, s6, s7] = first;
     Range {
-        first: Ipv6Addr::new(a, b, c, d, e, f, g, h),
+        first: Ipv6Addr::new(s0, s1, s2, s3, s4, s5, s6, s7),
         prefix,
         kind,
     }
@@ -128,9 +128,10 @@ pub(super) fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
     if address.is_unspecified() || address.is_loopback() {
         return None;
     }
-    let [a, b, c, d, e, f, ..] = address.segments();
-    let [.., w, x, y, z] = address.octets();
+    let v4_bits = u32::try_from(address.to_bits() & u128::from(u32::MAX)).ok()?;
+    let inside = |prefix: &[u16; 6]| address.segments().starts_with(prefix);
     EMBEDDING
-        .contains(&[a, b, c, d, e, f])
-        .then(|| Ipv4Addr::new(w, x, y, z))
+        .iter()
+        .any(inside)
+        .then(|| Ipv4Addr::from_bits(v4_bits))
 }

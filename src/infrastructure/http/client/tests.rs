@@ -107,7 +107,8 @@ fn counting() -> (SocketAddr, Receiver<usize>) {
 
 fn wait_for_close(stream: &mut TcpStream) {
     let mut rest = Vec::new();
-    let _ = stream.read_to_end(&mut rest);
+    // It ends either way: closed, or reset.
+    stream.read_to_end(&mut rest).unwrap_or_default();
 }
 
 /// A receiver that gives this one answer on each connection and then waits for it to be closed.
@@ -246,10 +247,10 @@ async fn a_body_becomes_text_that_every_database_takes() {
 
 #[tokio::test]
 async fn a_date_in_retry_after_is_a_wait_from_now() {
-    let date = "Retry-After: Mon, 02 Nov 2026 08:16:09 GMT";
+    let date = "b@d : x\r\nRetry-After: Mon, 02 Nov 2026 08:16:09 GMT";
     let answer = format!("HTTP/1.1 429 Slow\r\n{date}\r\nContent-Length: 0\r\n\r\n");
     let answer = client().send(to(answering(answer))).await.unwrap();
-    assert_eq!(answer.retry_after, Some(Duration::from_secs(120)));
+    assert_eq!(answer.retry_after, Some(Duration::from_mins(2)));
 }
 
 #[tokio::test]
