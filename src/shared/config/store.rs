@@ -62,16 +62,13 @@ pub enum KeySource {
 
 impl DatabaseConfig {
     pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
-        let location = match reader.given("DATABASE_URL") {
-            Some(_) => reader.parse("DATABASE_URL", None, |text| parse_location(text).map(Some)),
-            None => {
-                reader.faults.add(
-                    "DATABASE_URL",
-                    "is missing: postgresql://user:password@host:port/database or sqlite://path",
-                );
-                None
-            }
-        };
+        let location = reader.parse("DATABASE_URL", None, |text| parse_location(text).map(Some));
+        if reader.given("DATABASE_URL").is_none() {
+            reader.faults.add(
+                "DATABASE_URL",
+                "is missing: postgresql://user:password@host:port/database or sqlite://path",
+            );
+        }
         let connections = reader.number("DATABASE_MAX_CONNECTIONS", 2..=1_000);
         Some(Self {
             location: location?,
