@@ -3,6 +3,7 @@
 pub mod commands;
 pub mod dead_letters;
 pub mod endpoint;
+pub mod health;
 pub mod normalise;
 pub mod ports;
 pub mod registry;

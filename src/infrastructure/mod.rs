@@ -1,1 +1,2 @@
 //! The outbound adapters.
+pub mod telemetry;
