@@ -25,7 +25,7 @@ pub const DATABASE: &str = "database";
 pub const MIGRATIONS: &str = "migrations";
 
 /// A loop that has not turned for so long is stalled.
-pub const STALLED_AFTER: Duration = Duration::from_secs(60);
+pub const STALLED_AFTER: Duration = Duration::from_mins(1);
 
 /// How something is that the worker depends on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -422,7 +422,7 @@ mod tests {
         };
         let report = health.report_at(now + Duration::from_secs(59));
         assert_eq!((stalled(&report), report.status), (vec![], Status::Ready));
-        let report = health.report_at(now + Duration::from_secs(60));
+        let report = health.report_at(now + Duration::from_mins(1));
         assert_eq!(
             (stalled(&report), report.status),
             (vec!["intake"], Status::Degraded)

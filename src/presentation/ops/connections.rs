@@ -21,7 +21,7 @@ use tokio::{
 /// Connections at once; others wait in the system's queue.
 const MOST: usize = 128;
 /// A connection that sends and takes nothing for so long is closed.
-const SILENCE: Duration = Duration::from_secs(60);
+const SILENCE: Duration = Duration::from_mins(1);
 
 /// Accepts connections within the bounds.
 pub(super) struct Connections {
