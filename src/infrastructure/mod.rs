@@ -1,2 +1,6 @@
 //! The outbound adapters.
+
+pub mod clock;
+pub mod crypto;
+pub mod http;
 pub mod telemetry;
