@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::{
     domain::{interfaces::StoreStats, values::Timestamp},
-    shared::metrics::{OUTBOX_OLDEST, OUTBOX_ROWS, PARKED_OLDEST, PARKED_ROWS, UP},
+    shared::metrics::UP,
 };
 
 /// The bus.
@@ -39,7 +39,8 @@ enum State {
 struct Inner {
     dependencies: BTreeMap<&'static str, State>,
     beats: BTreeMap<&'static str, Instant>,
-    figures: Figures,
+    stats: Option<StoreStats>,
+    events_pending: Option<u64>,
     started: bool,
     draining: bool,
 }
@@ -150,7 +151,8 @@ impl Default for Health {
                     .map(|name| (name, waiting_for()))
                     .into(),
                 beats: BTreeMap::new(),
-                figures: Figures::default(),
+                stats: None,
+                events_pending: None,
                 started: false,
                 draining: false,
             }),
@@ -214,29 +216,14 @@ impl Health {
         self.lock().draining
     }
 
-    /// Keeps what the store counted at `now`, and sets its metrics.
-    pub fn measured_store(&self, stats: &StoreStats, now: Timestamp) {
-        let age = |since: Option<Timestamp>| {
-            let seconds = since.and_then(|since| (now - since).to_std().ok());
-            seconds.unwrap_or_default().as_secs_f64()
-        };
-        let (oldest_due, oldest_outbox) = (age(stats.oldest_due), age(stats.oldest_outbox));
-        {
-            let figures = &mut self.lock().figures;
-            figures.deliveries_waiting = Some(stats.parked);
-            figures.oldest_waiting_seconds = Some(oldest_due);
-            figures.outbox_waiting = Some(stats.outbox);
-            figures.oldest_outbox_seconds = Some(oldest_outbox);
-        }
-        gauge!(PARKED_ROWS).set(count(stats.parked));
-        gauge!(PARKED_OLDEST).set(oldest_due);
-        gauge!(OUTBOX_ROWS).set(count(stats.outbox));
-        gauge!(OUTBOX_OLDEST).set(oldest_outbox);
+    /// Keeps what the store counted.
+    pub fn set_stats(&self, stats: StoreStats) {
+        self.lock().stats = Some(stats);
     }
 
     /// Keeps how many events wait in the source stream.
-    pub fn measured_lag(&self, pending: u64) {
-        self.lock().figures.events_pending = Some(pending);
+    pub fn set_events_pending(&self, pending: u64) {
+        self.lock().events_pending = Some(pending);
     }
 
     /// Whether the worker takes work.
@@ -252,12 +239,12 @@ impl Health {
         }
     }
 
-    /// How the worker is.
-    pub fn report(&self) -> HealthReport {
-        self.report_at(Instant::now())
+    /// How the worker is; ages are as of `time`.
+    pub fn report(&self, time: Timestamp) -> HealthReport {
+        self.report_at(Instant::now(), time)
     }
 
-    fn report_at(&self, now: Instant) -> HealthReport {
+    fn report_at(&self, now: Instant, time: Timestamp) -> HealthReport {
         let inner = self.lock();
         let loops = inner.loops(now);
         let dependencies = inner.dependencies.iter();
@@ -270,7 +257,7 @@ impl Health {
                 .map(|(name, state)| (*name, state.report(now)))
                 .collect(),
             loops,
-            figures: inner.figures.clone(),
+            figures: inner.figures(time),
         }
     }
 
@@ -280,6 +267,21 @@ impl Health {
 }
 
 impl Inner {
+    fn figures(&self, time: Timestamp) -> Figures {
+        let age = |since: Option<Timestamp>| {
+            let seconds = since.and_then(|since| (time - since).to_std().ok());
+            seconds.unwrap_or_default().as_secs_f64()
+        };
+        let stats = self.stats.as_ref();
+        Figures {
+            events_pending: self.events_pending,
+            deliveries_waiting: stats.map(|stats| stats.parked),
+            oldest_waiting_seconds: stats.map(|stats| age(stats.oldest_due)),
+            outbox_waiting: stats.map(|stats| stats.outbox),
+            oldest_outbox_seconds: stats.map(|stats| age(stats.oldest_outbox)),
+        }
+    }
+
     fn not_ready(&self) -> Vec<String> {
         let mut reasons: Vec<String> = self
             .dependencies
@@ -342,16 +344,13 @@ impl State {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "counted up to 1,000,000")]
-fn count(rows: i64) -> f64 {
-    rows as f64
-}
-
 #[cfg(test)]
 mod tests {
-    use chrono::TimeDelta;
-
     use super::*;
+
+    fn time(millis: i64) -> Timestamp {
+        chrono::DateTime::from_timestamp_millis(millis).unwrap()
+    }
 
     fn up() -> Health {
         let health = Health::default();
@@ -372,25 +371,25 @@ mod tests {
             health.ready().unwrap_err(),
             ["database: waits for postgresql://db:5432/erp", "starting"]
         );
-        assert_eq!(health.report().status, Status::Starting);
+        assert_eq!(health.report(time(0)).status, Status::Starting);
 
         let health = up();
         assert_eq!(health.ready().unwrap_err(), ["starting"]);
         health.started();
         assert_eq!(health.ready(), Ok(()));
-        assert_eq!(health.report().status, Status::Ready);
+        assert_eq!(health.report(time(0)).status, Status::Ready);
 
         health.down(NATS, "the connection is lost");
         assert_eq!(
             health.ready().unwrap_err(),
             ["nats: the connection is lost"]
         );
-        assert_eq!(health.report().status, Status::Down);
+        assert_eq!(health.report(time(0)).status, Status::Down);
 
         health.up(NATS);
         health.drain();
         assert_eq!(health.ready().unwrap_err(), ["draining"]);
-        assert_eq!(health.report().status, Status::Draining);
+        assert_eq!(health.report(time(0)).status, Status::Draining);
         assert!(health.is_draining());
     }
 
@@ -400,7 +399,7 @@ mod tests {
         let now = Instant::now();
         health.down_at(NATS, "first".to_owned(), now);
         health.down_at(NATS, "second".to_owned(), now + Duration::from_secs(5));
-        let report = health.report_at(now + Duration::from_secs(7));
+        let report = health.report_at(now + Duration::from_secs(7), time(0));
         let expected = DependencyReport::Down {
             reason: "second".to_owned(),
             for_seconds: 7,
@@ -420,16 +419,16 @@ mod tests {
             let stalled = loops.filter(|(_, report)| report.stalled);
             stalled.map(|(name, _)| *name).collect::<Vec<_>>()
         };
-        let report = health.report_at(now + Duration::from_secs(59));
+        let report = health.report_at(now + Duration::from_secs(59), time(0));
         assert_eq!((stalled(&report), report.status), (vec![], Status::Ready));
-        let report = health.report_at(now + Duration::from_mins(1));
+        let report = health.report_at(now + Duration::from_mins(1), time(0));
         assert_eq!(
             (stalled(&report), report.status),
             (vec!["intake"], Status::Degraded)
         );
         assert_eq!(health.ready(), Ok(()));
         health.drain();
-        assert!(stalled(&health.report_at(now + Duration::from_secs(99))).is_empty());
+        assert!(stalled(&health.report_at(now + Duration::from_secs(99), time(0))).is_empty());
     }
 
     #[test]
@@ -437,18 +436,14 @@ mod tests {
         let health = up();
         health.down(NATS, "away");
         health.beat("intake");
-        health.measured_lag(12);
-        let now = chrono::DateTime::from_timestamp(1_000, 0).unwrap();
-        health.measured_store(
-            &StoreStats {
-                parked: 3,
-                oldest_due: Some(now - TimeDelta::milliseconds(2_500)),
-                outbox: 1,
-                oldest_outbox: Some(now + TimeDelta::seconds(9)),
-            },
-            now,
-        );
-        let report = serde_json::to_value(health.report()).unwrap();
+        health.set_events_pending(12);
+        health.set_stats(StoreStats {
+            parked: 3,
+            oldest_due: Some(time(997_500)),
+            outbox: 1,
+            oldest_outbox: Some(time(1_009_000)),
+        });
+        let report = serde_json::to_value(health.report(time(1_000_000))).unwrap();
         for (pointer, value) in [
             ("/status", serde_json::json!("down")),
             ("/dependencies/database/state", "up".into()),

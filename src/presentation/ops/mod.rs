@@ -16,7 +16,10 @@ use axum::{
 };
 use tokio::net::TcpListener;
 
-use crate::{application::health::Health, shared::lifecycle::Group};
+use crate::{
+    application::{health::Health, ports::Clock},
+    shared::lifecycle::Group,
+};
 
 use connections::Connections;
 
@@ -33,6 +36,8 @@ pub struct OpsError {
 pub struct Ops {
     /// How the worker is.
     pub health: Arc<Health>,
+    /// For the age of what waits.
+    pub clock: Arc<dyn Clock>,
     /// Renders the metrics.
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
 }
@@ -104,7 +109,7 @@ async fn ready(State(ops): State<Ops>) -> Response {
 }
 
 async fn health(State(ops): State<Ops>) -> Response {
-    match serde_json::to_string_pretty(&ops.health.report()) {
+    match serde_json::to_string_pretty(&ops.health.report(ops.clock.now())) {
         Ok(text) => answer("application/json", text),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }

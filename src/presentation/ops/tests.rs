@@ -7,10 +7,31 @@ use tokio::{
 
 use crate::{
     application::health::{DATABASE, MIGRATIONS, NATS},
+    domain::values::Timestamp,
     shared::lifecycle::Alarm,
 };
 
 use super::*;
+
+struct Still;
+
+impl Clock for Still {
+    fn now(&self) -> Timestamp {
+        Timestamp::UNIX_EPOCH
+    }
+
+    fn new_id(&self) -> uuid::Uuid {
+        uuid::Uuid::nil()
+    }
+
+    fn random(&self) -> f64 {
+        0.5
+    }
+
+    fn secret_bytes(&self, length: usize) -> Vec<u8> {
+        vec![0; length]
+    }
+}
 
 struct Server {
     group: Group,
@@ -28,6 +49,7 @@ impl Server {
         let address = server.address();
         let ops = Ops {
             health: Arc::clone(&health),
+            clock: Arc::new(Still),
             metrics: Arc::new(|| "integration_up 1\n".to_owned()),
         };
         server.spawn(&group, ops);

@@ -5,7 +5,7 @@ use std::{fmt, path::PathBuf};
 use secrecy::{ExposeSecret as _, SecretString};
 use url::Url;
 
-use super::{keys::key_ids, reader::Reader};
+use super::{keys::parse_keys, reader::Reader};
 
 /// The database.
 #[derive(Debug, Clone)]
@@ -132,9 +132,9 @@ fn check_postgres(url: &Url) -> Result<(), String> {
 
 impl KeySource {
     pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
-        let file = reader.file("ENCRYPTION_KEYS_FILE", |text| key_ids(text).map(drop));
+        let file = reader.file("ENCRYPTION_KEYS_FILE", check_keys);
         let inline = reader.secret("ENCRYPTION_KEYS");
-        if let Some(Err(problem)) = inline.as_ref().map(|keys| key_ids(keys.expose_secret())) {
+        if let Some(Err(problem)) = inline.as_ref().map(|keys| check_keys(keys.expose_secret())) {
             reader.faults.add("ENCRYPTION_KEYS", problem);
         }
         match (file, inline) {
@@ -157,4 +157,10 @@ impl KeySource {
             }
         }
     }
+}
+
+fn check_keys(text: &str) -> Result<(), String> {
+    parse_keys(text)
+        .map(drop)
+        .map_err(|faults| faults.join("; "))
 }
