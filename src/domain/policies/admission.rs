@@ -47,7 +47,11 @@ pub fn admit(load: EndpointLoad) -> Verdict {
         return Verdict::Park;
     }
     let turns = load.waiting / load.window.max(1) + 1;
-    if load.latency.saturating_mul(turns) <= PATIENCE { Verdict::Wait } else { Verdict::Park }
+    if load.latency.saturating_mul(turns) <= PATIENCE {
+        Verdict::Wait
+    } else {
+        Verdict::Park
+    }
 }
 
 /// How many attempts may be under way at an endpoint: grows with every success, halves when the
@@ -66,7 +70,10 @@ impl Window {
     /// A window that grows up to `max` (at least 1).
     pub fn new(max: u32) -> Self {
         let max = max.max(1);
-        Self { size: Self::INITIAL.min(max), max }
+        Self {
+            size: Self::INITIAL.min(max),
+            max,
+        }
     }
 
     /// Attempts that may be under way.
@@ -77,13 +84,19 @@ impl Window {
     /// The endpoint answered as one that keeps up does.
     #[must_use]
     pub fn kept_up(self) -> Self {
-        Self { size: (self.size + 1).min(self.max), ..self }
+        Self {
+            size: (self.size + 1).min(self.max),
+            ..self
+        }
     }
 
     /// No answer, or one that asks for less (`429`, `502`, `503`, `504`).
     #[must_use]
     pub fn fell_behind(self) -> Self {
-        Self { size: (self.size / 2).max(1), ..self }
+        Self {
+            size: (self.size / 2).max(1),
+            ..self
+        }
     }
 }
 
@@ -101,17 +114,41 @@ mod tests {
 
     #[test]
     fn a_free_slot_is_used() {
-        assert_eq!(admit(EndpointLoad { in_flight: 15, ..FULL }), Verdict::Attempt);
+        assert_eq!(
+            admit(EndpointLoad {
+                in_flight: 15,
+                ..FULL
+            }),
+            Verdict::Attempt
+        );
     }
 
     #[test]
     fn a_quick_endpoint_may_queue_and_a_slow_or_stalled_one_may_not() {
         assert_eq!(admit(FULL), Verdict::Wait);
-        assert_eq!(admit(EndpointLoad { waiting: 1500, ..FULL }), Verdict::Wait);
-        assert_eq!(admit(EndpointLoad { waiting: 1700, ..FULL }), Verdict::Park);
-        let slow = EndpointLoad { latency: Duration::from_millis(200), ..FULL };
+        assert_eq!(
+            admit(EndpointLoad {
+                waiting: 1500,
+                ..FULL
+            }),
+            Verdict::Wait
+        );
+        assert_eq!(
+            admit(EndpointLoad {
+                waiting: 1700,
+                ..FULL
+            }),
+            Verdict::Park
+        );
+        let slow = EndpointLoad {
+            latency: Duration::from_millis(200),
+            ..FULL
+        };
         assert_eq!(admit(slow), Verdict::Park);
-        let stalled = EndpointLoad { since_progress: Duration::from_secs(1), ..FULL };
+        let stalled = EndpointLoad {
+            since_progress: Duration::from_secs(1),
+            ..FULL
+        };
         assert_eq!(admit(stalled), Verdict::Park);
     }
 

@@ -98,7 +98,11 @@ mod tests {
             (Answer::None, 1, soon),
             (Answer::None, 2, NextStep::GiveUp),
         ] {
-            assert_eq!(step(answer, attempt), expected, "{answer:?}, attempt {attempt}");
+            assert_eq!(
+                step(answer, attempt),
+                expected,
+                "{answer:?}, attempt {attempt}"
+            );
         }
     }
 
