@@ -19,9 +19,6 @@ use crate::{
 
 use super::ports::Settle;
 
-/// How long after taking a message, and after each signal, the bus is told that it is still in hand.
-pub const PROGRESS_EVERY: Duration = Duration::from_mins(1);
-
 /// A message whose event is being delivered. It is acknowledged when its last delivery is recorded and
 /// told; never before.
 pub struct Ticket {
@@ -29,7 +26,6 @@ pub struct Ticket {
     remaining: AtomicUsize,
     failed: AtomicBool,
     taken: Instant,
-    signalled: Mutex<Instant>,
     _permits: (OwnedSemaphorePermit, OwnedSemaphorePermit),
 }
 
@@ -48,13 +44,11 @@ impl Ticket {
         deliveries: usize,
         permits: (OwnedSemaphorePermit, OwnedSemaphorePermit),
     ) -> Self {
-        let now = Instant::now();
         Self {
             message,
             remaining: AtomicUsize::new(deliveries),
             failed: AtomicBool::new(false),
-            taken: now,
-            signalled: Mutex::new(now),
+            taken: Instant::now(),
             _permits: permits,
         }
     }
@@ -89,18 +83,7 @@ impl Ticket {
     }
 
     async fn progress(&self) {
-        let due = {
-            let mut signalled = self
-                .signalled
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            let due = signalled.elapsed() >= PROGRESS_EVERY;
-            if due {
-                *signalled = Instant::now();
-            }
-            due
-        };
-        if due && let Err(error) = self.message.progress().await {
+        if let Err(error) = self.message.progress().await {
             tracing::debug!(error = %Chain(&error), "the bus was not told of progress");
         }
     }
@@ -138,7 +121,7 @@ impl InHand {
         lock(&self.tickets).insert(sequence, Arc::clone(ticket));
     }
 
-    /// Tells the bus about messages that are in hand for long, and forgets settled ones.
+    /// Tells the bus about the messages in hand, and forgets settled ones.
     pub async fn signal_progress(&self) {
         for ticket in self.open() {
             ticket.progress().await;

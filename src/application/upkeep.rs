@@ -21,7 +21,7 @@ use crate::{
 use super::{
     endpoints::Endpoints,
     health::Health,
-    in_hand::{InHand, PROGRESS_EVERY},
+    in_hand::InHand,
     ports::Clock,
 };
 
@@ -59,6 +59,8 @@ pub struct Upkeep {
     pub endpoints: Endpoints,
     /// How long rows are kept.
     pub retention: Retention,
+    /// How often the bus is told that a message is still in hand: well below its patience.
+    pub progress_every: Duration,
 }
 
 impl std::fmt::Debug for Upkeep {
@@ -133,7 +135,7 @@ impl Upkeep {
     }
 
     async fn progress_loop(self: Arc<Self>, stopping: CancellationToken) {
-        while pause(&stopping, PROGRESS_EVERY / 4).await {
+        while pause(&stopping, self.progress_every).await {
             self.in_hand.signal_progress().await;
         }
     }

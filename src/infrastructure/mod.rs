@@ -3,5 +3,6 @@
 pub mod clock;
 pub mod crypto;
 pub mod http;
+pub mod nats;
 pub mod sqlite;
 pub mod telemetry;
