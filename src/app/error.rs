@@ -29,6 +29,9 @@ pub enum RunError {
     /// The topology on the bus cannot be used, and waiting does not mend it.
     #[error("the streams on NATS cannot be used")]
     Topology(#[source] Box<dyn Error + Send + Sync>),
+    /// The request–reply service could not be registered.
+    #[error("requests cannot be answered")]
+    Service(#[source] Box<dyn Error + Send + Sync>),
     /// A part of `dev` or `demo` could not be set up.
     #[error("{0}")]
     Embedded(String),
@@ -47,6 +50,10 @@ impl RunError {
 
     /// The exit code of the process.
     pub fn exit_code(&self) -> u8 {
-        if matches!(self, Self::Configuration(_)) { EX_CONFIG } else { 1 }
+        if matches!(self, Self::Configuration(_)) {
+            EX_CONFIG
+        } else {
+            1
+        }
     }
 }

@@ -28,12 +28,16 @@ impl Keys {
     pub fn read(source: &KeySource) -> Result<Self, RunError> {
         let (read, variable) = match source {
             KeySource::File(path) => (RingCipher::from_file(path), "ENCRYPTION_KEYS_FILE"),
-            KeySource::Inline(text) => {
-                (RingCipher::from_text(text.expose_secret()), "ENCRYPTION_KEYS")
-            }
+            KeySource::Inline(text) => (
+                RingCipher::from_text(text.expose_secret()),
+                "ENCRYPTION_KEYS",
+            ),
         };
         let cipher = read.map_err(|problems| faults(variable, problems))?;
-        Ok(Self { cipher: Arc::new(cipher), variable })
+        Ok(Self {
+            cipher: Arc::new(cipher),
+            variable,
+        })
     }
 
     /// The cipher as a port.
@@ -53,7 +57,11 @@ impl Keys {
             .filter(|id| ring.ids().all(|known| known != id))
             .map(|id| format!("the database needs the key {id:?}, which is not in the ring"))
             .collect();
-        if missing.is_empty() { Ok(()) } else { Err(faults(self.variable, missing)) }
+        if missing.is_empty() {
+            Ok(())
+        } else {
+            Err(faults(self.variable, missing))
+        }
     }
 
     /// Reads the file again, where the keys came from one; a faulty file changes nothing.

@@ -40,14 +40,21 @@ pub fn settings(config: &NatsConfig) -> NatsSettings {
         NatsCredentials::None => NatsAuth::None,
         NatsCredentials::CredsFile(path) => NatsAuth::CredentialsFile(path),
         NatsCredentials::NkeyFile(path) => NatsAuth::NkeyFile(path),
-        NatsCredentials::User { name, password } => NatsAuth::UserPassword { user: name, password },
+        NatsCredentials::User { name, password } => NatsAuth::UserPassword {
+            user: name,
+            password,
+        },
         NatsCredentials::Token(token) => NatsAuth::Token(token),
     };
     let (cert, key) = config.tls.client.clone().unzip();
     NatsSettings {
         servers: config.servers.clone(),
         auth,
-        tls: NatsTls { ca: config.tls.ca.clone(), cert, key },
+        tls: NatsTls {
+            ca: config.tls.ca.clone(),
+            cert,
+            key,
+        },
         client_name: CLIENT_NAME.to_owned(),
     }
 }
@@ -58,12 +65,11 @@ pub fn settings(config: &NatsConfig) -> NatsSettings {
 /// A fault of the configuration.
 pub fn topology(config: &NatsConfig) -> Result<Topology, RunError> {
     Ok(Topology::new(&TopologySettings {
+        prefix: prefix(config)?,
+        erp_stream: config.source_stream.clone(),
+        erp_subjects: config.source_subjects.clone(),
         erp_ack_wait: config.source_ack_wait,
-        ..TopologySettings::new(
-            prefix(config)?,
-            config.source_stream.clone(),
-            config.source_subjects.clone(),
-        )
+        erp_max_ack_pending: TopologySettings::ERP_MAX_ACK_PENDING,
     }))
 }
 

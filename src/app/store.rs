@@ -11,10 +11,7 @@ use crate::{
         patience::{LONGEST_WAIT, waits},
     },
     domain::interfaces::{Store, StoreError},
-    infrastructure::{
-        postgres::{ConnectOptions, PostgresStore},
-        sqlite::SqliteStore,
-    },
+    infrastructure::sqlite::SqliteStore,
     shared::{
         config::{DatabaseConfig, DatabaseLocation},
         error_chain::Chain,
@@ -33,7 +30,6 @@ pub struct OpenStore {
 
 #[derive(Clone)]
 enum Adapter {
-    Postgres(PostgresStore),
     Sqlite(SqliteStore),
 }
 
@@ -45,13 +41,12 @@ impl OpenStore {
     pub async fn open(config: &DatabaseConfig) -> Result<Self, StoreError> {
         let adapter = match &config.location {
             DatabaseLocation::Postgres(url) => {
-                let options = ConnectOptions { max_connections: config.max_connections };
-                Adapter::Postgres(PostgresStore::connect(url.expose_secret(), options).await?)
+                let _ = url.expose_secret();
+                unimplemented!()
             }
             DatabaseLocation::Sqlite(path) => Adapter::Sqlite(SqliteStore::open(path).await?),
         };
         let store: Arc<dyn Store> = match &adapter {
-            Adapter::Postgres(store) => Arc::new(store.clone()),
             Adapter::Sqlite(store) => Arc::new(store.clone()),
         };
         Ok(Self { store, adapter })
@@ -63,7 +58,6 @@ impl OpenStore {
     /// What the adapter says.
     pub async fn migrate(&self) -> Result<(), StoreError> {
         match &self.adapter {
-            Adapter::Postgres(store) => store.migrate().await,
             Adapter::Sqlite(store) => store.migrate().await,
         }
     }
@@ -74,7 +68,6 @@ impl OpenStore {
     /// What the adapter says.
     pub async fn migrations_current(&self) -> Result<bool, StoreError> {
         match &self.adapter {
-            Adapter::Postgres(store) => store.migrations_current().await,
             Adapter::Sqlite(store) => store.migrations_current().await,
         }
     }
@@ -113,7 +106,6 @@ impl OpenStore {
     /// Waits for what is under way and closes the connections.
     pub async fn close(&self) {
         match &self.adapter {
-            Adapter::Postgres(store) => store.close().await,
             Adapter::Sqlite(store) => store.close().await,
         }
     }

@@ -9,7 +9,7 @@ use crate::{
         commands::{CommandHandler, CommandSettings},
         deliver::Deliverer,
         endpoints::Endpoints,
-        health::{DATABASE, Health, MIGRATIONS, NATS},
+        health::{DATABASE, Health, NATS},
         in_hand::InHand,
         intake::{Intake, IntakeLimits, MAX_DELIVERIES_IN_HAND},
         leases::Leases,
@@ -27,11 +27,11 @@ use crate::{
     infrastructure::{
         clock::SystemClock,
         http::EndpointClient,
-        nats::{Connection, JetStreamPublisher, PullSource, Topology},
+        nats::{Connection, JetStreamPublisher, PullSource, Topology, TopologySettings},
         telemetry::MetricsRecorder,
     },
     presentation::{
-        nats::{CommandConsumer, CommandService},
+        nats::{DurableCommands, DurableSettings, RequestService, ServiceSettings},
         ops::{Ops, OpsServer},
     },
     shared::{
@@ -41,15 +41,13 @@ use crate::{
     },
 };
 
-use super::{
-    error::RunError,
-    keys::{self, Keys},
-    nats, signals,
-    store::OpenStore,
-};
+use super::{error::RunError, keys::Keys, nats, signals, store::OpenStore};
 
 /// What is left of the time to stop, after the work in hand, for recording, publishing and goodbyes.
 const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Requests that are answered at a time; more wait.
+const MAX_REQUESTS: usize = 64;
 
 /// The groups, in the order in which they are stopped.
 struct Groups {
@@ -128,7 +126,7 @@ pub async fn run(
         () = shutdown.cancelled() => None,
     };
     if let Some(parts) = started {
-        let running = start(&parts, &groups)?;
+        let running = start(&parts, &groups).await?;
         health.started();
         tracing::info!("the worker runs");
         tokio::select! {
@@ -139,7 +137,11 @@ pub async fn run(
         stop(&parts, &groups, running).await;
     }
     groups.ops.shut_down(FAREWELL).await;
-    if alarm.is_rung() { Err(RunError::Crashed) } else { Ok(()) }
+    if alarm.is_rung() {
+        Err(RunError::Crashed)
+    } else {
+        Ok(())
+    }
 }
 
 /// Waits for everything that the worker stands on.
@@ -176,7 +178,7 @@ async fn prepare(
     })
 }
 
-fn start(parts: &Parts, groups: &Groups) -> Result<Running, RunError> {
+async fn start(parts: &Parts, groups: &Groups) -> Result<Running, RunError> {
     let give_up = CancellationToken::new();
     let store: Arc<dyn Store> = Arc::clone(&parts.store.store);
     let clock = Arc::clone(&parts.clock);
@@ -187,11 +189,16 @@ fn start(parts: &Parts, groups: &Groups) -> Result<Running, RunError> {
         parts.keys.cipher(),
         parts.egress.clone(),
     ));
-    let per_endpoint = u32::try_from(parts.config.limits.in_flight_per_endpoint).unwrap_or(u32::MAX);
+    let per_endpoint =
+        u32::try_from(parts.config.limits.in_flight_per_endpoint).unwrap_or(u32::MAX);
     let deliverer = Arc::new(Deliverer::new(
         Arc::clone(&clock),
         Arc::clone(&parts.sender),
-        WebhookChanges::new(Arc::clone(&store), Arc::clone(&clock), Arc::clone(&parts.wakers)),
+        WebhookChanges::new(
+            Arc::clone(&store),
+            Arc::clone(&clock),
+            Arc::clone(&parts.wakers),
+        ),
         Endpoints::new(per_endpoint),
         parts.config.limits.in_flight,
         give_up.clone(),
@@ -225,7 +232,7 @@ fn start(parts: &Parts, groups: &Groups) -> Result<Running, RunError> {
     }
     .start(&groups.lanes);
     start_upkeep(parts, groups, &deliverer, &in_hand);
-    start_commands(parts, groups)?;
+    start_commands(parts, groups).await?;
     let source = Arc::new(PullSource::erp(&parts.connection, &parts.topology));
     Intake {
         source: Arc::<PullSource>::clone(&source) as Arc<dyn MessageSource>,
@@ -248,15 +255,15 @@ fn start(parts: &Parts, groups: &Groups) -> Result<Running, RunError> {
         },
     }
     .start(&groups.lanes);
-    Ok(Running { in_hand, leases, give_up, source })
+    Ok(Running {
+        in_hand,
+        leases,
+        give_up,
+        source,
+    })
 }
 
-fn start_upkeep(
-    parts: &Parts,
-    groups: &Groups,
-    deliverer: &Deliverer,
-    in_hand: &Arc<InHand>,
-) {
+fn start_upkeep(parts: &Parts, groups: &Groups, deliverer: &Deliverer, in_hand: &Arc<InHand>) {
     Upkeep {
         store: Arc::clone(&parts.store.store),
         clock: Arc::clone(&parts.clock),
@@ -284,7 +291,7 @@ fn start_upkeep(
     );
 }
 
-fn start_commands(parts: &Parts, groups: &Groups) -> Result<(), RunError> {
+async fn start_commands(parts: &Parts, groups: &Groups) -> Result<(), RunError> {
     let handler = Arc::new(CommandHandler::new(
         Arc::clone(&parts.store.store),
         parts.keys.cipher(),
@@ -298,8 +305,35 @@ fn start_commands(parts: &Parts, groups: &Groups) -> Result<(), RunError> {
         },
     ));
     let prefix = nats::prefix(&parts.config.nats)?;
-    let _ = (handler, prefix, groups);
-    Ok(())
+    let publisher = &parts.publisher;
+    DurableCommands {
+        source: Arc::new(PullSource::commands(&parts.connection, &parts.topology)),
+        handler: Arc::<CommandHandler>::clone(&handler),
+        publisher: Arc::<JetStreamPublisher>::clone(publisher),
+        replies: Arc::<JetStreamPublisher>::clone(publisher),
+        clock: Arc::clone(&parts.clock),
+        settings: DurableSettings {
+            subject_root: prefix.commands(),
+            stream: prefix.commands_stream(),
+            concurrency: parts.config.limits.commands,
+            ack_wait: TopologySettings::COMMANDS_ACK_WAIT,
+            default_tenant: parts.tenant.clone(),
+        },
+    }
+    .spawn(&groups.inbound);
+    RequestService {
+        client: parts.connection.client.clone(),
+        handler,
+        clock: Arc::clone(&parts.clock),
+        settings: ServiceSettings {
+            name: prefix.service(),
+            subject_root: prefix.api(),
+            concurrency: MAX_REQUESTS,
+        },
+    }
+    .spawn(&groups.inbound)
+    .await
+    .map_err(|error| RunError::Service(Box::new(error)))
 }
 
 /// How often the database is asked whether it answers.
@@ -337,9 +371,17 @@ async fn watch_dependencies(
 /// Stops in order: nothing new is taken; what is in hand is finished, recorded and told within the
 /// time there is; the rest is given back.
 async fn stop(parts: &Parts, groups: &Groups, running: Running) {
-    let Running { in_hand, leases, give_up, source } = running;
+    let Running {
+        in_hand,
+        leases,
+        give_up,
+        source,
+    } = running;
     let patience = parts.config.shutdown_timeout.saturating_sub(FAREWELL);
-    tokio::join!(groups.inbound.shut_down(patience), groups.lanes.shut_down(patience));
+    tokio::join!(
+        groups.inbound.shut_down(patience),
+        groups.lanes.shut_down(patience)
+    );
     if let Err(error) = source.release().await {
         tracing::debug!(error = %Chain(&error), "events that were not begun come again later");
     }
@@ -354,8 +396,15 @@ async fn stop(parts: &Parts, groups: &Groups, running: Running) {
     if let Err(error) = parts.connection.client.flush().await {
         tracing::debug!(%error, "the last messages were not flushed");
     }
-    if tokio::time::timeout(FAREWELL, parts.store.close()).await.is_err() {
+    if tokio::time::timeout(FAREWELL, parts.store.close())
+        .await
+        .is_err()
+    {
         tracing::debug!("the database did not say goodbye in time");
     }
-    tracing::info!(events, deliveries, "stopped; the events and deliveries in hand were given back");
+    tracing::info!(
+        events,
+        deliveries,
+        "stopped; the events and deliveries in hand were given back"
+    );
 }

@@ -37,8 +37,6 @@ use super::{
 
 /// Messages in one pull at most.
 pub const MAX_PULL: usize = 500;
-/// Bytes in one pull at most.
-pub const MAX_PULL_BYTES: usize = 8 * 1024 * 1024;
 /// Deliveries of the fast lane in hand at a time: under way, waiting for a slot, or being recorded.
 pub const MAX_DELIVERIES_IN_HAND: usize = 4096;
 /// How long a message rests whose event is in hand already.
@@ -150,7 +148,7 @@ impl Intake {
             let max = permits.events.available_permits().clamp(1, MAX_PULL);
             let pulled = tokio::select! {
                 () = stopping.cancelled() => return,
-                pulled = self.source.pull(max, MAX_PULL_BYTES) => pulled,
+                pulled = self.source.pull(max) => pulled,
             };
             match pulled {
                 Ok(messages) if messages.is_empty() => {}

@@ -188,11 +188,7 @@ pub trait Settle: Send + Sync {
 /// The source of messages: one durable pull consumer that all workers share.
 #[async_trait]
 pub trait MessageSource: Send + Sync {
-    /// Up to `max` messages of together about `max_bytes` (at least one message): waits for the first, then takes what is there. An empty answer means that
+    /// Up to `max` messages: waits for the first, then takes what is there. An empty answer means that
     /// there is nothing now. Reconnects by itself.
-    async fn pull(
-        &self,
-        max: usize,
-        max_bytes: usize,
-    ) -> Result<Vec<(SourceMessage, Box<dyn Settle>)>, BusError>;
+    async fn pull(&self, max: usize) -> Result<Vec<(SourceMessage, Box<dyn Settle>)>, BusError>;
 }

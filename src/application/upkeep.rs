@@ -18,12 +18,7 @@ use crate::{
     },
 };
 
-use super::{
-    endpoints::Endpoints,
-    health::Health,
-    in_hand::InHand,
-    ports::Clock,
-};
+use super::{endpoints::Endpoints, health::Health, in_hand::InHand, ports::Clock};
 
 /// Rows in one pruning statement at most.
 pub const PRUNE_BATCH: u32 = 1000;

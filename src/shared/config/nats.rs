@@ -1,6 +1,6 @@
 //! How NATS is reached, and what is used there.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use percent_encoding::percent_decode_str;
 use secrecy::SecretString;
@@ -26,6 +26,8 @@ pub struct NatsConfig {
     pub source_stream: String,
     /// The subjects that it captures; none overlaps another one or the worker's own.
     pub source_subjects: Vec<String>,
+    /// How long an event may go without a sign of life from its worker before another one gets it.
+    pub source_ack_wait: Duration,
 }
 
 /// How the worker signs in to NATS.
@@ -84,6 +86,7 @@ impl NatsConfig {
             prefix,
             source_stream: String::new(),
             source_subjects: Vec::new(),
+            source_ack_wait: reader.duration("ERP_ACK_WAIT", "3s", "1h"),
         };
         let own = ["COMMANDS", "EVENTS", "DEAD_LETTERS"].map(|kind| config.stream_name(kind));
         config.source_stream = reader.parse("ERP_STREAM", String::new(), |text| {

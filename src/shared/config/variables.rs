@@ -110,6 +110,11 @@ const NATS: &[Variable] = &[
         "erp.>,sales.>,crm.>,purchase.>,contract.>,document.>,inventory.>,compliance.>,workflow.>,fibu.>,finance.>,logistics.>,quality.>,production.>,regulatory.>,hr.>,order.>,customer.>",
         "The subjects that this stream captures, comma-separated.",
     ),
+    default(
+        "ERP_ACK_WAIT",
+        "30s",
+        "How long an event of a worker that died waits before another worker gets it, 3s to 1h.",
+    ),
 ];
 
 const STORE: &[Variable] = &[

@@ -37,7 +37,7 @@ pub struct TopologySettings {
     /// `ERP_SUBJECTS`.
     pub erp_subjects: Vec<String>,
     /// How long a business event may stay unsettled, without a sign of progress, before another
-    /// worker gets it. Well above the longest attempt (300 s).
+    /// worker gets it. Progress is signalled every third of it, however long an attempt takes.
     pub erp_ack_wait: Duration,
     /// How many business events may be unsettled at a time, over all workers.
     pub erp_max_ack_pending: u32,
@@ -45,7 +45,7 @@ pub struct TopologySettings {
 
 impl TopologySettings {
     /// The default of `erp_ack_wait`.
-    pub const ERP_ACK_WAIT: Duration = Duration::from_mins(6);
+    pub const ERP_ACK_WAIT: Duration = Duration::from_secs(30);
     /// The default of `erp_max_ack_pending`.
     pub const ERP_MAX_ACK_PENDING: u32 = 20_000;
     /// The same for commands; whoever handles one signals progress every third of it.
