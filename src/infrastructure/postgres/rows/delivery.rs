@@ -103,7 +103,7 @@ impl FirstAttemptRow {
             number: 1,
             started_at,
             duration_ms: self
-                .first_duration_ms
+                .duration_ms
                 .ok_or_else(|| this.broken("first_duration_ms", "it is missing"))?,
             status_code: status_code(self.status_code)
                 .map_err(|problem| this.broken("first_status_code", problem))?,
