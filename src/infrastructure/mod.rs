@@ -1,1 +1,3 @@
 //! The outbound adapters.
+
+pub mod sqlite;

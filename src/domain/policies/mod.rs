@@ -2,8 +2,10 @@
 
 mod admission;
 mod egress;
+mod outcome;
 mod retry;
 
-pub use admission::{Admission, EndpointLoad, Verdict};
+pub use admission::{EndpointLoad, PATIENCE, STALL, Verdict, Window, admit};
 pub use egress::{EgressPolicy, RefusedAddress, check_literal_host};
+pub use outcome::{Answer, NextStep, next_step};
 pub use retry::{RetryPolicy, next_wait};
