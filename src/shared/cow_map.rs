@@ -104,6 +104,12 @@ impl<K: Clone + Eq + Hash, V: Clone> CowMap<K, V> {
         Some(Arc::make_mut(bucket).swap_remove(position).value)
     }
 
+    /// All values, in no order.
+    pub fn values(&self) -> impl Iterator<Item = &V> {
+        let buckets = self.buckets.iter();
+        buckets.flat_map(|bucket| bucket.iter().map(|slot| &slot.value))
+    }
+
     fn bucket(&self, hash: u64) -> usize {
         // The length is a power of two; the map is far smaller than 2^32 buckets.
         #[expect(clippy::cast_possible_truncation, reason = "only the low bits count")]
