@@ -1,6 +1,7 @@
-//! The outbound adapters.
+//! The outbound adapters: what the ports of the domain and the application stand on.
 
 pub mod clock;
 pub mod crypto;
 pub mod http;
 pub mod sqlite;
+pub mod telemetry;

@@ -1,1 +1,3 @@
 //! The inbound adapters.
+
+pub mod ops;
