@@ -182,10 +182,11 @@ mod tests {
                 if number % 50 == 0 {
                     kept.push((map.clone(), model.clone()));
                 }
-                match value {
-                    Some(value) => prop_assert_eq!(map.insert(key, value), model.insert(key, value)),
-                    None => prop_assert_eq!(map.remove(&key), model.remove(&key)),
-                }
+                let (found, expected) = match value {
+                    Some(value) => (map.insert(key, value), model.insert(key, value)),
+                    None => (map.remove(&key), model.remove(&key)),
+                };
+                prop_assert_eq!(found, expected);
                 prop_assert_eq!(map.get(&key), model.get(&key));
                 prop_assert_eq!((map.len(), map.is_empty()), (model.len(), model.is_empty()));
             }
