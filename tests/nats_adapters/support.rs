@@ -4,37 +4,10 @@
 #[path = "../it/support/nats.rs"]
 pub(crate) mod nats;
 #[expect(dead_code, reason = "these tests need a part of it")]
-#[path = "../it/support/process.rs"]
-pub(crate) mod process;
+#[path = "../it/support/output.rs"]
+pub(crate) mod output;
+#[expect(dead_code, unused_imports, reason = "these tests need a part of it")]
+#[path = "../support/mod.rs"]
+mod shared;
 
-use std::time::Duration;
-
-use tokio::time::Instant;
-
-/// How long anything on this machine may take before a test gives up on it.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Asks again and again until the answer is `Some`, and gives it back.
-pub(crate) async fn eventually<T>(
-    timeout: Duration,
-    mut condition: impl AsyncFnMut() -> Option<T>,
-) -> T {
-    let deadline = Instant::now() + timeout;
-    loop {
-        match tokio::time::timeout_at(deadline, condition()).await {
-            Ok(Some(value)) => return value,
-            Ok(None) if Instant::now() < deadline => {}
-            _ => panic!("the condition did not hold within {timeout:?}"),
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
-
-/// A variable of the environment that the tests run in.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the tests are told by the environment where the servers are"
-)]
-pub(crate) fn variable(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.is_empty())
-}
+pub(crate) use shared::{PATIENCE, eventually, process, variable};
