@@ -1,1 +1,5 @@
 //! The outbound adapters.
+
+pub mod clock;
+pub mod crypto;
+pub mod http;

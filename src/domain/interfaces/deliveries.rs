@@ -29,7 +29,7 @@ pub struct FirstRecord {
     pub delivery: Delivery,
     /// The first attempt, when one was made.
     pub attempt: Option<Attempt>,
-    /// The event; set exactly while the delivery is pending.
+    /// The event; set exactly when the delivery is pending or exhausted (it may be needed again).
     pub event: Option<StoredEvent>,
     /// Events for the outbox; dropped when the delivery was recorded before.
     pub events: Vec<DomainEvent>,
@@ -111,6 +111,9 @@ pub trait DeliveryStore: Send + Sync {
     /// fairly over the webhooks and oldest first within one. No two claims get the same delivery while
     /// a lease holds.
     async fn claim_due(&self, request: &ClaimRequest) -> Result<Vec<ClaimedDelivery>, StoreError>;
+
+    /// Prolongs leases that are still held; lost ones are ignored.
+    async fn renew(&self, leases: &[Lease], lease_until: Timestamp) -> Result<(), StoreError>;
 
     /// Gives leases back without an attempt: due again at `next_attempt_at`. Lost leases are ignored.
     async fn release(&self, leases: &[Lease], next_attempt_at: Timestamp)

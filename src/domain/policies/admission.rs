@@ -1,14 +1,22 @@
 //! Whether an event may make its first attempt at an endpoint now, waits for its turn, or is parked.
 //!
-//! A slow or dead endpoint must never hold events back that go elsewhere. So an endpoint has a bounded
-//! number of attempts in flight; a short queue is tolerated as long as it is expected to move within
-//! [`Admission::PATIENCE`], and everything beyond is moved aside into the parked lane.
+//! A slow or dead endpoint must never hold events back that go elsewhere. So the attempts under way at
+//! one endpoint are bounded by a [`Window`] that follows how the endpoint does; a short queue is
+//! tolerated as long as it is expected to move within [`PATIENCE`], and everything beyond is moved
+//! aside into the parked lane.
 
 use std::time::Duration;
+
+/// How long an event may be expected to wait for a slot.
+pub const PATIENCE: Duration = Duration::from_millis(100);
+/// Without an attempt ending for this long, a full endpoint is stalled.
+pub const STALL: Duration = Duration::from_millis(500);
 
 /// What is known of an endpoint at this moment, on this worker.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct EndpointLoad {
+    /// Attempts that may be under way at a time.
+    pub window: u32,
     /// Attempts under way.
     pub in_flight: u32,
     /// Events waiting for a slot.
@@ -30,32 +38,64 @@ pub enum Verdict {
     Park,
 }
 
-/// The bounds of the fast lane at one endpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Admission {
-    /// Attempts under way at most.
-    pub max_in_flight: u32,
+/// Decides for one event.
+pub fn admit(load: EndpointLoad) -> Verdict {
+    if load.in_flight < load.window && load.waiting == 0 {
+        return Verdict::Attempt;
+    }
+    if load.since_progress >= STALL {
+        return Verdict::Park;
+    }
+    let turns = load.waiting / load.window.max(1) + 1;
+    if load.latency.saturating_mul(turns) <= PATIENCE {
+        Verdict::Wait
+    } else {
+        Verdict::Park
+    }
 }
 
-impl Admission {
-    /// How long an event may be expected to wait for a slot.
-    pub const PATIENCE: Duration = Duration::from_millis(100);
-    /// Without an attempt ending for this long, a full endpoint is stalled.
-    pub const STALL: Duration = Duration::from_millis(500);
+/// How many attempts may be under way at an endpoint: grows with every success, halves when the
+/// endpoint does not keep up, and is never less than one. So an endpoint that never answers soon holds
+/// one slot, and one that recovers is back at full speed after a few successes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window {
+    size: u32,
+    max: u32,
+}
 
-    /// Decides for one event.
-    pub fn decide(self, load: EndpointLoad) -> Verdict {
-        if load.in_flight < self.max_in_flight && load.waiting == 0 {
-            return Verdict::Attempt;
+impl Window {
+    /// Where a new endpoint starts.
+    pub const INITIAL: u32 = 16;
+
+    /// A window that grows up to `max` (at least 1).
+    pub fn new(max: u32) -> Self {
+        let max = max.max(1);
+        Self {
+            size: Self::INITIAL.min(max),
+            max,
         }
-        if load.since_progress >= Self::STALL {
-            return Verdict::Park;
+    }
+
+    /// Attempts that may be under way.
+    pub fn size(self) -> u32 {
+        self.size
+    }
+
+    /// The endpoint answered as one that keeps up does.
+    #[must_use]
+    pub fn kept_up(self) -> Self {
+        Self {
+            size: (self.size + 1).min(self.max),
+            ..self
         }
-        let turns = load.waiting / self.max_in_flight.max(1) + 1;
-        if load.latency.saturating_mul(turns) <= Self::PATIENCE {
-            Verdict::Wait
-        } else {
-            Verdict::Park
+    }
+
+    /// No answer, or one that asks for less (`429`, `502`, `503`, `504`).
+    #[must_use]
+    pub fn fell_behind(self) -> Self {
+        Self {
+            size: (self.size / 2).max(1),
+            ..self
         }
     }
 }
@@ -65,6 +105,7 @@ mod tests {
     use super::*;
 
     const FULL: EndpointLoad = EndpointLoad {
+        window: 16,
         in_flight: 16,
         waiting: 0,
         latency: Duration::from_millis(1),
@@ -73,29 +114,27 @@ mod tests {
 
     #[test]
     fn a_free_slot_is_used() {
-        let load = EndpointLoad {
-            in_flight: 15,
-            ..FULL
-        };
         assert_eq!(
-            Admission { max_in_flight: 16 }.decide(load),
+            admit(EndpointLoad {
+                in_flight: 15,
+                ..FULL
+            }),
             Verdict::Attempt
         );
     }
 
     #[test]
     fn a_quick_endpoint_may_queue_and_a_slow_or_stalled_one_may_not() {
-        let admission = Admission { max_in_flight: 16 };
-        assert_eq!(admission.decide(FULL), Verdict::Wait);
+        assert_eq!(admit(FULL), Verdict::Wait);
         assert_eq!(
-            admission.decide(EndpointLoad {
+            admit(EndpointLoad {
                 waiting: 1500,
                 ..FULL
             }),
             Verdict::Wait
         );
         assert_eq!(
-            admission.decide(EndpointLoad {
+            admit(EndpointLoad {
                 waiting: 1700,
                 ..FULL
             }),
@@ -105,11 +144,26 @@ mod tests {
             latency: Duration::from_millis(200),
             ..FULL
         };
-        assert_eq!(admission.decide(slow), Verdict::Park);
+        assert_eq!(admit(slow), Verdict::Park);
         let stalled = EndpointLoad {
             since_progress: Duration::from_secs(1),
             ..FULL
         };
-        assert_eq!(admission.decide(stalled), Verdict::Park);
+        assert_eq!(admit(stalled), Verdict::Park);
+    }
+
+    #[test]
+    fn a_window_shrinks_to_one_and_grows_back_to_its_bound() {
+        let mut window = Window::new(20);
+        assert_eq!(window.size(), Window::INITIAL);
+        for expected in [8, 4, 2, 1, 1] {
+            window = window.fell_behind();
+            assert_eq!(window.size(), expected);
+        }
+        for _ in 0..30 {
+            window = window.kept_up();
+        }
+        assert_eq!(window.size(), 20);
+        assert_eq!(Window::new(0).size(), 1);
     }
 }

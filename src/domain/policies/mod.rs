@@ -2,8 +2,12 @@
 
 mod admission;
 mod egress;
+mod outcome;
 mod retry;
+mod signature;
 
-pub use admission::{Admission, EndpointLoad, Verdict};
+pub use admission::{EndpointLoad, PATIENCE, STALL, Verdict, Window, admit};
 pub use egress::{EgressPolicy, RefusedAddress, check_literal_host};
+pub use outcome::{Answer, NextStep, next_step};
 pub use retry::{RetryPolicy, next_wait};
+pub use signature::signature_v1;

@@ -1,6 +1,10 @@
 //! Which addresses a delivery may go to.
 
-use std::net::IpAddr;
+mod kinds;
+#[cfg(test)]
+mod tests;
+
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 
@@ -26,15 +30,30 @@ impl EgressPolicy {
         Self { allowed }
     }
 
-    /// Checks the address of a connection.
+    /// Checks the address of a connection. An IPv4 address inside an IPv6 one (mapped, compatible,
+    /// translated, NAT64) is judged as what it is: by the rules and the allowed networks of IPv4.
     ///
     /// # Errors
     /// [`RefusedAddress`] when it is neither global nor allowed.
     pub fn check(&self, address: IpAddr) -> Result<(), RefusedAddress> {
-        let _ = &self.allowed;
-        Err(RefusedAddress {
-            address,
-            kind: "unchecked",
+        let embedded = match address {
+            IpAddr::V4(_) => None,
+            IpAddr::V6(v6) => kinds::embedded_v4(v6),
+        };
+        if self.allows(address, embedded) {
+            return Ok(());
+        }
+        let kind = match (embedded, address) {
+            (Some(v4), _) | (None, IpAddr::V4(v4)) => kinds::of_v4(v4),
+            (None, IpAddr::V6(v6)) => kinds::of_v6(v6),
+        };
+        kind.map_or(Ok(()), |kind| Err(RefusedAddress { address, kind }))
+    }
+
+    fn allows(&self, address: IpAddr, embedded: Option<Ipv4Addr>) -> bool {
+        let embedded = embedded.map(IpAddr::V4);
+        self.allowed.iter().any(|net| {
+            net.contains(&address) || embedded.as_ref().is_some_and(|v4| net.contains(v4))
         })
     }
 }

@@ -1,0 +1,147 @@
+//! An endpoint: everything about a webhook that makes a request out of an event.
+
+mod body;
+mod headers;
+#[cfg(test)]
+mod tests;
+mod trace;
+
+use std::fmt;
+
+use http::{HeaderMap, HeaderValue, Method};
+use ring::hmac;
+use url::Url;
+
+use crate::domain::{
+    entities::{HttpMethod, WebhookSettings},
+    events::BusinessEvent,
+    policies::signature_v1,
+    values::{DeliveryId, Timestamp},
+};
+
+use super::ports::OutboundRequest;
+use headers::{TRACEPARENT, TRACESTATE, WEBHOOK_ID, WEBHOOK_SIGNATURE, WEBHOOK_TIMESTAMP};
+
+pub use headers::is_reserved_header;
+
+/// A signing key, and until when it signs.
+#[derive(Debug, Clone)]
+pub struct SigningKey {
+    /// HMAC-SHA256 over `id.timestamp.body`.
+    pub key: hmac::Key,
+    /// `None` for the current one.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// A webhook's settings, compiled once per version of the webhook.
+///
+/// The `Content-Type` of a request: a `cloudevents` body has its own; data that is no JSON, and
+/// `cloudevents-binary`, have that of the data; a `raw` message has that with which it was published.
+/// What remains is JSON without a type of its own: there the user's header stands, else
+/// `application/json`.
+#[derive(Clone)]
+pub struct Endpoint {
+    settings: WebhookSettings,
+    url: Url,
+    method: Method,
+    headers: HeaderMap,
+    keys: Vec<SigningKey>,
+}
+
+impl Endpoint {
+    /// Compiles the settings. The keys sign in their order: newest first.
+    ///
+    /// # Errors
+    /// Says which setting cannot be used; never holds a header's value or the URL.
+    pub fn compile(settings: WebhookSettings, keys: Vec<SigningKey>) -> Result<Self, String> {
+        Ok(Self {
+            url: parse_url(&settings.url)?,
+            method: method(settings.method),
+            headers: headers::base(&settings)?,
+            settings,
+            keys,
+        })
+    }
+
+    /// The settings that it was compiled from.
+    pub fn settings(&self) -> &WebhookSettings {
+        &self.settings
+    }
+
+    /// The signed request of attempt `attempt` (from 1) at `now`.
+    pub fn request(
+        &self,
+        event: &BusinessEvent,
+        delivery: DeliveryId,
+        attempt: i32,
+        now: Timestamp,
+    ) -> OutboundRequest {
+        let mut headers = self.headers.clone();
+        let body = body::write(self.settings.format, event, &mut headers);
+
+        let mut buffer = uuid::Uuid::encode_buffer();
+        let id: &str = delivery.0.hyphenated().encode_lower(&mut buffer);
+        let timestamp = now.timestamp();
+        let valid = |key: &&SigningKey| key.expires_at.is_none_or(|end| end > now);
+        let keys = self.keys.iter().filter(valid).map(|key| &key.key);
+        let signature = signature_v1(keys, id, timestamp, &body);
+        let (traceparent, tracestate) = trace::context(&event.meta, delivery, attempt);
+
+        // These texts are made of characters that every header takes.
+        for (name, value) in [
+            (WEBHOOK_ID, HeaderValue::from_str(id)),
+            (WEBHOOK_SIGNATURE, HeaderValue::try_from(signature)),
+            (TRACEPARENT, HeaderValue::try_from(traceparent)),
+        ] {
+            match value {
+                Ok(value) if !value.is_empty() => headers.insert(name, value),
+                _ => headers.remove(name),
+            };
+        }
+        headers.insert(WEBHOOK_TIMESTAMP, HeaderValue::from(timestamp));
+        if let Some(tracestate) = tracestate {
+            headers.insert(TRACESTATE, tracestate);
+        }
+        OutboundRequest {
+            url: self.url.clone(),
+            method: self.method.clone(),
+            headers,
+            body,
+            timeout: self.settings.timeout,
+        }
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Endpoint")
+            .field("host", &self.url.host_str())
+            .field("format", &self.settings.format)
+            .finish_non_exhaustive()
+    }
+}
+
+fn parse_url(text: &str) -> Result<Url, String> {
+    let url = Url::parse(text).map_err(|error| format!("the URL cannot be read: {error}"))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err("the URL is neither http nor https".to_owned());
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("the URL holds a user name or a password".to_owned());
+    }
+    // What the HTTP client makes of it must not fail later, on every attempt.
+    url.as_str()
+        .parse::<http::Uri>()
+        .map_err(|error| format!("the URL cannot be requested: {error}"))?;
+    Ok(url)
+}
+
+fn method(method: HttpMethod) -> Method {
+    match method {
+        HttpMethod::Get => Method::GET,
+        HttpMethod::Post => Method::POST,
+        HttpMethod::Put => Method::PUT,
+        HttpMethod::Patch => Method::PATCH,
+        HttpMethod::Delete => Method::DELETE,
+    }
+}

@@ -1,0 +1,9 @@
+//! Requests to endpoints: the one way out of the worker.
+
+mod client;
+mod failure;
+mod resolver;
+mod retry_after;
+mod tls;
+
+pub use client::{EndpointClient, EndpointClientError};
