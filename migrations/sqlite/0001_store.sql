@@ -1,0 +1,175 @@
+-- The store of one worker. Ids are 16 bytes, times are milliseconds since 1970, both in UTC and whole.
+
+CREATE TABLE integrations (
+    id BLOB NOT NULL PRIMARY KEY,
+    tenant TEXT NOT NULL,
+    name TEXT NOT NULL,
+    description TEXT,
+    tags TEXT NOT NULL, -- a JSON array
+    version INTEGER NOT NULL,
+    created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL,
+    created_by TEXT NOT NULL,
+    updated_by TEXT NOT NULL,
+    type TEXT NOT NULL,
+    status TEXT NOT NULL,
+    error TEXT,
+    config TEXT NOT NULL, -- a JSON object, credentials replaced by their marks
+    credentials BLOB, -- sealed
+    credentials_key_id TEXT,
+    UNIQUE (tenant, name)
+) STRICT;
+
+CREATE INDEX integrations_by_time ON integrations (tenant, created_at, id);
+
+CREATE TABLE webhooks (
+    id BLOB NOT NULL PRIMARY KEY,
+    integration_id BLOB NOT NULL REFERENCES integrations (id),
+    tenant TEXT NOT NULL,
+    name TEXT NOT NULL,
+    description TEXT,
+    tags TEXT NOT NULL, -- a JSON array
+    version INTEGER NOT NULL,
+    created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL,
+    created_by TEXT NOT NULL,
+    updated_by TEXT NOT NULL,
+    events TEXT NOT NULL, -- a JSON array of patterns
+    status TEXT NOT NULL,
+    error TEXT,
+    config TEXT NOT NULL, -- a JSON object, credentials replaced by their marks
+    credentials BLOB, -- sealed
+    credentials_key_id TEXT,
+    UNIQUE (integration_id, name)
+) STRICT;
+
+CREATE INDEX webhooks_by_time ON webhooks (tenant, created_at, id);
+
+CREATE TABLE signing_secrets (
+    webhook_id BLOB NOT NULL REFERENCES webhooks (id) ON DELETE CASCADE,
+    position INTEGER NOT NULL, -- 0 is the newest
+    sealed BLOB NOT NULL,
+    key_id TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER,
+    PRIMARY KEY (webhook_id, position)
+) STRICT, WITHOUT ROWID;
+
+-- The first attempt stands in the row itself: a delivery that succeeds at once is one row and no more.
+-- A rowid table although `id` is unique: ids are name-based, so rows would be written all over the file.
+-- No reference to `webhooks`: deliveries outlive their webhook.
+CREATE TABLE deliveries (
+    seq INTEGER PRIMARY KEY,
+    id BLOB NOT NULL UNIQUE,
+    tenant TEXT NOT NULL,
+    webhook_id BLOB NOT NULL,
+    event_id TEXT NOT NULL,
+    event_type TEXT NOT NULL,
+    correlation_id TEXT,
+    source_sequence INTEGER,
+    status TEXT NOT NULL,
+    attempt_count INTEGER NOT NULL,
+    event_version INTEGER NOT NULL,
+    budget_base INTEGER NOT NULL,
+    next_attempt_at INTEGER,
+    due_at INTEGER, -- the later of next_attempt_at and the end of the lease
+    lease_epoch INTEGER NOT NULL DEFAULT 0, -- grows with every change but a renewal
+    error TEXT,
+    created_at INTEGER NOT NULL,
+    completed_at INTEGER,
+    first_started_at INTEGER,
+    first_duration_ms INTEGER,
+    first_status_code INTEGER,
+    first_error TEXT,
+    first_response TEXT
+) STRICT;
+
+-- For lists and pruning.
+CREATE INDEX deliveries_by_time ON deliveries (tenant, created_at, id);
+-- For claims and figures; it costs nothing for a delivery that succeeds at once.
+CREATE INDEX deliveries_waiting ON deliveries (webhook_id, due_at, next_attempt_at)
+WHERE status = 'pending';
+
+-- The event of a delivery that waits or is exhausted. Apart, so that a lease does not write it anew.
+CREATE TABLE delivery_events (
+    delivery INTEGER PRIMARY KEY REFERENCES deliveries (seq) ON DELETE CASCADE,
+    meta TEXT NOT NULL,
+    raw BLOB NOT NULL
+) STRICT;
+
+-- All attempts but the first.
+CREATE TABLE attempts (
+    delivery INTEGER NOT NULL REFERENCES deliveries (seq) ON DELETE CASCADE,
+    number INTEGER NOT NULL,
+    started_at INTEGER NOT NULL,
+    duration_ms INTEGER NOT NULL,
+    status_code INTEGER,
+    error TEXT,
+    response TEXT,
+    PRIMARY KEY (delivery, number)
+) STRICT;
+
+CREATE TABLE outbox (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    id BLOB NOT NULL UNIQUE,
+    event_type TEXT NOT NULL,
+    traceparent TEXT,
+    body BLOB NOT NULL,
+    created_at INTEGER NOT NULL,
+    published_at INTEGER
+) STRICT;
+
+CREATE INDEX outbox_unpublished ON outbox (seq) WHERE published_at IS NULL;
+CREATE INDEX outbox_published ON outbox (published_at) WHERE published_at IS NOT NULL;
+
+CREATE TABLE outbox_lease (
+    only INTEGER PRIMARY KEY CHECK (only = 1),
+    holder BLOB,
+    lease_until INTEGER
+) STRICT;
+
+INSERT INTO outbox_lease (only) VALUES (1);
+
+CREATE TABLE idempotency (
+    seq INTEGER PRIMARY KEY,
+    tenant TEXT NOT NULL,
+    action TEXT NOT NULL,
+    key TEXT NOT NULL,
+    body_hash TEXT NOT NULL,
+    reply BLOB NOT NULL,
+    created_at INTEGER NOT NULL,
+    UNIQUE (tenant, action, key)
+) STRICT;
+
+CREATE INDEX idempotency_by_time ON idempotency (created_at);
+
+CREATE TABLE audit (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    tenant TEXT NOT NULL,
+    at INTEGER NOT NULL,
+    actor TEXT NOT NULL,
+    action TEXT NOT NULL,
+    entity_id TEXT NOT NULL,
+    command_id TEXT NOT NULL,
+    correlation_id TEXT NOT NULL
+) STRICT;
+
+CREATE TRIGGER audit_is_not_changed BEFORE UPDATE ON audit
+BEGIN SELECT raise(ABORT, 'the audit log is append-only'); END;
+CREATE TRIGGER audit_is_not_deleted BEFORE DELETE ON audit
+BEGIN SELECT raise(ABORT, 'the audit log is append-only'); END;
+
+CREATE TABLE registry_state (
+    only INTEGER PRIMARY KEY CHECK (only = 1),
+    version INTEGER NOT NULL,
+    pruned_to INTEGER NOT NULL -- changes up to this version are no longer in the log
+) STRICT;
+
+INSERT INTO registry_state (only, version, pruned_to) VALUES (1, 0, 0);
+
+CREATE TABLE registry_changes (
+    version INTEGER NOT NULL,
+    kind TEXT NOT NULL, -- webhook or integration
+    id BLOB NOT NULL,
+    PRIMARY KEY (version, kind, id)
+) STRICT, WITHOUT ROWID;

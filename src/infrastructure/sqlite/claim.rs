@@ -1,0 +1,161 @@
+//! Claiming what is due.
+//!
+//! A reader looks for candidates, so that looking holds nobody up; the writer then takes those that are
+//! still as they were read. Every change of a row but a renewal raises its `lease_epoch`, and a renewal
+//! moves `due_at`, so a row that has the epoch and is due is the row that was read.
+
+use std::{collections::HashSet, sync::LazyLock};
+
+use sqlx::{Row as _, sqlite::SqliteRow};
+use uuid::Uuid;
+
+use crate::domain::interfaces::{ClaimRequest, ClaimedDelivery, StoreError};
+
+use super::{
+    SqliteStore,
+    batch::{ManyRows, hex_array},
+    error::failed,
+    rows,
+};
+
+const CLAIM: &str = "claim due deliveries";
+/// How often a claim that others were quicker at looks again.
+const TRIES: u32 = 5;
+
+pub(super) async fn claim_due(
+    store: &SqliteStore,
+    request: &ClaimRequest,
+) -> Result<Vec<ClaimedDelivery>, StoreError> {
+    for _ in 0..TRIES {
+        let candidates = candidates(store, request).await?;
+        if candidates.is_empty() {
+            return Ok(Vec::new());
+        }
+        let taken = take(store, request, &candidates).await?;
+        if !taken.is_empty() {
+            return understood(&candidates, &taken);
+        }
+    }
+    Ok(Vec::new())
+}
+
+/// A row that cannot be understood must not hold up the others: it is leased as they are, comes back
+/// when that lease ends, and is told of only when there is nothing else.
+fn understood(
+    candidates: &[SqliteRow],
+    taken: &HashSet<Uuid>,
+) -> Result<Vec<ClaimedDelivery>, StoreError> {
+    let mut claimed = Vec::with_capacity(taken.len());
+    let mut broken = None;
+    for row in candidates {
+        match rows::claimed(row) {
+            Ok(delivery) if taken.contains(&delivery.lease.delivery_id.0) => claimed.push(delivery),
+            Ok(_) => {}
+            Err(error) => {
+                tracing::error!(%error, "a due delivery cannot be attempted");
+                broken = Some(error);
+            }
+        }
+    }
+    match broken {
+        Some(error) if claimed.is_empty() => Err(error),
+        _ => Ok(claimed),
+    }
+}
+
+/// Jumps from webhook to webhook along the index (`waiting`), so that neither the rows of a webhook that
+/// does not run nor a long queue cost anything; takes the webhooks whose oldest row is oldest
+/// (`runnable`), and of each its oldest rows (`due`): first the first of each, then the second of each,
+/// and so on.
+const CANDIDATES: &str = "
+WITH RECURSIVE waiting (webhook_id) AS (
+    SELECT min(webhook_id) FROM deliveries WHERE status = 'pending'
+    UNION ALL
+    SELECT (SELECT min(d.webhook_id) FROM deliveries d
+        WHERE d.status = 'pending' AND d.webhook_id > w.webhook_id)
+    FROM waiting w WHERE w.webhook_id IS NOT NULL
+), runnable (webhook_id) AS MATERIALIZED (
+    SELECT e.id
+    FROM waiting w
+    CROSS JOIN webhooks e ON e.id = w.webhook_id
+    CROSS JOIN integrations i ON i.id = e.integration_id
+    CROSS JOIN (SELECT 1)
+    WHERE e.status IN ('pending', 'active') AND i.status IN ('pending', 'active')
+        AND e.id NOT IN (SELECT unhex(value) FROM json_each(?2))
+        AND (SELECT min(d.due_at) FROM deliveries d
+            WHERE d.status = 'pending' AND d.webhook_id = e.id) <= ?1
+    ORDER BY (SELECT min(d.due_at) FROM deliveries d
+            WHERE d.status = 'pending' AND d.webhook_id = e.id)
+    LIMIT ?3
+), due (seq, turn, due_at) AS MATERIALIZED (
+    SELECT d.seq, row_number() OVER (PARTITION BY d.webhook_id ORDER BY d.due_at, d.seq), d.due_at
+    FROM runnable r
+    CROSS JOIN deliveries d ON d.seq IN (SELECT o.seq FROM deliveries o
+        WHERE o.status = 'pending' AND o.webhook_id = r.webhook_id AND o.due_at <= ?1
+        ORDER BY o.due_at, o.next_attempt_at, o.seq LIMIT ?4)
+    ORDER BY 2, 3, 1
+    LIMIT ?3
+)
+SELECT d.*, e.meta, e.raw
+FROM due CROSS JOIN deliveries d ON d.seq = due.seq
+LEFT JOIN delivery_events e ON e.delivery = d.seq
+ORDER BY due.turn, due.due_at, due.seq";
+
+async fn candidates(
+    store: &SqliteStore,
+    request: &ClaimRequest,
+) -> Result<Vec<SqliteRow>, StoreError> {
+    let mut connection = store.read(CLAIM).await?;
+    sqlx::query(CANDIDATES)
+        .bind(request.now.timestamp_millis())
+        .bind(hex_array(request.exclude.iter().map(|id| id.0)))
+        .bind(request.limit)
+        .bind(request.per_webhook)
+        .fetch_all(&mut *connection)
+        .await
+        .map_err(failed(CLAIM))
+}
+
+static TAKE: LazyLock<ManyRows> = LazyLock::new(|| {
+    ManyRows::new(
+        64,
+        "WITH v (seq, id, epoch, now, until) AS (VALUES",
+        5,
+        ")
+        UPDATE deliveries SET lease_epoch = lease_epoch + 1, due_at = max(next_attempt_at, v.until)
+        FROM v
+        WHERE deliveries.seq = v.seq AND deliveries.id = v.id AND deliveries.lease_epoch = v.epoch
+            AND deliveries.status = 'pending' AND deliveries.due_at <= v.now
+        RETURNING deliveries.id",
+    )
+});
+
+/// Answers the ids of those that it got.
+async fn take(
+    store: &SqliteStore,
+    request: &ClaimRequest,
+    candidates: &[SqliteRow],
+) -> Result<HashSet<Uuid>, StoreError> {
+    let mut taken = HashSet::with_capacity(candidates.len());
+    let mut transaction = store.write(CLAIM).await?;
+    for (sql, piece) in TAKE.pieces(candidates) {
+        let mut query = sqlx::query(sql);
+        for row in piece {
+            let raw = |column| row.try_get::<Vec<u8>, _>(column).map_err(failed(CLAIM));
+            let number = |column| row.try_get::<i64, _>(column).map_err(failed(CLAIM));
+            query = query
+                .bind(number("seq")?)
+                .bind(raw("id")?)
+                .bind(number("lease_epoch")?)
+                .bind(request.now.timestamp_millis())
+                .bind(request.lease_until.timestamp_millis());
+        }
+        let rows = query.fetch_all(&mut *transaction).await;
+        for row in rows.map_err(failed(CLAIM))? {
+            let id: Vec<u8> = row.try_get("id").map_err(failed(CLAIM))?;
+            taken.insert(Uuid::from_slice(&id).unwrap_or_default());
+        }
+    }
+    transaction.commit().await.map_err(failed(CLAIM))?;
+    Ok(taken)
+}

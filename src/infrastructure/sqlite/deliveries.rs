@@ -1,0 +1,189 @@
+//! The data plane: deliveries, their attempts, and who works on them.
+
+use std::{collections::HashSet, sync::LazyLock};
+
+use async_trait::async_trait;
+
+use crate::domain::{
+    entities::{Attempt, Delivery},
+    interfaces::{ClaimRequest, ClaimedDelivery, DeliveryStore, Lease, RecordBatch, StoreError},
+    values::{DeliveryId, TenantId, Timestamp},
+};
+
+use super::{
+    SqliteStore,
+    batch::{ManyRows, hex_array},
+    claim,
+    error::failed,
+    record, rows,
+};
+
+#[async_trait]
+impl DeliveryStore for SqliteStore {
+    async fn recorded(
+        &self,
+        ids: &[DeliveryId],
+    ) -> Result<Vec<(Delivery, Option<Attempt>)>, StoreError> {
+        const READ: &str = "read recorded deliveries";
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut connection = self.read(READ).await?;
+        let rows = sqlx::query(
+            "SELECT d.* FROM deliveries d
+            WHERE d.id IN (SELECT unhex(value) FROM json_each(?1))",
+        )
+        .bind(hex_array(ids.iter().map(|id| id.0)))
+        .fetch_all(&mut *connection)
+        .await
+        .map_err(failed(READ))?;
+        rows.iter()
+            .map(|row| Ok((rows::delivery(row)?, rows::first_attempt(row)?)))
+            .collect()
+    }
+
+    async fn record(&self, batch: &RecordBatch) -> Result<HashSet<DeliveryId>, StoreError> {
+        record::record(self, batch).await
+    }
+
+    async fn claim_due(&self, request: &ClaimRequest) -> Result<Vec<ClaimedDelivery>, StoreError> {
+        claim::claim_due(self, request).await
+    }
+
+    async fn renew(&self, leases: &[Lease], lease_until: Timestamp) -> Result<(), StoreError> {
+        on_leases(self, "renew leases", &RENEW, leases, lease_until).await
+    }
+
+    async fn release(
+        &self,
+        leases: &[Lease],
+        next_attempt_at: Timestamp,
+    ) -> Result<(), StoreError> {
+        on_leases(self, "release leases", &RELEASE, leases, next_attempt_at).await
+    }
+
+    async fn prune_deliveries(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
+        prune(self, before.timestamp_millis(), limit).await
+    }
+
+    async fn delivery(
+        &self,
+        tenant: &TenantId,
+        id: DeliveryId,
+    ) -> Result<Option<(Delivery, Vec<Attempt>)>, StoreError> {
+        const READ: &str = "read a delivery";
+        let mut snapshot = self.readers.begin().await.map_err(failed(READ))?;
+        let row = sqlx::query("SELECT * FROM deliveries WHERE id = ?1 AND tenant = ?2")
+            .bind(id.0)
+            .bind(tenant.as_str())
+            .fetch_optional(&mut *snapshot)
+            .await
+            .map_err(failed(READ))?;
+        let Some(row) = row else {
+            return Ok(None);
+        };
+        let later = sqlx::query(
+            "SELECT d.id, a.* FROM deliveries d JOIN attempts a ON a.delivery = d.seq
+            WHERE d.id = ?1 ORDER BY a.number",
+        )
+        .bind(id.0)
+        .fetch_all(&mut *snapshot)
+        .await
+        .map_err(failed(READ))?;
+        let first = rows::first_attempt(&row)?.map(Ok);
+        let attempts = first.into_iter().chain(later.iter().map(rows::attempt));
+        Ok(Some((
+            rows::delivery(&row)?,
+            attempts.collect::<Result<_, _>>()?,
+        )))
+    }
+}
+
+// ---- Leases -------------------------------------------------------------------------------
+
+static RENEW: LazyLock<ManyRows> = LazyLock::new(|| {
+    ManyRows::new(
+        64,
+        "WITH v (id, epoch, until) AS (VALUES",
+        3,
+        ")
+        UPDATE deliveries SET due_at = max(next_attempt_at, v.until) FROM v
+        WHERE deliveries.id = v.id AND deliveries.lease_epoch = v.epoch
+            AND deliveries.status = 'pending'",
+    )
+});
+
+static RELEASE: LazyLock<ManyRows> = LazyLock::new(|| {
+    ManyRows::new(
+        64,
+        "WITH v (id, epoch, at) AS (VALUES",
+        3,
+        ")
+        UPDATE deliveries SET next_attempt_at = v.at, due_at = v.at, lease_epoch = lease_epoch + 1
+        FROM v
+        WHERE deliveries.id = v.id AND deliveries.lease_epoch = v.epoch
+            AND deliveries.status = 'pending'",
+    )
+});
+
+async fn on_leases(
+    store: &SqliteStore,
+    operation: &'static str,
+    statement: &ManyRows,
+    leases: &[Lease],
+    time: Timestamp,
+) -> Result<(), StoreError> {
+    if leases.is_empty() {
+        return Ok(());
+    }
+    let mut transaction = store.write(operation).await?;
+    for (sql, piece) in statement.pieces(leases) {
+        let mut query = sqlx::query(sql);
+        for lease in piece {
+            query = query
+                .bind(lease.delivery_id.0)
+                .bind(lease.epoch)
+                .bind(time.timestamp_millis());
+        }
+        let done = query.execute(&mut *transaction).await;
+        done.map_err(failed(operation))?;
+    }
+    transaction.commit().await.map_err(failed(operation))
+}
+
+// ---- Pruning ------------------------------------------------------------------------------
+
+/// Looks first, by the index on the time (each tenant's oldest, since nothing ends before it began),
+/// and then has the turn to write only for what was found. Attempts and events go with their delivery.
+async fn prune(store: &SqliteStore, before: i64, limit: u32) -> Result<u64, StoreError> {
+    const PRUNE: &str = "prune deliveries";
+    let mut connection = store.read(PRUNE).await?;
+    let found: Vec<i64> = sqlx::query_scalar(
+        "WITH RECURSIVE tenants (tenant) AS (
+            SELECT min(tenant) FROM deliveries
+            UNION ALL
+            SELECT (SELECT min(d.tenant) FROM deliveries d WHERE d.tenant > t.tenant)
+            FROM tenants t WHERE t.tenant IS NOT NULL
+        )
+        SELECT d.seq FROM tenants t CROSS JOIN deliveries d INDEXED BY deliveries_by_time
+        ON d.tenant = t.tenant AND d.created_at < ?1
+        WHERE d.status <> 'pending' AND d.completed_at < ?1
+        LIMIT ?2",
+    )
+    .bind(before)
+    .bind(limit)
+    .fetch_all(&mut *connection)
+    .await
+    .map_err(failed(PRUNE))?;
+    drop(connection);
+    if found.is_empty() {
+        return Ok(0);
+    }
+    let query = sqlx::query(
+        "DELETE FROM deliveries WHERE seq IN (SELECT value FROM json_each(?1))
+            AND status <> 'pending' AND completed_at < ?2",
+    )
+    .bind(sqlx::types::Json(found))
+    .bind(before);
+    store.execute(PRUNE, query).await
+}

@@ -1,0 +1,138 @@
+//! The outbox and what else is pruned with it.
+
+use std::sync::LazyLock;
+
+use async_trait::async_trait;
+use chrono::TimeDelta;
+use sqlx::SqliteConnection;
+use uuid::Uuid;
+
+use crate::domain::{
+    events::DomainEvent,
+    interfaces::{OutboxClaim, OutboxRow, OutboxStore, StoreError},
+    values::Timestamp,
+};
+
+use super::{
+    SqliteStore,
+    batch::{ManyRows, hex_array},
+    error::failed,
+    rows::Cells,
+};
+
+static INSERT: LazyLock<ManyRows> = LazyLock::new(|| {
+    ManyRows::new(
+        64,
+        "INSERT INTO outbox (id, event_type, traceparent, body, created_at) VALUES",
+        5,
+        "ON CONFLICT (id) DO NOTHING",
+    )
+});
+
+/// Adds events in their order.
+pub(super) async fn add_events(
+    connection: &mut SqliteConnection,
+    events: &[&DomainEvent],
+) -> Result<(), StoreError> {
+    for (sql, piece) in INSERT.pieces(events) {
+        let mut query = sqlx::query(sql);
+        for event in piece {
+            query = query
+                .bind(event.id)
+                .bind(&event.event_type)
+                .bind(&event.context.traceparent)
+                .bind(event.to_json())
+                .bind(event.time.timestamp_millis());
+        }
+        let done = query.execute(&mut *connection).await;
+        done.map_err(failed("write events to the outbox"))?;
+    }
+    Ok(())
+}
+
+#[async_trait]
+impl OutboxStore for SqliteStore {
+    async fn outbox_batch(&self, claim: OutboxClaim) -> Result<Option<Vec<OutboxRow>>, StoreError> {
+        const READ: &str = "read the outbox";
+        let lease = TimeDelta::from_std(claim.lease).unwrap_or(TimeDelta::MAX);
+        let until = claim.now.checked_add_signed(lease);
+        let until = until.unwrap_or(Timestamp::MAX_UTC);
+        let mut transaction = self.write(READ).await?;
+        let taken = sqlx::query(
+            "UPDATE outbox_lease SET holder = ?1, lease_until = ?3
+            WHERE holder IS NULL OR holder = ?1 OR lease_until <= ?2",
+        )
+        .bind(claim.holder)
+        .bind(claim.now.timestamp_millis())
+        .bind(until.timestamp_millis())
+        .execute(&mut *transaction)
+        .await
+        .map_err(failed(READ))?;
+        if taken.rows_affected() == 0 {
+            return Ok(None);
+        }
+        transaction.commit().await.map_err(failed(READ))?;
+        let mut connection = self.read(READ).await?;
+        let rows = sqlx::query(
+            "SELECT id, event_type, traceparent, body FROM outbox
+            WHERE published_at IS NULL ORDER BY seq LIMIT ?1",
+        )
+        .bind(claim.limit)
+        .fetch_all(&mut *connection)
+        .await
+        .map_err(failed(READ))?;
+        let rows = rows.iter().map(|row| {
+            let cells = Cells::new(row, "outbox");
+            Ok(OutboxRow {
+                id: cells.get("id")?,
+                event_type: cells.get("event_type")?,
+                traceparent: cells.get("traceparent")?,
+                body: cells.get("body")?,
+            })
+        });
+        rows.collect::<Result<_, StoreError>>().map(Some)
+    }
+
+    async fn outbox_published(&self, ids: &[Uuid], now: Timestamp) -> Result<(), StoreError> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let query = sqlx::query(
+            "UPDATE outbox SET published_at = ?2 WHERE published_at IS NULL
+            AND id IN (SELECT unhex(value) FROM json_each(?1))",
+        )
+        .bind(hex_array(ids.iter().copied()))
+        .bind(now.timestamp_millis());
+        self.execute("mark events as published", query).await?;
+        Ok(())
+    }
+
+    async fn outbox_release(&self, holder: Uuid) -> Result<(), StoreError> {
+        let query = sqlx::query(
+            "UPDATE outbox_lease SET holder = NULL, lease_until = NULL WHERE holder = ?1",
+        )
+        .bind(holder);
+        self.execute("release the outbox", query).await?;
+        Ok(())
+    }
+
+    async fn prune_outbox(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
+        let query = sqlx::query(
+            "DELETE FROM outbox WHERE seq IN
+                (SELECT seq FROM outbox WHERE published_at < ?1 ORDER BY published_at LIMIT ?2)",
+        )
+        .bind(before.timestamp_millis())
+        .bind(limit);
+        self.execute("prune the outbox", query).await
+    }
+
+    async fn prune_idempotency(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
+        let query = sqlx::query(
+            "DELETE FROM idempotency WHERE seq IN
+                (SELECT seq FROM idempotency WHERE created_at < ?1 ORDER BY created_at LIMIT ?2)",
+        )
+        .bind(before.timestamp_millis())
+        .bind(limit);
+        self.execute("prune kept replies", query).await
+    }
+}

@@ -1,0 +1,234 @@
+//! Reads for users. Lists go by (`created_at`, `id`), newest first.
+
+use async_trait::async_trait;
+use sqlx::sqlite::SqliteRow;
+use uuid::Uuid;
+
+use crate::domain::{
+    entities::{Delivery, Integration, Webhook},
+    interfaces::{
+        DeliveryFilter, EntityFilter, Page, PageRequest, Queries, StoreError, StoreStats,
+    },
+    values::{IntegrationId, TenantId, Timestamp, WebhookId},
+};
+
+use super::{
+    SqliteStore,
+    entities::{self, select_integrations, select_webhooks},
+    error::{failed, store_error},
+    rows,
+};
+
+#[async_trait]
+impl Queries for SqliteStore {
+    async fn get_integration(
+        &self,
+        tenant: &TenantId,
+        id: IntegrationId,
+    ) -> Result<Option<Integration>, StoreError> {
+        let mut connection = self.read("read an integration").await?;
+        entities::integration(&mut connection, tenant, id).await
+    }
+
+    async fn list_integrations(
+        &self,
+        tenant: &TenantId,
+        filter: &EntityFilter,
+        page: &PageRequest,
+    ) -> Result<Page<Integration>, StoreError> {
+        const LIST: &str = "list integrations";
+        let mut connection = self.read(LIST).await?;
+        let bounds = Bounds::new(filter.since, filter.until, page);
+        let rows = sqlx::query(select_integrations!(
+            "WHERE e.tenant = ?1 AND e.created_at >= ?2 AND (e.created_at, e.id) < (?3, ?4)
+                AND (?5 IS NULL OR e.status = ?5) AND (?6 IS NULL OR e.name = ?6)
+                AND (?7 IS NULL OR EXISTS (SELECT 1 FROM json_each(e.tags) WHERE value = ?7))
+                AND (?8 IS NULL OR e.type = ?8) AND (?9 IS NULL OR e.id = ?9)
+            ORDER BY e.created_at DESC, e.id DESC LIMIT ?10"
+        ))
+        .bind(tenant.as_str())
+        .bind(bounds.since)
+        .bind(bounds.before)
+        .bind(bounds.before_id)
+        .bind(&filter.status)
+        .bind(&filter.name)
+        .bind(&filter.tag)
+        .bind(&filter.kind)
+        .bind(filter.integration_id.map(|id| id.0))
+        .bind(bounds.rows)
+        .fetch_all(&mut *connection)
+        .await
+        .map_err(failed(LIST))?;
+        to_page(&rows, page, rows::integration)
+    }
+
+    async fn get_webhook(
+        &self,
+        tenant: &TenantId,
+        id: WebhookId,
+    ) -> Result<Option<Webhook>, StoreError> {
+        let mut connection = self.read("read a webhook").await?;
+        entities::webhook(&mut connection, tenant, id).await
+    }
+
+    async fn list_webhooks(
+        &self,
+        tenant: &TenantId,
+        filter: &EntityFilter,
+        page: &PageRequest,
+    ) -> Result<Page<Webhook>, StoreError> {
+        const LIST: &str = "list webhooks";
+        let mut connection = self.read(LIST).await?;
+        let bounds = Bounds::new(filter.since, filter.until, page);
+        let rows = sqlx::query(select_webhooks!(
+            "FROM webhooks e
+            WHERE e.tenant = ?1 AND e.created_at >= ?2 AND (e.created_at, e.id) < (?3, ?4)
+                AND (?5 IS NULL OR e.status = ?5) AND (?6 IS NULL OR e.name = ?6)
+                AND (?7 IS NULL OR EXISTS (SELECT 1 FROM json_each(e.tags) WHERE value = ?7))
+                AND (?8 IS NULL OR e.integration_id = ?8)
+                AND (?9 IS NULL OR EXISTS (SELECT 1 FROM integrations i
+                    WHERE i.id = e.integration_id AND i.type = ?9))
+            ORDER BY e.created_at DESC, e.id DESC LIMIT ?10"
+        ))
+        .bind(tenant.as_str())
+        .bind(bounds.since)
+        .bind(bounds.before)
+        .bind(bounds.before_id)
+        .bind(&filter.status)
+        .bind(&filter.name)
+        .bind(&filter.tag)
+        .bind(filter.integration_id.map(|id| id.0))
+        .bind(&filter.kind)
+        .bind(bounds.rows)
+        .fetch_all(&mut *connection)
+        .await
+        .map_err(failed(LIST))?;
+        to_page(&rows, page, rows::webhook)
+    }
+
+    async fn list_deliveries(
+        &self,
+        tenant: &TenantId,
+        filter: &DeliveryFilter,
+        page: &PageRequest,
+    ) -> Result<Page<Delivery>, StoreError> {
+        const LIST: &str = "list deliveries";
+        let mut connection = self.read(LIST).await?;
+        let bounds = Bounds::new(filter.since, filter.until, page);
+        let rows = sqlx::query(
+            "SELECT e.* FROM deliveries e
+            WHERE e.tenant = ?1 AND e.created_at >= ?2 AND (e.created_at, e.id) < (?3, ?4)
+                AND (?5 IS NULL OR e.status = ?5) AND (?6 IS NULL OR e.webhook_id = ?6)
+                AND (?7 IS NULL OR e.event_id = ?7) AND (?8 IS NULL OR e.event_type = ?8)
+            ORDER BY e.created_at DESC, e.id DESC LIMIT ?9",
+        )
+        .bind(tenant.as_str())
+        .bind(bounds.since)
+        .bind(bounds.before)
+        .bind(bounds.before_id)
+        .bind(&filter.status)
+        .bind(filter.webhook_id.map(|id| id.0))
+        .bind(&filter.event_id)
+        .bind(&filter.event_type)
+        .bind(bounds.rows)
+        .fetch_all(&mut *connection)
+        .await
+        .map_err(failed(LIST))?;
+        to_page(&rows, page, rows::delivery)
+    }
+
+    async fn stats(&self, now: Timestamp) -> Result<StoreStats, StoreError> {
+        const READ: &str = "read its figures";
+        let mut connection = self.read(READ).await?;
+        let row = sqlx::query(
+            "SELECT 0 AS id,
+                (SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE status = 'pending'
+                    LIMIT 1000000)) AS parked,
+                (SELECT min(next_attempt_at) FROM deliveries
+                    WHERE status = 'pending' AND next_attempt_at <= ?1) AS oldest_due,
+                (SELECT count(*) FROM (SELECT 1 FROM outbox WHERE published_at IS NULL
+                    LIMIT 1000000)) AS outbox,
+                (SELECT created_at FROM outbox WHERE published_at IS NULL
+                    ORDER BY seq LIMIT 1) AS oldest_outbox",
+        )
+        .bind(now.timestamp_millis())
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(failed(READ))?;
+        let cells = rows::Cells::new(&row, "deliveries");
+        Ok(StoreStats {
+            parked: cells.get("parked")?,
+            oldest_due: cells.optional_time("oldest_due")?,
+            outbox: cells.get("outbox")?,
+            oldest_outbox: cells.optional_time("oldest_outbox")?,
+        })
+    }
+
+    async fn key_ids(&self) -> Result<Vec<String>, StoreError> {
+        const READ: &str = "read the ids of its encryption keys";
+        let mut connection = self.read(READ).await?;
+        sqlx::query_scalar(
+            "SELECT credentials_key_id FROM integrations WHERE credentials_key_id IS NOT NULL
+            UNION
+            SELECT credentials_key_id FROM webhooks WHERE credentials_key_id IS NOT NULL
+            UNION
+            SELECT key_id FROM signing_secrets
+            ORDER BY 1",
+        )
+        .fetch_all(&mut *connection)
+        .await
+        .map_err(failed(READ))
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        if self.migrations_current().await? {
+            return Ok(());
+        }
+        let problem = "its schema is not that of this program: run `integration-worker migrate`";
+        Err(store_error("check its schema", true, problem.into()))
+    }
+}
+
+/// What a list is limited by: `since` ≤ created, and (created, id) < (`before`, `before_id`).
+struct Bounds {
+    since: i64,
+    before: i64,
+    before_id: Vec<u8>,
+    rows: i64,
+}
+
+impl Bounds {
+    fn new(since: Option<Timestamp>, until: Option<Timestamp>, page: &PageRequest) -> Self {
+        // No id is less than the empty one.
+        let until = until.map_or(i64::MAX, |until| until.timestamp_millis());
+        let end = (until, Vec::new());
+        let after = page.after.map(|(created, id): (Timestamp, Uuid)| {
+            (created.timestamp_millis(), id.as_bytes().to_vec())
+        });
+        let (before, before_id) = after.map_or(end.clone(), |after| after.min(end));
+        Self {
+            since: since.map_or(i64::MIN, |since| since.timestamp_millis()),
+            before,
+            before_id,
+            // One more than asked for tells whether there are more.
+            rows: i64::from(page.limit) + 1,
+        }
+    }
+}
+
+fn to_page<T>(
+    rows: &[SqliteRow],
+    page: &PageRequest,
+    read: impl Fn(&SqliteRow) -> Result<T, StoreError>,
+) -> Result<Page<T>, StoreError> {
+    let limit = usize::try_from(page.limit).unwrap_or(usize::MAX);
+    let items = rows
+        .iter()
+        .take(limit)
+        .map(read)
+        .collect::<Result<_, _>>()?;
+    Ok(Page {
+        items,
+        more: rows.len() > limit,
+    })
+}
