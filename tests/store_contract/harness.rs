@@ -237,16 +237,6 @@ impl Database {
         count.unwrap_or_else(|error| panic!("{table}: {error}"))
     }
 
-    /// Makes the log of the registry forget the changes up to a version, as its pruning does.
-    pub(crate) async fn prune_registry_log(&self, version: i64) {
-        let forget = format!("DELETE FROM registry_changes WHERE version <= {version}");
-        self.execute(&forget).await;
-        if matches!(self.place, Place::Sqlite { .. }) {
-            let note = format!("UPDATE registry_state SET pruned_to = {version}");
-            self.execute(&note).await;
-        }
-    }
-
     /// A list of texts, as SQL writes it.
     pub(crate) fn text_list(&self, items: &[&str]) -> String {
         match &self.place {
