@@ -168,7 +168,7 @@ async fn take(
              WHERE t.place <= $4 AND COALESCE(t.bytes_before, 0) < $5
          )
          UPDATE deliveries d
-         SET lease_epoch = d.lease_epoch + 1, due_at = $6
+         SET lease_epoch = d.lease_epoch + 1, due_at = GREATEST(d.next_attempt_at, $6)
          FROM taken WHERE d.id = taken.id
          RETURNING ",
         delivery_columns!(),

@@ -76,6 +76,25 @@ impl DeliveryStore for PostgresStore {
         claim::claim_due(&self.pool, &self.claimed_up_to, request).await
     }
 
+    async fn renew(&self, leases: &[Lease], lease_until: Timestamp) -> Result<(), StoreError> {
+        if leases.is_empty() {
+            return Ok(());
+        }
+        let leases = by_id(leases);
+        sqlx::query(
+            "UPDATE deliveries d SET due_at = GREATEST(d.next_attempt_at, $3)
+             FROM UNNEST($1::uuid[], $2::bigint[]) AS l (id, epoch)
+             WHERE d.id = l.id AND d.lease_epoch = l.epoch AND d.status = 'pending'",
+        )
+        .bind(leases.iter().map(|lease| lease.delivery_id.0).bind_iter())
+        .bind(leases.iter().map(|lease| lease.epoch).bind_iter())
+        .bind(lease_until)
+        .execute(&self.pool)
+        .await
+        .map_err(during("prolong leases"))?;
+        Ok(())
+    }
+
     async fn release(
         &self,
         leases: &[Lease],
@@ -84,8 +103,7 @@ impl DeliveryStore for PostgresStore {
         if leases.is_empty() {
             return Ok(());
         }
-        let mut leases = leases.to_vec();
-        leases.sort_by_key(|lease| lease.delivery_id);
+        let leases = by_id(leases);
         sqlx::query(
             "UPDATE deliveries d
              SET next_attempt_at = $3, due_at = $3, lease_epoch = d.lease_epoch + 1
@@ -171,4 +189,11 @@ impl DeliveryStore for PostgresStore {
         attempts.extend(all::<_, Attempt>(later)?);
         Ok(Some((delivery, attempts)))
     }
+}
+
+/// In the order in which batches lock their rows.
+fn by_id(leases: &[Lease]) -> Vec<Lease> {
+    let mut sorted = leases.to_vec();
+    sorted.sort_by_key(|lease| lease.delivery_id);
+    sorted
 }

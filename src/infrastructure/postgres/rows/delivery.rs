@@ -77,17 +77,22 @@ impl TryFrom<DeliveryRow> for Delivery {
 /// Attempt 1, which is kept in the row of its delivery.
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub(in super::super) struct FirstAttemptRow {
-    pub(super) first_started_at: Option<Timestamp>,
-    pub(super) first_duration_ms: Option<i64>,
-    pub(super) first_status_code: Option<i32>,
-    pub(super) first_error: Option<String>,
-    pub(super) first_response: Option<String>,
+    #[sqlx(rename = "first_started_at")]
+    pub(super) started_at: Option<Timestamp>,
+    #[sqlx(rename = "first_duration_ms")]
+    pub(super) duration_ms: Option<i64>,
+    #[sqlx(rename = "first_status_code")]
+    pub(super) status_code: Option<i32>,
+    #[sqlx(rename = "first_error")]
+    pub(super) error: Option<String>,
+    #[sqlx(rename = "first_response")]
+    pub(super) response: Option<String>,
 }
 
 impl FirstAttemptRow {
     /// `None` when there was no attempt yet.
     pub(in super::super) fn read(self, id: DeliveryId) -> Result<Option<Attempt>, StoreError> {
-        let Some(started_at) = self.first_started_at else {
+        let Some(started_at) = self.started_at else {
             return Ok(None);
         };
         let this = RowRef {
@@ -98,12 +103,12 @@ impl FirstAttemptRow {
             number: 1,
             started_at,
             duration_ms: self
-                .first_duration_ms
+                .duration_ms
                 .ok_or_else(|| this.broken("first_duration_ms", "it is missing"))?,
-            status_code: status_code(self.first_status_code)
+            status_code: status_code(self.status_code)
                 .map_err(|problem| this.broken("first_status_code", problem))?,
-            error: self.first_error,
-            response: self.first_response,
+            error: self.error,
+            response: self.response,
         }))
     }
 }

@@ -66,7 +66,7 @@ impl ConfigRow {
 }
 
 pub(super) fn tenant(text: &str, row: RowRef) -> Result<TenantId, StoreError> {
-    TenantId::try_new(text).map_err(|error| row.broken("tenant", error))
+    TenantId::try_new(text).map_err(|error| row.broken("tenant", error.to_string()))
 }
 
 /// The status and its error, as `status` makes them out of the two columns.

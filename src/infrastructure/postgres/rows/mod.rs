@@ -22,12 +22,12 @@ struct RowRef {
 
 impl RowRef {
     /// An error about one column; `problem` must not hold its content.
-    fn broken(self, column: &'static str, problem: impl ToString) -> StoreError {
+    fn broken(self, column: &'static str, problem: impl Into<String>) -> StoreError {
         StoreError::BadRow {
             table: self.table,
             column,
             id: self.id.to_string(),
-            problem: problem.to_string(),
+            problem: problem.into(),
         }
     }
 }

@@ -172,11 +172,11 @@ fn a_broken_attempt_or_event_names_its_column() {
     };
     assert_eq!(named(Attempt::try_from(row)), "attempts.status_code");
     let first = FirstAttemptRow {
-        first_started_at: Some(TIME),
-        first_duration_ms: None,
-        first_status_code: None,
-        first_error: None,
-        first_response: None,
+        started_at: Some(TIME),
+        duration_ms: None,
+        status_code: None,
+        error: None,
+        response: None,
     };
     assert_eq!(
         named(first.read(DeliveryId(ID))),

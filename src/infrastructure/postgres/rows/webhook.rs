@@ -92,7 +92,7 @@ impl TryFrom<WebhookRow> for Webhook {
             meta: row.meta.read(this)?,
             events: events
                 .collect::<Result<_, _>>()
-                .map_err(|error| this.broken("events", error))?,
+                .map_err(|error| this.broken("events", error.to_string()))?,
             status: status(&row.status, row.error, this, webhook_status)?,
             config: row.config.read(this)?,
             secrets: secrets.collect(),

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::domain::{
     entities::{SigningSecret, Webhook, WebhookStatus},
     interfaces::{Child, Inserted, StoreError},
-    values::{IntegrationId, TenantId, WebhookId},
+    values::{EventPattern, IntegrationId, TenantId, WebhookId},
 };
 
 use super::{
@@ -87,7 +87,7 @@ pub(super) async fn insert(
     .bind(clean(&new.meta.name))
     .bind(clean_opt(new.meta.description.as_ref()))
     .bind(tags(&new.meta.tags))
-    .bind(new.events.iter().map(|event| event.as_str()).bind_iter())
+    .bind(new.events.iter().map(EventPattern::as_str).bind_iter())
     .bind(new.status.as_str())
     .bind(error(&new.status).map(clean))
     .bind(config(&new.config.shown, OPERATION)?)
@@ -127,13 +127,7 @@ pub(super) async fn update(
     .bind(clean(&changed.meta.name))
     .bind(clean_opt(changed.meta.description.as_ref()))
     .bind(tags(&changed.meta.tags))
-    .bind(
-        changed
-            .events
-            .iter()
-            .map(|event| event.as_str())
-            .bind_iter(),
-    )
+    .bind(changed.events.iter().map(EventPattern::as_str).bind_iter())
     .bind(changed.status.as_str())
     .bind(error(&changed.status).map(clean))
     .bind(config(&changed.config.shown, OPERATION)?)
