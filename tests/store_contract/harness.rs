@@ -170,7 +170,10 @@ impl Database {
     pub(crate) async fn keeps_event(&self, delivery: &Delivery) -> bool {
         let mut work = self.store.begin().await.expect("it begins");
         let found = work.delivery(&delivery.tenant, delivery.id).await;
-        found.expect("it reads").expect("it is there").1
+        let (_, keeps) = found.expect("it reads").expect("it is there");
+        // Not dropped: the rollback may come later, and until then the row is locked.
+        work.commit().await.expect("it commits");
+        keeps
     }
 
     /// All unpublished events, oldest first.
