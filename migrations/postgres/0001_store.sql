@@ -105,7 +105,7 @@ CREATE TABLE deliveries (
     first_status_code integer,
     first_error       text,
     first_response    text,
-    -- The event, while it may be needed again (pending, exhausted).
+    -- The event, while it may be needed again: until the delivery is made.
     event_meta        text,
     event_raw         bytea
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02);

@@ -278,7 +278,7 @@ async fn update(
 }
 
 /// Whether a delivery in this state may still need its event.
-pub(super) fn keeps_event(status: DeliveryStatus) -> bool {
+fn keeps_event(status: DeliveryStatus) -> bool {
     matches!(status, DeliveryStatus::Pending | DeliveryStatus::Exhausted)
 }
 

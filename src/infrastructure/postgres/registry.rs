@@ -105,12 +105,16 @@ impl RegistryReader for PostgresStore {
             .begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             .await
             .map_err(during(OPERATION))?;
-        let version: i64 = sqlx::query_scalar("SELECT version FROM registry_state")
-            .fetch_one(&mut *tx)
-            .await
-            .map_err(during(OPERATION))?;
-        // Beyond the counter: the database is another one, or was restored.
-        let is_logged = since > 0 && since <= version && since >= version - KEPT_VERSIONS;
+        // Every version has left its line in the log, so what follows `since` is there if the next one is.
+        let (version, is_logged): (i64, bool) = sqlx::query_as(
+            "SELECT s.version, $1 > 0 AND ($1 = s.version
+                 OR EXISTS (SELECT FROM registry_changes c WHERE c.version = $1 + 1))
+             FROM registry_state s",
+        )
+        .bind(since)
+        .fetch_one(&mut *tx)
+        .await
+        .map_err(during(OPERATION))?;
         let delta = if is_logged {
             changes(&mut tx, since, version).await?
         } else {

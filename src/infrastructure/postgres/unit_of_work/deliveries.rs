@@ -10,7 +10,7 @@ use crate::domain::{
 
 use super::super::{
     error::{during, failed},
-    record::{insert_one, keeps_event},
+    record::insert_one,
     rows::{DeliveryRow, delivery_columns},
     text::clean_opt,
 };
@@ -62,9 +62,7 @@ pub(super) async fn update(
         "UPDATE deliveries
          SET status = $2, attempt_count = $3, event_version = $4, budget_base = $5,
              next_attempt_at = $6, due_at = $6, error = $7, completed_at = $8,
-             lease_epoch = lease_epoch + 1,
-             event_meta = CASE WHEN $9 THEN event_meta END,
-             event_raw = CASE WHEN $9 THEN event_raw END
+             lease_epoch = lease_epoch + 1
          WHERE id = $1",
     )
     .bind(changed.id.0)
@@ -75,7 +73,6 @@ pub(super) async fn update(
     .bind(changed.next_attempt_at)
     .bind(clean_opt(changed.error.as_ref()))
     .bind(changed.completed_at)
-    .bind(keeps_event(changed.status))
     .execute(connection)
     .await
     .map_err(during("update a delivery"))?;
