@@ -342,10 +342,7 @@ async fn an_event_is_kept_while_it_may_be_needed(database: &Database) {
     ];
     // Straight from the fast lane …
     for ((status, kept), number) in all.into_iter().zip(10..) {
-        let mut record = first_attempt(&delivery(&hook, number), status);
-        if status == DeliveryStatus::Exhausted {
-            record.event = Some(stored_event(number));
-        }
+        let record = first_attempt(&delivery(&hook, number), status);
         let one = record.delivery.clone();
         database.record_first(vec![record]).await;
         assert_eq!(database.keeps_event(&one).await, kept, "{status:?}");

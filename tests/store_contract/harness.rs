@@ -170,7 +170,10 @@ impl Database {
     pub(crate) async fn keeps_event(&self, delivery: &Delivery) -> bool {
         let mut work = self.store.begin().await.expect("it begins");
         let found = work.delivery(&delivery.tenant, delivery.id).await;
-        found.expect("it reads").expect("it is there").1
+        let (_, keeps) = found.expect("it reads").expect("it is there");
+        // Not dropped: the rollback may come later, and until then the row is locked.
+        work.commit().await.expect("it commits");
+        keeps
     }
 
     /// All unpublished events, oldest first.
@@ -235,16 +238,6 @@ impl Database {
             }
         };
         count.unwrap_or_else(|error| panic!("{table}: {error}"))
-    }
-
-    /// Makes the log of the registry forget the changes up to a version, as its pruning does.
-    pub(crate) async fn prune_registry_log(&self, version: i64) {
-        let forget = format!("DELETE FROM registry_changes WHERE version <= {version}");
-        self.execute(&forget).await;
-        if matches!(self.place, Place::Sqlite { .. }) {
-            let note = format!("UPDATE registry_state SET pruned_to = {version}");
-            self.execute(&note).await;
-        }
     }
 
     /// A list of texts, as SQL writes it.

@@ -2,7 +2,7 @@
 
 use chrono::TimeDelta;
 use integration_worker::domain::{
-    entities::DeliveryStatus,
+    entities::{Delivery, DeliveryStatus},
     interfaces::{ClaimRequest, Lease},
 };
 
@@ -17,6 +17,8 @@ both!(
     an_expired_lease_is_claimed_again_and_the_old_one_is_fenced,
     a_lost_lease_changes_nothing,
     an_outcome_ends_its_lease,
+    a_renewed_lease_holds_longer_and_is_still_the_same,
+    renewing_a_lost_lease_changes_nothing,
     a_released_delivery_is_due_again_when_it_is_said,
     releasing_a_lost_lease_does_not_touch_the_new_one,
     a_user_who_retries_ends_a_lease,
@@ -132,6 +134,82 @@ async fn an_outcome_ends_its_lease(database: &Database) {
     let again = database.claim(&everything_due(due)).await;
     assert_eq!(again.len(), 1);
     assert!(again[0].lease.epoch > claimed[0].lease.epoch);
+}
+
+async fn renew(database: &Database, leases: &[Lease], until: i64) {
+    let renewed = database.store.renew(leases, at(until)).await;
+    renewed.expect("a lost lease is no error");
+}
+
+async fn a_renewed_lease_holds_longer_and_is_still_the_same(database: &Database) {
+    let hook = our_webhook(database).await;
+    let all = [delivery(&hook, 1), delivery(&hook, 2)];
+    database
+        .record_first(all.iter().map(parked).collect())
+        .await;
+    let claimed = database.claim(&request(2, 1_000)).await;
+    let leases: Vec<Lease> = claimed.iter().map(|one| one.lease).collect();
+
+    renew(database, &[], 2_000).await;
+    renew(database, &leases, 2_000).await;
+
+    assert_eq!(database.claim(&request(1_999, 3_000)).await, []);
+    for one in &all {
+        assert_eq!(database.stored(one).await.as_ref(), Some(one));
+    }
+    let good = under_lease(
+        claimed[0].lease,
+        &claimed[0].delivery,
+        DeliveryStatus::Delivered,
+        at(1_999),
+    );
+    let id = claimed[0].delivery.id;
+    assert_eq!(database.record_leased(vec![good]).await, [id]);
+    let other = database.claim(&request(2_001, 3_000)).await;
+    assert_eq!(other.len(), 1);
+    assert_eq!(other[0].delivery, claimed[1].delivery);
+}
+
+async fn renewing_a_lost_lease_changes_nothing(database: &Database) {
+    let hook = our_webhook(database).await;
+    let [taken, released, failed, done] = [1, 2, 3, 4].map(|number| delivery(&hook, number));
+    let lease_on = async |one: &Delivery, now| {
+        let claimed = database.claim(&request(now, now + 1_000)).await;
+        let claimed = claimed
+            .into_iter()
+            .find(|other| other.delivery.id == one.id);
+        claimed.expect("it is due").lease
+    };
+    // Each loses its lease in another way.
+    database.record_first(vec![parked(&taken)]).await;
+    let mut lost = vec![lease_on(&taken, 10).await];
+    let held = lease_on(&taken, 1_011).await;
+    database.record_first(vec![parked(&released)]).await;
+    lost.push(lease_on(&released, 20).await);
+    let given_back = database.store.release(&lost[1..], at(30)).await;
+    given_back.expect("it is given back");
+    let mut ended = Vec::new();
+    for (one, status) in [
+        (&failed, DeliveryStatus::Pending),
+        (&done, DeliveryStatus::Delivered),
+    ] {
+        database.record_first(vec![parked(one)]).await;
+        let lease = lease_on(one, 10).await;
+        let record = under_lease(lease, one, status, at(11));
+        assert_eq!(database.record_leased(vec![record.clone()]).await, [one.id]);
+        lost.push(lease);
+        ended.push(record.delivery);
+    }
+
+    renew(database, &lost, 9_000_000).await;
+
+    for one in &ended {
+        assert_eq!(database.stored(one).await.as_ref(), Some(one));
+    }
+    let due = database.claim(&request(100_000, 200_000)).await;
+    assert_eq!(due.len(), 3, "all that wait are due as before");
+    let again = due.iter().find(|one| one.delivery.id == taken.id);
+    assert!(again.expect("its lease ended").lease.epoch > held.epoch);
 }
 
 async fn a_released_delivery_is_due_again_when_it_is_said(database: &Database) {

@@ -187,9 +187,9 @@ pub(crate) fn parked(delivery: &Delivery) -> FirstRecord {
 /// `delivery` after its first attempt, which ended when it was taken in, with its domain event.
 pub(crate) fn first_attempt(delivery: &Delivery, status: DeliveryStatus) -> FirstRecord {
     let (after, attempt) = attempted(delivery, status, delivery.created_at);
-    let pending = status == DeliveryStatus::Pending;
+    let needed = matches!(status, DeliveryStatus::Pending | DeliveryStatus::Exhausted);
     FirstRecord {
-        event: pending.then(|| stored_event(delivery.source_sequence.unwrap_or_default())),
+        event: needed.then(|| stored_event(delivery.source_sequence.unwrap_or_default())),
         events: vec![delivery_event(&after)],
         attempt: Some(attempt),
         delivery: after,
