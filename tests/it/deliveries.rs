@@ -202,7 +202,7 @@ async fn a_failing_endpoint_is_retried_and_recovers(site: Site) {
 async fn an_endpoint_that_never_recovers_is_exhausted_and_can_be_retried(site: Site) {
     let Site { erp, receiver, .. } = site;
     receiver.answer("/down", Answer::status(500));
-    let policy = json!({ "retryPolicy": { "schedule": ["50ms"] } });
+    let policy = json!({ "retryPolicy": { "schedule": ["100ms"] } });
     let (webhook, _) = erp.webhook(&receiver.url("/down"), &["*"], policy).await;
     erp.order_created("e-1").await;
     let delivery = erp
