@@ -1,5 +1,8 @@
 //! The composition root: the one place that sees all layers.
 
+mod demo;
+mod dev;
+mod embedded;
 mod error;
 mod keys;
 mod nats;
@@ -47,6 +50,24 @@ fn failed(error: &RunError) -> ExitCode {
 }
 
 async fn run() -> Result<(), RunError> {
+    if let Some(name) = std::env::args().nth(1) {
+        let signals = Signals::install().map_err(|error| RunError::Telemetry(Box::new(error)))?;
+        let shutdown = CancellationToken::new();
+        let work = async {
+            if name == "demo" {
+                return demo::run(shutdown.clone()).await.map(|seen| {
+                    if !seen {
+                        std::process::exit(1)
+                    }
+                });
+            }
+            dev::run(std::env::args().nth(2).map(Into::into), shutdown.clone()).await
+        };
+        return tokio::select! {
+            result = work => result,
+            () = signals.watch(shutdown.clone()) => Err(RunError::Interrupted),
+        };
+    }
     let config = Config::from_env()?;
     start_logging(&config.log).map_err(|error| RunError::Telemetry(Box::new(error)))?;
     install_panic_hook();
