@@ -1,16 +1,16 @@
 //! `dev`: a worker with servers of its own, and a receiver to send to, until it is told to stop.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    application::ports::Clock, domain::values::format_time, infrastructure::clock::SystemClock,
+    application::ports::Clock as _, domain::values::format_time, infrastructure::clock::SystemClock,
 };
 
 use super::{
     embedded::{
-        Environment, Folder, Surroundings,
+        Environment, Folder, Surroundings, ops_client,
         receiver::{Received, Receiver},
         transcript::Transcript,
         worker::Worker,
@@ -28,21 +28,23 @@ const SHOWN: usize = 160;
 ///
 /// # Errors
 /// [`RunError`] when its servers cannot be had, or the worker does not run.
-pub async fn run(data: Option<PathBuf>, shutdown: CancellationToken) -> Result<(), RunError> {
+pub(crate) async fn run(
+    data: Option<PathBuf>,
+    shutdown: CancellationToken,
+) -> Result<(), RunError> {
     let out = Transcript::stdout();
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let folder = match data {
         Some(path) => Folder::given(&path)?,
         None => Folder::temporary("dev")?,
     };
     let variables = Environment::Settings;
-    let surroundings = Surroundings::set_up(folder, variables, OPS_ADDR, clock.as_ref()).await?;
+    let surroundings = Surroundings::set_up(folder, variables, OPS_ADDR).await?;
     for name in variables.passed_over() {
         out.line(&format!(
             "{name} is set and not used: `dev` brings its own."
         ));
     }
-    let result = in_surroundings(&surroundings, clock, &out, shutdown).await;
+    let result = in_surroundings(&surroundings, &out, shutdown).await;
     surroundings.tear_down().await;
     out.finish()?;
     result
@@ -50,12 +52,11 @@ pub async fn run(data: Option<PathBuf>, shutdown: CancellationToken) -> Result<(
 
 async fn in_surroundings(
     surroundings: &Surroundings,
-    clock: Arc<dyn Clock>,
     out: &Transcript,
     shutdown: CancellationToken,
 ) -> Result<(), RunError> {
     let worker = Worker::start(surroundings.config.clone(), None).await?;
-    let witness = out.clone();
+    let (witness, clock) = (out.clone(), SystemClock::new());
     let tell = move |request: Received| {
         let time = format_time(clock.now());
         witness.line(&request_line(
@@ -64,8 +65,12 @@ async fn in_surroundings(
         ));
     };
     let receiver = Receiver::start(worker.group(), Arc::new(tell)).await?;
-    introduce(surroundings, &worker, &receiver, out);
-    let for_ever = Box::pin(std::future::pending::<()>());
+    let ops = worker.ops();
+    let for_ever = Box::pin(async {
+        ops_client::wait_ready(ops).await;
+        introduce(surroundings, ops, &receiver, out);
+        std::future::pending::<()>().await;
+    });
     worker.run_beside(shutdown, for_ever).await?;
     Ok(())
 }
@@ -105,7 +110,7 @@ fn introduce(surroundings: &Surroundings, worker: &Worker, receiver: &Receiver, 
         ),
         (
             "ops",
-            format!("http://{}  /live /ready /health /metrics", worker.ops()),
+            format!("http://{ops}  /live /ready /health /metrics"),
         ),
         ("data", format!("{folder}  ({lasts})")),
         (

@@ -12,13 +12,12 @@ mod user;
 mod walk;
 
 use std::{
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use tokio_util::sync::CancellationToken;
-
-use crate::{application::ports::Clock, infrastructure::clock::SystemClock};
 
 use super::{
     embedded::{
@@ -41,37 +40,36 @@ const OPS_ADDR: &str = "127.0.0.1:0";
 ///
 /// # Errors
 /// [`RunError`] when its servers cannot be had, or the worker does not run.
-pub async fn run(shutdown: CancellationToken) -> Result<bool, RunError> {
+pub(crate) async fn run(shutdown: CancellationToken) -> Result<bool, RunError> {
     let begun = Instant::now();
     let out = Transcript::stdout();
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let folder = Folder::temporary("demo")?;
-    let mut surroundings =
-        Surroundings::set_up(folder, Environment::LogOnly, OPS_ADDR, clock.as_ref()).await?;
-    let result = in_surroundings(&surroundings, clock, &out, shutdown).await;
-    if !matches!(result, Ok(Some(ref seen)) if seen.is_everything()) {
+    let mut surroundings = Surroundings::set_up(folder, Environment::LogOnly, OPS_ADDR).await?;
+    let mut seen = Seen::default();
+    let result = in_surroundings(&surroundings, &mut seen, &out, shutdown).await;
+    let is_done = matches!(result, Ok(Some(()))) && seen.is_everything();
+    match &result {
+        Ok(Some(())) => summary(&out, &seen, begun.elapsed()),
+        Ok(None) => out.heading("Broken off."),
+        Err(_) => out.heading("The worker does not run."),
+    }
+    if !is_done && !matches!(result, Ok(None)) {
         surroundings.folder.keep();
+        let folder = surroundings.folder.path().display();
+        out.line(&format!("The logs are kept in {folder}"));
     }
-    let kept = (!matches!(result, Ok(Some(ref seen)) if seen.is_everything()))
-        .then(|| surroundings.folder.path().to_owned());
     surroundings.tear_down().await;
-    if let Ok(Some(seen)) = &result {
-        summary(&out, seen, begun.elapsed());
-    }
-    if let Some(folder) = kept {
-        out.line(&format!("The logs are in {}", folder.display()));
-    }
     out.finish()?;
-    Ok(result?.is_some_and(|seen| seen.is_everything()))
+    result.map(|_| is_done)
 }
 
 /// `None` when it was broken off.
 async fn in_surroundings(
     surroundings: &Surroundings,
-    clock: Arc<dyn Clock>,
+    seen: &mut Seen,
     out: &Transcript,
     shutdown: CancellationToken,
-) -> Result<Option<Seen>, RunError> {
+) -> Result<Option<()>, RunError> {
     let log = surroundings.folder.path().join("worker.log");
     let worker = Worker::start(surroundings.config.clone(), Some(&log)).await?;
     introduce(surroundings, &log, out);
@@ -83,32 +81,27 @@ async fn in_surroundings(
         ops: worker.ops(),
         receiver,
         inbox,
-        clock,
         out: out.clone(),
     };
     worker
-        .run_beside(shutdown, Box::pin(walk(ground, out.clone())))
+        .run_beside(shutdown, Box::pin(walk(ground, seen)))
         .await
 }
 
-async fn walk(ground: Ground, out: Transcript) -> Seen {
+async fn walk(ground: Ground, seen: &mut Seen) {
+    let out = ground.out.clone();
     let walk = async {
-        match Walk::begin(ground).await {
+        match Walk::begin(ground, seen).await {
             Ok(walk) => walk.make().await,
-            Err(missed) => {
-                out.missed(&missed.to_string());
-                Seen::default()
-            }
+            Err(missed) => out.missed(&missed.to_string()),
         }
     };
-    if let Ok(seen) = tokio::time::timeout(PATIENCE, walk).await {
-        return seen;
+    if tokio::time::timeout(PATIENCE, walk).await.is_err() {
+        out.missed(&format!("not done within {} s", PATIENCE.as_secs()));
     }
-    out.missed(&format!("not done within {} s", PATIENCE.as_secs()));
-    Seen::default()
 }
 
-fn introduce(surroundings: &Surroundings, log: &std::path::Path, out: &Transcript) {
+fn introduce(surroundings: &Surroundings, log: &Path, out: &Transcript) {
     out.line("The main job of the integration worker, from end to end.");
     out.line(&format!(
         "On this machine, for these seconds: nats-server {}, a SQLite database, one worker, and a",
@@ -117,7 +110,10 @@ fn introduce(surroundings: &Surroundings, log: &std::path::Path, out: &Transcrip
     out.line(
         "receiver of webhooks. Everything below happens over NATS, as users and the ERP do it.",
     );
-    out.line(&format!("The worker's log: {}", log.display()));
+    out.line(&format!(
+        "The worker's log, until all is done: {}",
+        log.display()
+    ));
 }
 
 fn summary(out: &Transcript, seen: &Seen, took: Duration) {

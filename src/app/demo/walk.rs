@@ -9,7 +9,8 @@ use crate::{
         receiver::{Received, Receiver, Secret},
         transcript::Transcript,
     },
-    application::ports::Clock,
+    application::ports::Clock as _,
+    infrastructure::clock::SystemClock,
 };
 
 use super::{
@@ -28,18 +29,17 @@ pub(super) struct Ground {
     pub(super) ops: SocketAddr,
     pub(super) receiver: Receiver,
     pub(super) inbox: Arc<Inbox>,
-    pub(super) clock: Arc<dyn Clock>,
     pub(super) out: Transcript,
 }
 
 /// A walk under way.
-pub(super) struct Walk {
+pub(super) struct Walk<'a> {
     pub(super) ground: Ground,
     pub(super) user: User,
     pub(super) events: DomainEvents,
     pub(super) names: Names,
     webhooks: BTreeMap<&'static str, Webhook>,
-    seen: Seen,
+    seen: &'a mut Seen,
     step: usize,
 }
 
@@ -48,9 +48,9 @@ struct Webhook {
     secret: Secret,
 }
 
-impl Walk {
+impl<'a> Walk<'a> {
     /// Waits until the worker is ready, and goes there.
-    pub(super) async fn begin(ground: Ground) -> Result<Self, Missed> {
+    pub(super) async fn begin(ground: Ground, seen: &'a mut Seen) -> Result<Self, Missed> {
         ops::wait_ready(ground.ops).await?;
         let user = User::connect(&ground.nats_url).await?;
         let events = DomainEvents::read(&user.stream("INTEGRATION_EVENTS").await?).await?;
@@ -60,20 +60,19 @@ impl Walk {
             events,
             names: Names::default(),
             webhooks: BTreeMap::new(),
-            seen: Seen::default(),
+            seen,
             step: 0,
         })
     }
 
     /// Makes all steps, whatever comes of each, as far as they make sense.
-    pub(super) async fn make(mut self) -> Seen {
+    pub(super) async fn make(mut self) {
         let mut made = steps::register(&mut self).await;
         if made.is_ok() {
             made = steps::publish(&mut self).await;
         }
         if let Err(missed) = made {
-            self.missed(&missed);
-            return self.seen;
+            return self.missed(&missed);
         }
         let result = steps::delivered(&mut self).await;
         self.note(result);
@@ -89,7 +88,6 @@ impl Walk {
         self.note(result);
         let result = steps::ops_server(&mut self).await;
         self.note(result);
-        self.seen
     }
 
     /// Begins a step.
@@ -145,7 +143,7 @@ impl Walk {
             .webhooks
             .get(request.path.as_str())
             .ok_or_else(unknown)?;
-        let now = self.ground.clock.now().timestamp();
+        let now = SystemClock::new().now().timestamp();
         let verified = webhook.secret.verify(&request.headers, &request.body, now);
         verified.map_err(|fault| Missed(format!("the request to {}: {fault}", request.path)))
     }

@@ -20,7 +20,7 @@ const KEY_ID: &str = "k1";
 
 /// A folder; a temporary one is removed when this is dropped.
 #[derive(Debug)]
-pub struct Folder {
+pub(crate) struct Folder {
     place: Place,
     /// Holds the lock on the folder.
     _lock: File,
@@ -37,7 +37,7 @@ impl Folder {
     ///
     /// # Errors
     /// When it cannot be made.
-    pub fn temporary(name: &str) -> Result<Self, RunError> {
+    pub(crate) fn temporary(name: &str) -> Result<Self, RunError> {
         let folder = tempfile::Builder::new()
             .prefix(&format!("integration-worker-{name}-"))
             .tempdir()
@@ -53,7 +53,7 @@ impl Folder {
     ///
     /// # Errors
     /// When it cannot be made, or another process uses it.
-    pub fn given(path: &Path) -> Result<Self, RunError> {
+    pub(crate) fn given(path: &Path) -> Result<Self, RunError> {
         let what = || format!("the folder {} cannot be used", path.display());
         fs::create_dir_all(path).map_err(|error| failed(&what(), &error))?;
         let path = path
@@ -67,7 +67,7 @@ impl Folder {
     }
 
     /// Where it is, from the root.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         match &self.place {
             Place::Temporary(folder) => folder.path(),
             Place::Given(path) => path,
@@ -75,12 +75,12 @@ impl Folder {
     }
 
     /// Whether it is removed in the end.
-    pub fn is_temporary(&self) -> bool {
+    pub(crate) fn is_temporary(&self) -> bool {
         matches!(self.place, Place::Temporary(_))
     }
 
     /// Leaves it where it is in the end, for whoever wants to look into it.
-    pub fn keep(&mut self) {
+    pub(crate) fn keep(&mut self) {
         if let Place::Temporary(folder) = &mut self.place {
             folder.disable_cleanup(true);
         }

@@ -3,20 +3,21 @@
 
 mod folder;
 mod nats_server;
-pub mod receiver;
-pub mod transcript;
+pub(crate) mod ops_client;
+pub(crate) mod receiver;
+pub(crate) mod transcript;
 mod version;
-pub mod worker;
+pub(crate) mod worker;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::{
     app::error::RunError,
-    application::ports::Clock,
+    infrastructure::clock::SystemClock,
     shared::config::{Config, Embedded, environment},
 };
 
-pub use folder::Folder;
+pub(crate) use folder::Folder;
 use nats_server::NatsServer;
 
 /// Variables that lead elsewhere, or sign in elsewhere: `dev` and `demo` stand on their own.
@@ -37,7 +38,7 @@ const ELSEWHERE: [&str; 12] = [
 
 /// Which of the environment's variables count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Environment {
+pub(crate) enum Environment {
     /// All but those that lead to another NATS, database or key ring.
     Settings,
     /// Those of the log alone: every run is the same.
@@ -53,7 +54,7 @@ impl Environment {
     }
 
     /// The variables that are set and do not count although they would for `run`.
-    pub fn passed_over(self) -> Vec<&'static str> {
+    pub(crate) fn passed_over(self) -> Vec<&'static str> {
         let set = |name: &&str| environment(name).is_some_and(|value| !value.trim().is_empty());
         let passed = ELSEWHERE.into_iter().filter(|name| !self.counts(name));
         passed.filter(set).collect()
@@ -62,11 +63,11 @@ impl Environment {
 
 /// A worker's surroundings, up and running.
 #[derive(Debug)]
-pub struct Surroundings {
+pub(crate) struct Surroundings {
     /// Where everything lies. It is dropped after the server that writes into it.
-    pub folder: Folder,
+    pub(crate) folder: Folder,
     /// The configuration of a worker on them.
-    pub config: Config,
+    pub(crate) config: Config,
     nats: NatsServer,
 }
 
@@ -76,13 +77,12 @@ impl Surroundings {
     ///
     /// # Errors
     /// Why they cannot be had, or every fault of the configuration.
-    pub async fn set_up(
+    pub(crate) async fn set_up(
         folder: Folder,
         variables: Environment,
         ops_addr: &str,
-        clock: &dyn Clock,
     ) -> Result<Self, RunError> {
-        let keys = folder.keys_file(clock)?;
+        let keys = folder.keys_file(&SystemClock::new())?;
         let nats = NatsServer::start(folder.path()).await?;
         let made = Embedded {
             nats_url: nats.url(),
@@ -100,22 +100,17 @@ impl Surroundings {
     }
 
     /// Where the nats-server listens.
-    pub fn nats_url(&self) -> String {
+    pub(crate) fn nats_url(&self) -> String {
         self.nats.url()
     }
 
     /// The nats-server's version, as `2.10.29`.
-    pub fn nats_version(&self) -> &str {
+    pub(crate) fn nats_version(&self) -> &str {
         self.nats.version()
     }
 
-    /// The nats-server's log.
-    pub fn nats_log(&self) -> PathBuf {
-        self.nats.log().to_owned()
-    }
-
     /// Ends the nats-server and removes the folder, where it is a temporary one.
-    pub async fn tear_down(self) {
+    pub(crate) async fn tear_down(self) {
         self.nats.stop().await;
         drop(self.folder);
     }

@@ -10,7 +10,7 @@ use crate::app::error::RunError;
 
 /// Writes lines for people. What cannot be written is reported once, in the end.
 #[derive(Clone)]
-pub struct Transcript(Arc<Mutex<Inner>>);
+pub(crate) struct Transcript(Arc<Mutex<Inner>>);
 
 struct Inner {
     out: Box<dyn Write + Send>,
@@ -48,7 +48,7 @@ impl fmt::Debug for Transcript {
 
 impl Transcript {
     /// To standard output, with colours where that is a terminal.
-    pub fn stdout() -> Self {
+    pub(crate) fn stdout() -> Self {
         let out = io::stdout();
         let colours = out.is_terminal();
         Self::new(Box::new(out), colours)
@@ -63,39 +63,39 @@ impl Transcript {
     }
 
     /// A heading, with an empty line before it.
-    pub fn heading(&self, text: &str) {
+    pub(crate) fn heading(&self, text: &str) {
         self.write(Look::Plain, "");
         self.write(Look::Bold, text);
     }
 
     /// A line at the margin.
-    pub fn line(&self, text: &str) {
+    pub(crate) fn line(&self, text: &str) {
         self.write(Look::Plain, text);
     }
 
     /// A line of explanation, indented.
-    pub fn say(&self, text: &str) {
+    pub(crate) fn say(&self, text: &str) {
         self.write(Look::Plain, &format!("   {text}"));
     }
 
     /// A line of data, indented further.
-    pub fn show(&self, text: &str) {
+    pub(crate) fn show(&self, text: &str) {
         self.write(Look::Faint, &format!("     {text}"));
     }
 
     /// Something was seen as expected.
-    pub fn seen(&self, text: &str) {
+    pub(crate) fn seen(&self, text: &str) {
         self.write(Look::Green, &format!("   ✓ {text}"));
     }
 
     /// Something was not seen.
-    pub fn missed(&self, text: &str) {
+    pub(crate) fn missed(&self, text: &str) {
         self.write(Look::Red, &format!("   ✗ {text}"));
     }
 
     /// # Errors
     /// Why not everything could be written; that the reader has left is no fault.
-    pub fn finish(&self) -> Result<(), RunError> {
+    pub(crate) fn finish(&self) -> Result<(), RunError> {
         match self.lock().fault.take() {
             Some(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(RunError::Embedded(
                 format!("standard output cannot be written: {error}"),

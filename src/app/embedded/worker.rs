@@ -21,7 +21,7 @@ const FAREWELL: Duration = Duration::from_secs(2);
 
 /// A worker that is bound and does not run yet, and a group for what runs beside it.
 #[derive(Debug)]
-pub struct Worker {
+pub(crate) struct Worker {
     config: Config,
     metrics: MetricsRecorder,
     ops: OpsServer,
@@ -34,7 +34,7 @@ impl Worker {
     ///
     /// # Errors
     /// When one of them cannot be had.
-    pub async fn start(config: Config, log: Option<&Path>) -> Result<Self, RunError> {
+    pub(crate) async fn start(config: Config, log: Option<&Path>) -> Result<Self, RunError> {
         match log {
             None => start_logging(&config.log).map_err(telemetry)?,
             Some(path) => {
@@ -57,12 +57,12 @@ impl Worker {
     }
 
     /// Where its ops server listens.
-    pub fn ops(&self) -> SocketAddr {
+    pub(crate) fn ops(&self) -> SocketAddr {
         self.ops.address()
     }
 
     /// For what runs beside it, and ends after it.
-    pub fn group(&self) -> &Group {
+    pub(crate) fn group(&self) -> &Group {
         &self.group
     }
 
@@ -70,7 +70,7 @@ impl Worker {
     ///
     /// # Errors
     /// Why the worker does not run.
-    pub async fn run_beside<T>(
+    pub(crate) async fn run_beside<T>(
         self,
         shutdown: CancellationToken,
         beside: Pin<Box<dyn Future<Output = T> + '_>>,

@@ -13,7 +13,7 @@ use super::{
 };
 
 /// The order arrives as a Standard Webhook, three other events as CloudEvents.
-pub(in super::super) async fn delivered(walk: &mut Walk) -> Result<(), Missed> {
+pub(in super::super) async fn delivered(walk: &mut Walk<'_>) -> Result<(), Missed> {
     walk.step("Events are delivered, signed as Standard Webhooks says");
     let requests = walk.ground.inbox.wait(paths::ORDERS, 1).await?;
     let Some(request) = requests.first() else {
@@ -39,7 +39,7 @@ pub(in super::super) async fn delivered(walk: &mut Walk) -> Result<(), Missed> {
     archived(walk).await
 }
 
-async fn archived(walk: &mut Walk) -> Result<(), Missed> {
+async fn archived(walk: &mut Walk<'_>) -> Result<(), Missed> {
     let requests = walk.ground.inbox.wait(paths::ARCHIVE, 3).await?;
     walk.out()
         .say("An endpoint that is slow (0.3 s), and wants CloudEvents:");

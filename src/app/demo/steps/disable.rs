@@ -15,7 +15,7 @@ use super::{
 };
 
 /// 410 disables the webhook; its events wait, and go out when it is activated.
-pub(in super::super) async fn disabled(walk: &mut Walk) -> Result<(), Missed> {
+pub(in super::super) async fn disabled(walk: &mut Walk<'_>) -> Result<(), Missed> {
     walk.step("An endpoint that answers 410 is disabled, and its events wait");
     let id = walk.id_of(paths::LEDGER).to_owned();
     walk.events
@@ -35,7 +35,7 @@ pub(in super::super) async fn disabled(walk: &mut Walk) -> Result<(), Missed> {
     drained(walk, &id).await
 }
 
-async fn parked(walk: &mut Walk, id: &str) -> Result<(), Missed> {
+async fn parked(walk: &mut Walk<'_>, id: &str) -> Result<(), Missed> {
     walk.out().say("The ERP publishes two more bookings:");
     for message in erp::later_bookings()? {
         walk.user.publish_event(&message).await?;
@@ -60,7 +60,7 @@ async fn parked(walk: &mut Walk, id: &str) -> Result<(), Missed> {
     Ok(())
 }
 
-async fn drained(walk: &mut Walk, id: &str) -> Result<(), Missed> {
+async fn drained(walk: &mut Walk<'_>, id: &str) -> Result<(), Missed> {
     walk.out()
         .say("The endpoint is back, and a user activates the webhook:");
     let taken = Script::always(Answer::at_once(200));

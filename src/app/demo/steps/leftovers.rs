@@ -10,7 +10,7 @@ use super::super::{
 };
 
 /// Nobody wants the weighing.
-pub(in super::super) async fn without_match(walk: &mut Walk) -> Result<(), Missed> {
+pub(in super::super) async fn without_match(walk: &mut Walk<'_>) -> Result<(), Missed> {
     walk.step("An event that no webhook wants");
     walk.user.wait_settled().await?;
     walk.out()
@@ -27,7 +27,7 @@ pub(in super::super) async fn without_match(walk: &mut Walk) -> Result<(), Misse
 }
 
 /// The empty message is kept, and nothing is held up by it.
-pub(in super::super) async fn dead_letter(walk: &mut Walk) -> Result<(), Missed> {
+pub(in super::super) async fn dead_letter(walk: &mut Walk<'_>) -> Result<(), Missed> {
     walk.step("A message that cannot be understood");
     walk.events.wait_one("deadletter.added", |_| true).await?;
     let letter = walk.user.dead_letter().await?;

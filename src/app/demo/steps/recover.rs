@@ -14,7 +14,7 @@ use super::{
 };
 
 /// The goods are refused twice, and taken at the third try.
-pub(in super::super) async fn recovered(walk: &mut Walk) -> Result<(), Missed> {
+pub(in super::super) async fn recovered(walk: &mut Walk<'_>) -> Result<(), Missed> {
     walk.step("An endpoint that answers 503 is tried again, ever later");
     let told = walk.events.wait_one("webhook.triggered", |event| {
         event["data"]["eventId"] == erp::GOODS

@@ -15,7 +15,7 @@ use super::{
 const SLOW: Duration = Duration::from_millis(300);
 
 /// A user registers an integration and four webhooks of it.
-pub(in super::super) async fn register(walk: &mut Walk) -> Result<(), Missed> {
+pub(in super::super) async fn register(walk: &mut Walk<'_>) -> Result<(), Missed> {
     walk.step("A user registers an integration and its webhooks");
     prepare_endpoints(walk);
     walk.out()
@@ -74,7 +74,7 @@ pub(in super::super) async fn register(walk: &mut Walk) -> Result<(), Missed> {
     Ok(())
 }
 
-fn prepare_endpoints(walk: &Walk) {
+fn prepare_endpoints(walk: &Walk<'_>) {
     let receiver = &walk.ground.receiver;
     let (taken, busy) = (Answer::at_once(200), Answer::at_once(503));
     receiver.script(paths::ORDERS, Script::always(taken));
@@ -84,7 +84,7 @@ fn prepare_endpoints(walk: &Walk) {
 }
 
 fn webhook(
-    walk: &Walk,
+    walk: &Walk<'_>,
     integration: &str,
     (name, path, events): (&str, &str, Value),
     mut config: Value,
@@ -93,7 +93,7 @@ fn webhook(
     json!({ "name": name, "integrationId": integration, "events": events, "config": config })
 }
 
-async fn request(walk: &Walk, action: &str, body: &Value) -> Result<Value, Missed> {
+async fn request(walk: &Walk<'_>, action: &str, body: &Value) -> Result<Value, Missed> {
     walk.out()
         .show(&format!("integration.api.{action}  {}", shown(body)));
     walk.user.ask(action, body).await
@@ -109,11 +109,11 @@ fn shown(body: &Value) -> String {
 }
 
 /// The ERP publishes.
-pub(in super::super) async fn publish(walk: &mut Walk) -> Result<(), Missed> {
+pub(in super::super) async fn publish(walk: &mut Walk<'_>) -> Result<(), Missed> {
     walk.step("The ERP publishes eight messages, each as its service writes them");
     for message in erp::messages()? {
         walk.out()
-            .show(&format!("{:<32} {}", message.subject, message.form));
+            .show(&format!("{:<36} {}", message.subject, message.form));
         walk.user.publish_event(&message).await?;
     }
     Ok(())

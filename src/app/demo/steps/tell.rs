@@ -41,7 +41,7 @@ const COUNTED: [(&str, f64); 6] = [
 ];
 
 /// All domain events so far.
-pub(in super::super) async fn domain_events(walk: &mut Walk) -> Result<(), Missed> {
+pub(in super::super) async fn domain_events(walk: &mut Walk<'_>) -> Result<(), Missed> {
     walk.step("Domain events that the worker has published (stream INTEGRATION_EVENTS)");
     for (kind, count) in TOLD {
         walk.events.wait(kind, count, |_| true).await?;
@@ -59,7 +59,7 @@ pub(in super::super) async fn domain_events(walk: &mut Walk) -> Result<(), Misse
 }
 
 /// `/health` and `/metrics`.
-pub(in super::super) async fn ops_server(walk: &mut Walk) -> Result<(), Missed> {
+pub(in super::super) async fn ops_server(walk: &mut Walk<'_>) -> Result<(), Missed> {
     walk.step("How the worker is (ops server)");
     let health = ops::get(walk.ground.ops, "/health").await?;
     let health: Value = serde_json::from_str(&health)

@@ -20,30 +20,30 @@ use tokio::{net::TcpListener, time::sleep};
 
 use crate::{app::error::RunError, shared::lifecycle::Group};
 
-pub use script::{Answer, Script};
-pub use signature::Secret;
+pub(crate) use script::{Answer, Script};
+pub(crate) use signature::Secret;
 
 /// Longest body that it takes.
 const MAX_BODY: usize = 8 * 1024 * 1024;
 
 /// A request as it came in.
 #[derive(Debug, Clone)]
-pub struct Received {
+pub(crate) struct Received {
     /// Its method.
-    pub method: Method,
+    pub(crate) method: Method,
     /// The path, without a query.
-    pub path: String,
+    pub(crate) path: String,
     /// Its headers.
-    pub headers: HeaderMap,
+    pub(crate) headers: HeaderMap,
     /// Its body.
-    pub body: Bytes,
+    pub(crate) body: Bytes,
     /// The status that it is answered with.
-    pub status: u16,
+    pub(crate) status: u16,
 }
 
 impl Received {
     /// A header as text; empty where there is none.
-    pub fn header(&self, name: &str) -> &str {
+    pub(crate) fn header(&self, name: &str) -> &str {
         let value = self.headers.get(name);
         value
             .and_then(|value| value.to_str().ok())
@@ -51,17 +51,17 @@ impl Received {
     }
 
     /// The body as text.
-    pub fn text(&self) -> std::borrow::Cow<'_, str> {
+    pub(crate) fn text(&self) -> std::borrow::Cow<'_, str> {
         String::from_utf8_lossy(&self.body)
     }
 }
 
 /// Is told of every request, before it is answered.
-pub type Witness = Arc<dyn Fn(Received) + Send + Sync>;
+pub(crate) type Witness = Arc<dyn Fn(Received) + Send + Sync>;
 
 /// A receiver that listens.
 #[derive(Clone)]
-pub struct Receiver {
+pub(crate) struct Receiver {
     address: SocketAddr,
     shared: Arc<Shared>,
 }
@@ -96,7 +96,7 @@ impl Receiver {
     ///
     /// # Errors
     /// When there is no port.
-    pub async fn start(group: &Group, witness: Witness) -> Result<Self, RunError> {
+    pub(crate) async fn start(group: &Group, witness: Witness) -> Result<Self, RunError> {
         let failed = |error: std::io::Error| {
             RunError::Embedded(format!("the receiver of webhooks cannot listen: {error}"))
         };
@@ -125,12 +125,12 @@ impl Receiver {
     }
 
     /// The URL of one of its endpoints.
-    pub fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 
     /// From now on, the endpoint answers so.
-    pub fn script(&self, path: &str, script: Script) {
+    pub(crate) fn script(&self, path: &str, script: Script) {
         self.shared.scripts().insert(path.to_owned(), script);
     }
 }

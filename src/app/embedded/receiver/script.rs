@@ -4,16 +4,16 @@ use std::time::Duration;
 
 /// One answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Answer {
+pub(crate) struct Answer {
     /// The status.
-    pub status: u16,
+    pub(crate) status: u16,
     /// How long it takes until it comes.
-    pub delay: Duration,
+    pub(crate) delay: Duration,
 }
 
 impl Answer {
     /// Comes at once.
-    pub const fn at_once(status: u16) -> Self {
+    pub(crate) const fn at_once(status: u16) -> Self {
         Self {
             status,
             delay: Duration::ZERO,
@@ -21,14 +21,14 @@ impl Answer {
     }
 
     /// Keeps who asks waiting.
-    pub const fn after(status: u16, delay: Duration) -> Self {
+    pub(crate) const fn after(status: u16, delay: Duration) -> Self {
         Self { status, delay }
     }
 }
 
 /// The answers of one endpoint: the first requests get the first ones, all others the last.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Script {
+pub(crate) struct Script {
     first: Vec<Answer>,
     last: Answer,
     given: usize,
@@ -36,12 +36,12 @@ pub struct Script {
 
 impl Script {
     /// The same answer to every request.
-    pub fn always(answer: Answer) -> Self {
+    pub(crate) fn always(answer: Answer) -> Self {
         Self::first_then(Vec::new(), answer)
     }
 
     /// Some answers in turn, and one for all requests after that.
-    pub fn first_then(first: Vec<Answer>, last: Answer) -> Self {
+    pub(crate) fn first_then(first: Vec<Answer>, last: Answer) -> Self {
         Self {
             first,
             last,
@@ -50,7 +50,7 @@ impl Script {
     }
 
     /// The answer to the next request.
-    pub fn next(&mut self) -> Answer {
+    pub(crate) fn next(&mut self) -> Answer {
         let answer = self.first.get(self.given).copied();
         self.given = self.given.saturating_add(1);
         answer.unwrap_or(self.last)

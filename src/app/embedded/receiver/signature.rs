@@ -12,7 +12,7 @@ const TOLERANCE: i64 = 5 * 60;
 
 /// Why a request is not to be trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum SignatureFault {
+pub(crate) enum SignatureFault {
     /// A header is missing or unreadable.
     #[error("there is no usable header {0}")]
     Header(&'static str),
@@ -26,7 +26,7 @@ pub enum SignatureFault {
 
 /// A webhook's secret, `whsec_…`.
 #[derive(Clone)]
-pub struct Secret(hmac::Key);
+pub(crate) struct Secret(hmac::Key);
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -36,7 +36,7 @@ impl fmt::Debug for Secret {
 
 impl Secret {
     /// `None` when the text is no secret of this form.
-    pub fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let key = STANDARD.decode(text.strip_prefix("whsec_")?).ok()?;
         (!key.is_empty()).then(|| Self(hmac::Key::new(hmac::HMAC_SHA256, &key)))
     }
@@ -45,7 +45,12 @@ impl Secret {
     ///
     /// # Errors
     /// Why it is not to be trusted.
-    pub fn verify(&self, headers: &HeaderMap, body: &[u8], now: i64) -> Result<(), SignatureFault> {
+    pub(crate) fn verify(
+        &self,
+        headers: &HeaderMap,
+        body: &[u8],
+        now: i64,
+    ) -> Result<(), SignatureFault> {
         let header = |name: &'static str| {
             let value = headers.get(name).and_then(|value| value.to_str().ok());
             value.ok_or(SignatureFault::Header(name))
