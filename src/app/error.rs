@@ -35,6 +35,9 @@ pub enum RunError {
     /// A part of `dev` or `demo` could not be set up.
     #[error("{0}")]
     Embedded(String),
+    /// A second signal.
+    #[error("ended at once by a second signal")]
+    Interrupted,
     /// A task has crashed.
     #[error("a task of the worker has crashed; its log line is above")]
     Crashed,

@@ -94,7 +94,7 @@ pub async fn wait_for(
     let mut waits = waits();
     loop {
         match topology.ensure(&context).await {
-            Ok(()) => break,
+            Ok(_) => break,
             Err(error) if error.is_final() => return Err(RunError::Topology(Box::new(error))),
             Err(error) => {
                 tracing::warn!(error = %Chain(&error), "waiting for JetStream");

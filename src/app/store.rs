@@ -11,7 +11,10 @@ use crate::{
         patience::{LONGEST_WAIT, waits},
     },
     domain::interfaces::{Store, StoreError},
-    infrastructure::sqlite::SqliteStore,
+    infrastructure::{
+        postgres::{ConnectOptions, PostgresStore},
+        sqlite::SqliteStore,
+    },
     shared::{
         config::{DatabaseConfig, DatabaseLocation},
         error_chain::Chain,
@@ -30,6 +33,7 @@ pub struct OpenStore {
 
 #[derive(Clone)]
 enum Adapter {
+    Postgres(PostgresStore),
     Sqlite(SqliteStore),
 }
 
@@ -41,12 +45,15 @@ impl OpenStore {
     pub async fn open(config: &DatabaseConfig) -> Result<Self, StoreError> {
         let adapter = match &config.location {
             DatabaseLocation::Postgres(url) => {
-                let _ = url.expose_secret();
-                unimplemented!()
+                let options = ConnectOptions {
+                    max_connections: config.max_connections,
+                };
+                Adapter::Postgres(PostgresStore::connect(url.expose_secret(), options).await?)
             }
             DatabaseLocation::Sqlite(path) => Adapter::Sqlite(SqliteStore::open(path).await?),
         };
         let store: Arc<dyn Store> = match &adapter {
+            Adapter::Postgres(store) => Arc::new(store.clone()),
             Adapter::Sqlite(store) => Arc::new(store.clone()),
         };
         Ok(Self { store, adapter })
@@ -58,6 +65,7 @@ impl OpenStore {
     /// What the adapter says.
     pub async fn migrate(&self) -> Result<(), StoreError> {
         match &self.adapter {
+            Adapter::Postgres(store) => store.migrate().await,
             Adapter::Sqlite(store) => store.migrate().await,
         }
     }
@@ -68,6 +76,7 @@ impl OpenStore {
     /// What the adapter says.
     pub async fn migrations_current(&self) -> Result<bool, StoreError> {
         match &self.adapter {
+            Adapter::Postgres(store) => store.migrations_current().await,
             Adapter::Sqlite(store) => store.migrations_current().await,
         }
     }
@@ -106,6 +115,7 @@ impl OpenStore {
     /// Waits for what is under way and closes the connections.
     pub async fn close(&self) {
         match &self.adapter {
+            Adapter::Postgres(store) => store.close().await,
             Adapter::Sqlite(store) => store.close().await,
         }
     }

@@ -1,8 +1,37 @@
 //! Reads the settings of a webhook from its configuration: when it is saved, and when it is loaded.
 
-use serde_json::{Map, Value};
+use std::time::Duration;
 
-use crate::domain::{entities::WebhookSettings, policies::EgressPolicy, values::Faults};
+use http::HeaderName;
+use serde_json::{Map, Value};
+use url::Url;
+
+use crate::domain::{
+    entities::{BodyFormat, HttpMethod, WebhookSettings},
+    policies::{EgressPolicy, check_literal_host},
+    values::Faults,
+};
+
+use super::commands::{
+    config_fields::{headers, retry_policy, timeout},
+    fields::{Fields, Text},
+};
+
+/// Longest URL, in characters.
+pub(super) const MAX_URL: usize = 2048;
+/// How long an attempt may take when nothing is said.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+/// What the contract names and this version cannot do yet.
+const UNSUPPORTED: [&str; 8] = [
+    "authentication",
+    "filter",
+    "transform",
+    "rateLimit",
+    "maxInFlight",
+    "ordering",
+    "batch",
+    "response",
+];
 
 /// Reads `config` (its shown form will do) and lists everything that is wrong with it under `config.…`.
 ///
@@ -12,8 +41,96 @@ pub fn webhook_settings(
     config: &Map<String, Value>,
     egress: &EgressPolicy,
 ) -> Result<WebhookSettings, Faults> {
-    let _ = (config, egress);
-    let mut faults = Faults::default();
-    faults.add("config", "not read yet");
-    Err(faults)
+    let mut fields = Fields::new(config.clone(), "config");
+    fields.need(&["url"]);
+    let url = fields.text("url", Text::Line(MAX_URL));
+    if let Some(problem) = url.as_deref().and_then(|url| url_problem(url, egress)) {
+        fields.fault("url", problem);
+    }
+    let method = fields.choice("method", &HttpMethod::ALL, |method| method.as_str());
+    let headers = headers(&mut fields, is_reserved);
+    let timeout = timeout(&mut fields);
+    let retry = retry_policy(&mut fields);
+    let format = fields.choice("format", &BodyFormat::ALL, |format| format.as_str());
+    signing(&mut fields);
+    for name in UNSUPPORTED {
+        if fields.discard(name) {
+            fields.fault(name, "is not supported by this version");
+        }
+    }
+    let settings = WebhookSettings {
+        url: url.unwrap_or_default(),
+        method: method.unwrap_or(HttpMethod::Post),
+        headers: headers.unwrap_or_default(),
+        timeout: timeout.unwrap_or(DEFAULT_TIMEOUT),
+        retry: retry.unwrap_or_default(),
+        format: format.unwrap_or(BodyFormat::Standard),
+    };
+    fields.finish().into_result(settings)
 }
+
+/// `signing`: `v1` (HMAC-SHA256) is the only way so far.
+fn signing(fields: &mut Fields) {
+    match fields.value("signing") {
+        None => {}
+        Some(Value::String(version)) if version == "v1" => {}
+        Some(Value::String(version)) if version == "v1a" => {
+            fields.fault("signing", "v1a is not supported by this version; use v1");
+        }
+        Some(_) => fields.fault("signing", "must be one of: v1"),
+    }
+}
+
+/// What is wrong with an address to send requests to, if anything is.
+fn url_problem(text: &str, egress: &EgressPolicy) -> Option<String> {
+    let url = match http_url(text) {
+        Ok(url) => url,
+        Err(problem) => return Some(problem),
+    };
+    let host = url.host()?;
+    check_literal_host(egress, &host)
+        .err()
+        .map(|refused| refused.to_string())
+}
+
+/// Reads an `http` or `https` URL with a host and without user or password.
+pub(super) fn http_url(text: &str) -> Result<Url, String> {
+    if text.chars().any(char::is_whitespace) {
+        return Err("must not hold white space".to_owned());
+    }
+    let url = Url::parse(text).map_err(|error| format!("is no URL: {error}"))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err("must begin with http:// or https://".to_owned());
+    }
+    if url.host().is_none() {
+        return Err("must name a host".to_owned());
+    }
+    if has_userinfo(&url) {
+        return Err("must not hold a user or password".to_owned());
+    }
+    Ok(url)
+}
+
+/// Whether a URL holds a user or a password.
+pub(super) fn has_userinfo(url: &Url) -> bool {
+    !url.username().is_empty() || url.password().is_some()
+}
+
+fn is_reserved(name: &HeaderName) -> bool {
+    const RESERVED: [&str; 9] = [
+        "host",
+        "content-length",
+        "transfer-encoding",
+        "connection",
+        "upgrade",
+        "te",
+        "trailer",
+        "user-agent",
+        "traceparent",
+    ];
+    let name = name.as_str();
+    RESERVED.contains(&name) || name.starts_with("webhook-")
+}
+
+#[cfg(test)]
+mod tests;

@@ -104,6 +104,12 @@ impl<K: Clone + Eq + Hash, V: Clone> CowMap<K, V> {
         Some(Arc::make_mut(bucket).swap_remove(position).value)
     }
 
+    /// All values, in no order.
+    pub fn values(&self) -> impl Iterator<Item = &V> {
+        let buckets = self.buckets.iter();
+        buckets.flat_map(|bucket| bucket.iter().map(|slot| &slot.value))
+    }
+
     fn bucket(&self, hash: u64) -> usize {
         // The length is a power of two; the map is far smaller than 2^32 buckets.
         #[expect(clippy::cast_possible_truncation, reason = "only the low bits count")]
@@ -176,10 +182,11 @@ mod tests {
                 if number % 50 == 0 {
                     kept.push((map.clone(), model.clone()));
                 }
-                match value {
-                    Some(value) => prop_assert_eq!(map.insert(key, value), model.insert(key, value)),
-                    None => prop_assert_eq!(map.remove(&key), model.remove(&key)),
-                }
+                let (found, expected) = match value {
+                    Some(value) => (map.insert(key, value), model.insert(key, value)),
+                    None => (map.remove(&key), model.remove(&key)),
+                };
+                prop_assert_eq!(found, expected);
                 prop_assert_eq!(map.get(&key), model.get(&key));
                 prop_assert_eq!((map.len(), map.is_empty()), (model.len(), model.is_empty()));
             }

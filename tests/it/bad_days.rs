@@ -37,7 +37,13 @@ impl Site {
             // A message of a dead worker comes again after this, not after the default of minutes.
             .with("ERP_ACK_WAIT", "5s");
         let erp = Erp::connect(&server.url()).await;
-        Self { server, database, erp, receiver: Receiver::start(), environment }
+        Self {
+            server,
+            database,
+            erp,
+            receiver: Receiver::start(),
+            environment,
+        }
     }
 
     async fn worker(&self) -> Worker {
@@ -48,7 +54,10 @@ impl Site {
 
     async fn publish(&self, events: std::ops::Range<usize>) {
         self.erp
-            .publish_all("sales.order.created", events.map(|n| order(&format!("e-{n}"))))
+            .publish_all(
+                "sales.order.created",
+                events.map(|n| order(&format!("e-{n}"))),
+            )
             .await;
     }
 
@@ -80,18 +89,24 @@ impl Site {
             let mut delivered = 0;
             for event in self.erp.events().await {
                 let kind = event["type"].as_str()?.to_owned();
-                if !["webhook.triggered", "webhook.failed", "webhook.exhausted"].contains(&kind.as_str()) {
+                if !["webhook.triggered", "webhook.failed", "webhook.exhausted"]
+                    .contains(&kind.as_str())
+                {
                     continue;
                 }
                 let version = event["aggregateversion"].as_i64()?;
-                let of = versions.entry(event["subject"].as_str()?.to_owned()).or_default();
+                let of = versions
+                    .entry(event["subject"].as_str()?.to_owned())
+                    .or_default();
                 if let Some(id) = of.insert(version, event["id"].clone()) {
                     assert_eq!(id, event["id"], "a repeated event has the same id");
                 } else if kind == "webhook.triggered" {
                     delivered += 1;
                 }
             }
-            let versions = versions.into_iter().map(|(id, of)| (id, of.into_keys().collect()));
+            let versions = versions
+                .into_iter()
+                .map(|(id, of)| (id, of.into_keys().collect()));
             (delivered == events).then(|| versions.collect())
         })
         .await
@@ -108,7 +123,10 @@ impl Site {
             let page = self.erp.ask("delivery.list", body).await;
             for item in page["items"].as_array().expect("items") {
                 let id = item["id"].as_str().expect("an id").to_owned();
-                assert!(all.insert(id, item.clone()).is_none(), "listed twice: {item}");
+                assert!(
+                    all.insert(id, item.clone()).is_none(),
+                    "listed twice: {item}"
+                );
             }
             cursor = page["nextCursor"].clone();
             if cursor.is_null() {
@@ -119,7 +137,10 @@ impl Site {
 }
 
 fn distinct(requests: &[Received]) -> usize {
-    let mut ids: Vec<_> = requests.iter().map(|one| one.header("webhook-id")).collect();
+    let mut ids: Vec<_> = requests
+        .iter()
+        .map(|one| one.header("webhook-id"))
+        .collect();
     ids.sort_unstable();
     ids.dedup();
     ids.len()
@@ -131,10 +152,15 @@ async fn a_worker_is_killed_in_mid_batch_twice() {
     let mut worker = site.worker().await;
     let slow = Answer::status(200).after(Duration::from_millis(3));
     site.receiver.answer("/a", slow);
-    let (webhook, _) = site.erp.webhook(&site.receiver.url("/a"), &["*"], json!({})).await;
+    let (webhook, _) = site
+        .erp
+        .webhook(&site.receiver.url("/a"), &["*"], json!({}))
+        .await;
     site.publish(0..1500).await;
     for so_far in [200, 700] {
-        site.receiver.wait_until(PATIENCE, |all| distinct(all) >= so_far).await;
+        site.receiver
+            .wait_until(PATIENCE, |all| distinct(all) >= so_far)
+            .await;
         worker.kill9();
         worker = site.worker().await;
     }
@@ -152,9 +178,14 @@ async fn one_of_two_workers_is_killed() {
         Answer::status(status).after(Duration::from_millis(3))
     });
     let policy = json!({ "retryPolicy": { "maxRetries": 10, "backoffMs": 100 } });
-    let (webhook, _) = site.erp.webhook(&site.receiver.url("/a"), &["*"], policy).await;
+    let (webhook, _) = site
+        .erp
+        .webhook(&site.receiver.url("/a"), &["*"], policy)
+        .await;
     site.publish(0..1000).await;
-    site.receiver.wait_until(PATIENCE, |all| distinct(all) >= 300).await;
+    site.receiver
+        .wait_until(PATIENCE, |all| distinct(all) >= 300)
+        .await;
 
     doomed.kill9();
 
@@ -165,13 +196,21 @@ async fn one_of_two_workers_is_killed() {
 async fn the_nats_server_is_restarted_and_killed() {
     let mut site = Site::new().await;
     let _worker = site.worker().await;
-    site.receiver.answer("/a", Answer::status(200).after(Duration::from_millis(2)));
-    let (webhook, _) = site.erp.webhook(&site.receiver.url("/a"), &["*"], json!({})).await;
+    site.receiver
+        .answer("/a", Answer::status(200).after(Duration::from_millis(2)));
+    let (webhook, _) = site
+        .erp
+        .webhook(&site.receiver.url("/a"), &["*"], json!({}))
+        .await;
     site.publish(0..500).await;
-    site.receiver.wait_until(PATIENCE, |all| distinct(all) >= 50).await;
+    site.receiver
+        .wait_until(PATIENCE, |all| distinct(all) >= 50)
+        .await;
     site.server.restart().await;
     site.publish(500..800).await;
-    site.receiver.wait_until(PATIENCE, |all| distinct(all) >= 600).await;
+    site.receiver
+        .wait_until(PATIENCE, |all| distinct(all) >= 600)
+        .await;
     site.server.stop().await;
     site.server.restart().await;
     for n in 800..900 {
@@ -185,14 +224,22 @@ async fn the_nats_server_is_restarted_and_killed() {
 async fn the_database_is_stopped_and_crashes() {
     let site = Site::new().await;
     let _worker = site.worker().await;
-    site.receiver.answer("/a", Answer::status(200).after(Duration::from_millis(2)));
-    let (webhook, _) = site.erp.webhook(&site.receiver.url("/a"), &["*"], json!({})).await;
+    site.receiver
+        .answer("/a", Answer::status(200).after(Duration::from_millis(2)));
+    let (webhook, _) = site
+        .erp
+        .webhook(&site.receiver.url("/a"), &["*"], json!({}))
+        .await;
     site.publish(0..500).await;
-    site.receiver.wait_until(PATIENCE, |all| distinct(all) >= 50).await;
+    site.receiver
+        .wait_until(PATIENCE, |all| distinct(all) >= 50)
+        .await;
     site.database.stop().await;
     site.publish(500..800).await;
     site.database.restart().await;
-    site.receiver.wait_until(RECOVERY, |all| distinct(all) >= 600).await;
+    site.receiver
+        .wait_until(RECOVERY, |all| distinct(all) >= 600)
+        .await;
     site.database.crash().await;
     site.publish(800..1000).await;
     site.database.restart().await;
@@ -204,10 +251,17 @@ async fn the_database_is_stopped_and_crashes() {
 async fn the_database_is_full_of_locks_for_ten_seconds() {
     let site = Site::new().await;
     let _worker = site.worker().await;
-    let (webhook, _) = site.erp.webhook(&site.receiver.url("/a"), &["*"], json!({})).await;
+    let (webhook, _) = site
+        .erp
+        .webhook(&site.receiver.url("/a"), &["*"], json!({}))
+        .await;
     site.publish(0..100).await;
-    site.receiver.wait_until(PATIENCE, |all| distinct(all) >= 100).await;
-    let mut blocker = PgConnection::connect(&site.database.url()).await.expect("a connection");
+    site.receiver
+        .wait_until(PATIENCE, |all| distinct(all) >= 100)
+        .await;
+    let mut blocker = PgConnection::connect(&site.database.url())
+        .await
+        .expect("a connection");
     let mut transaction = blocker.begin().await.expect("a transaction");
     sqlx::query("LOCK TABLE deliveries, outbox, registry_state IN ACCESS EXCLUSIVE MODE")
         .execute(&mut *transaction)
@@ -226,15 +280,23 @@ async fn the_receiver_is_dead_for_a_while() {
     let mut site = Site::new().await;
     let _worker = site.worker().await;
     let policy = json!({ "retryPolicy": { "maxRetries": 10, "backoffMs": 500 }, "timeout": 1000 });
-    let (webhook, _) = site.erp.webhook(&site.receiver.url("/a"), &["*"], policy).await;
+    let (webhook, _) = site
+        .erp
+        .webhook(&site.receiver.url("/a"), &["*"], policy)
+        .await;
     site.publish(0..100).await;
-    site.receiver.wait_until(PATIENCE, |all| distinct(all) >= 100).await;
+    site.receiver
+        .wait_until(PATIENCE, |all| distinct(all) >= 100)
+        .await;
     site.receiver.stop();
     site.publish(100..600).await;
     // Everything has met the dead receiver once before it comes back.
     let failed = async |least: usize| {
         let events = site.erp.events().await;
-        let failed = events.iter().filter(|event| event["type"] == "webhook.failed").count();
+        let failed = events
+            .iter()
+            .filter(|event| event["type"] == "webhook.failed")
+            .count();
         (failed >= least).then_some(())
     };
     crate::support::eventually(RECOVERY, async || failed(500).await).await;

@@ -1,18 +1,53 @@
 //! Commands and queries of users: one handler for the durable and the request–reply path.
 
+mod body;
+mod command;
+pub(in crate::application) mod config_fields;
+mod context;
+mod delivery;
+mod dispatch;
+pub(in crate::application) mod fields;
+mod idempotency;
+mod integration;
+mod integration_config;
+mod labels;
+mod list;
 mod reply;
+mod trigger;
+mod views;
+mod webhook;
+mod webhook_secrets;
+mod work;
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use uuid::Uuid;
 
-use crate::domain::{interfaces::Store, policies::EgressPolicy, values::TenantId};
+use metrics::{counter, histogram};
+
+use crate::{
+    domain::{
+        interfaces::{Store, StoreError},
+        policies::EgressPolicy,
+        values::TenantId,
+    },
+    shared::{
+        error_chain::Chain,
+        metrics::{COMMAND_SECONDS, COMMANDS},
+    },
+};
 
 use super::{
-    ports::{Cipher, Clock, HttpSender},
+    ports::{Cipher, CipherError, Clock, HttpSender},
     wakers::Wakers,
 };
+
+use command::{Answer, Command, Kind};
+use work::CommandError;
 
 pub use reply::{ErrorCode, Refusal, Reply};
 
@@ -56,14 +91,50 @@ pub struct CommandSettings {
     pub egress: EgressPolicy,
 }
 
-/// Handles commands and queries.
-pub struct CommandHandler {
+/// How often a command is tried again at once, when another writer was quicker.
+const MAX_RETRIES: u32 = 3;
+
+/// What this version can do, as (entity, action).
+const ACTIONS: &[(&str, &str)] = &[
+    ("integration", "create"),
+    ("integration", "get"),
+    ("integration", "list"),
+    ("integration", "update"),
+    ("integration", "activate"),
+    ("integration", "deactivate"),
+    ("integration", "mark_error"),
+    ("integration", "rotate_credentials"),
+    ("integration", "delete"),
+    ("webhook", "create"),
+    ("webhook", "get"),
+    ("webhook", "list"),
+    ("webhook", "update"),
+    ("webhook", "activate"),
+    ("webhook", "deactivate"),
+    ("webhook", "delete"),
+    ("webhook", "trigger"),
+    ("webhook", "test"),
+    ("webhook", "rotate_secret"),
+    ("delivery", "get"),
+    ("delivery", "list"),
+    ("delivery", "retry"),
+    ("delivery", "cancel"),
+    ("status", "get"),
+];
+
+/// What commands work with.
+pub(in crate::application) struct Ports {
     store: Arc<dyn Store>,
     cipher: Arc<dyn Cipher>,
     clock: Arc<dyn Clock>,
     sender: Arc<dyn HttpSender>,
     wakers: Arc<Wakers>,
     settings: CommandSettings,
+}
+
+/// Handles commands and queries.
+pub struct CommandHandler {
+    ports: Ports,
 }
 
 impl std::fmt::Debug for CommandHandler {
@@ -82,33 +153,123 @@ impl CommandHandler {
         wakers: Arc<Wakers>,
         settings: CommandSettings,
     ) -> Self {
-        Self {
+        let ports = Ports {
             store,
             cipher,
             clock,
             sender,
             wakers,
             settings,
-        }
+        };
+        Self { ports }
     }
 
     /// All actions, as (entity, action); every other one is unknown.
-    pub const ACTIONS: &'static [(&'static str, &'static str)] = &[("status", "get")];
+    pub const ACTIONS: &'static [(&'static str, &'static str)] = ACTIONS;
 
     /// Handles one command or query. Never fails: every outcome is a [`Reply`]. For a durable command the
     /// outcome's event is committed when this returns, unless the error is retryable.
     pub async fn handle(&self, incoming: Incoming) -> Handled {
-        let _ = (
-            &self.store,
-            &self.cipher,
-            &self.clock,
-            &self.sender,
-            &self.wakers,
-        );
+        let started = Instant::now();
+        let settings = &self.ports.settings;
+        let command = Command::read(incoming, &settings.default_tenant, settings.max_body);
+        let answer = self.answer(&command).await;
+        report(&command, &answer.reply, started.elapsed());
         Handled {
-            command_id: incoming.fallback_id.to_string(),
-            tenant: self.settings.default_tenant.clone(),
-            reply: Reply::Failure(Refusal::new(ErrorCode::Internal, "not there yet")),
+            command_id: command.context.command_id,
+            tenant: command.context.tenant,
+            reply: answer.reply,
         }
+    }
+
+    async fn answer(&self, command: &Command) -> Answer {
+        let mut retries = 0;
+        loop {
+            match Box::pin(self.attempt(command)).await {
+                Ok(answer) => return answer,
+                Err(CommandError::Store(StoreError::Conflict)) if retries < MAX_RETRIES => {
+                    retries += 1;
+                }
+                Err(error) => return self.failed(command, error).await,
+            }
+        }
+    }
+
+    /// Turns a fault into an answer and logs it, here alone. A durable command that will not be tried
+    /// again has its outcome told; where that fails too, it has to be tried again.
+    async fn failed(&self, command: &Command, error: CommandError) -> Answer {
+        let answer = Answer::failure(refusal_of(command, error));
+        let retryable = matches!(&answer.reply, Reply::Failure(r) if r.code.is_retryable());
+        if !command.durable || retryable {
+            return answer;
+        }
+        match self.tell(command, &answer).await {
+            Ok(()) => answer,
+            Err(error) => Answer::failure(Refusal::new(
+                ErrorCode::Unavailable,
+                refusal_of(command, error).message,
+            )),
+        }
+    }
+}
+
+/// The answer to a fault: what a stranger may know of it. The log has the rest.
+fn refusal_of(command: &Command, error: CommandError) -> Refusal {
+    let (code, message) = match &error {
+        CommandError::Refused(refusal) => return refusal.clone(),
+        CommandError::Store(store) if store.is_retryable() => (
+            ErrorCode::Unavailable,
+            "the database is not available; try again".to_owned(),
+        ),
+        // The operator can bring the key back: the same command may succeed later.
+        CommandError::Cipher(unknown @ CipherError::UnknownKey(_)) => {
+            (ErrorCode::Unavailable, unknown.to_string())
+        }
+        CommandError::Store(_) | CommandError::Cipher(_) => (
+            ErrorCode::Internal,
+            "a fault of the worker; its log says more under this command's id".to_owned(),
+        ),
+    };
+    let command_id = &command.context.command_id;
+    let action = &command.name;
+    if code.is_retryable() {
+        tracing::warn!(action, command_id, error = %Chain(&error), "a command has to wait");
+    } else {
+        tracing::error!(action, command_id, error = %Chain(&error), "a command failed");
+    }
+    Refusal::new(code, message)
+}
+
+fn report(command: &Command, reply: &Reply, took: Duration) {
+    let known = !command.entity.is_empty();
+    let action = if known { &command.name } else { "unknown" };
+    let path = if command.durable {
+        "durable"
+    } else {
+        "request"
+    };
+    let result = reply.result();
+    counter!(COMMANDS, "action" => action.to_owned(), "path" => path, "result" => result)
+        .increment(1);
+    histogram!(COMMAND_SECONDS, "path" => path).record(took);
+    let context = &command.context;
+    let entity_id = command.entity_id(reply);
+    macro_rules! line {
+        ($level:ident, $text:literal) => {
+            tracing::$level!(
+                action,
+                entity_id,
+                command_id = context.command_id,
+                correlation_id = context.correlation_id,
+                tenant = context.tenant.as_str(),
+                result,
+                $text
+            )
+        };
+    }
+    if command.kind == Kind::Query {
+        line!(debug, "a query was answered");
+    } else {
+        line!(info, "a command was handled");
     }
 }

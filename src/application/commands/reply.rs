@@ -3,7 +3,10 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::domain::values::Fault;
+use crate::domain::{
+    entities::InvalidTransition,
+    values::{Fault, Faults},
+};
 
 /// Why a command was refused, or failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +32,24 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
+    /// All codes, in the order of the contract.
+    pub const ALL: [Self; 9] = [
+        Self::Malformed,
+        Self::Unauthenticated,
+        Self::Forbidden,
+        Self::NotFound,
+        Self::Conflict,
+        Self::InvalidTransition,
+        Self::ValidationFailed,
+        Self::Unavailable,
+        Self::Internal,
+    ];
+
+    /// Reads the name on the wire.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|code| code.as_str() == text)
+    }
+
     /// The name on the wire.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -84,6 +105,66 @@ impl Refusal {
             details: Vec::new(),
         }
     }
+
+    /// An error with one detail.
+    pub fn at(code: ErrorCode, path: &str, message: impl Into<String>) -> Self {
+        let message = message.into();
+        let details = vec![Fault {
+            path: path.to_owned(),
+            message: message.clone(),
+        }];
+        Self {
+            code,
+            message,
+            details,
+        }
+    }
+
+    /// The `error` object on the wire.
+    pub fn to_json(&self) -> Value {
+        json!(ErrorBody {
+            code: self.code.as_str(),
+            message: &self.message,
+            details: &self.details,
+            retryable: self.code.is_retryable(),
+        })
+    }
+
+    fn from_json(error: &Value) -> Option<Self> {
+        let text = |value: &Value, field: &str| value.get(field)?.as_str().map(str::to_owned);
+        let details = error.get("details")?.as_array()?.iter().map(|detail| {
+            Some(Fault {
+                path: text(detail, "path")?,
+                message: text(detail, "message")?,
+            })
+        });
+        Some(Self {
+            code: ErrorCode::parse(error.get("code")?.as_str()?)?,
+            message: text(error, "message")?,
+            details: details.collect::<Option<_>>()?,
+        })
+    }
+}
+
+impl From<Faults> for Refusal {
+    fn from(faults: Faults) -> Self {
+        let details = faults.into_vec();
+        let message = match details.len() {
+            1 => "the input has a fault: see details".to_owned(),
+            n => format!("the input has {n} faults: see details"),
+        };
+        Self {
+            code: ErrorCode::ValidationFailed,
+            message,
+            details,
+        }
+    }
+}
+
+impl From<InvalidTransition> for Refusal {
+    fn from(error: InvalidTransition) -> Self {
+        Self::new(ErrorCode::InvalidTransition, error.to_string())
+    }
 }
 
 #[derive(Serialize)]
@@ -108,20 +189,55 @@ impl Reply {
     pub fn to_json(&self) -> Value {
         match self {
             Self::Success(data) => json!({ "success": true, "data": data }),
-            Self::Failure(refusal) => {
-                let Refusal {
-                    code,
-                    message,
-                    details,
-                } = refusal;
-                let error = ErrorBody {
-                    code: code.as_str(),
-                    message,
-                    details,
-                    retryable: code.is_retryable(),
-                };
-                json!({ "success": false, "error": error })
-            }
+            Self::Failure(refusal) => json!({ "success": false, "error": refusal.to_json() }),
         }
+    }
+
+    /// Reads a body back; `None` when it is no reply.
+    pub fn from_json(mut body: Value) -> Option<Self> {
+        match body.get("success")?.as_bool()? {
+            true => Some(Self::Success(body.get_mut("data")?.take())),
+            false => Refusal::from_json(body.get("error")?).map(Self::Failure),
+        }
+    }
+
+    /// `success`, or the error's code: the label in logs and metrics.
+    pub fn result(&self) -> &'static str {
+        match self {
+            Self::Success(_) => "success",
+            Self::Failure(refusal) => refusal.code.as_str(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reply_survives_being_kept() {
+        let replies = ErrorCode::ALL.map(|code| Reply::Failure(Refusal::at(code, "a.b", "text")));
+        for reply in replies
+            .into_iter()
+            .chain([Reply::Success(json!({ "a": [1] }))])
+        {
+            assert_eq!(Reply::from_json(reply.to_json()), Some(reply));
+        }
+        for other in [
+            json!({}),
+            json!({ "success": 1 }),
+            json!({ "success": false }),
+        ] {
+            assert_eq!(Reply::from_json(other), None);
+        }
+    }
+
+    #[test]
+    fn an_error_has_the_shape_of_the_contract() {
+        let reply = Reply::Failure(Refusal::at(ErrorCode::Unavailable, "x", "down"));
+        assert_eq!(
+            reply.to_json().to_string(),
+            r#"{"success":false,"error":{"code":"unavailable","message":"down","details":[{"path":"x","message":"down"}],"retryable":true}}"#
+        );
     }
 }

@@ -98,6 +98,29 @@ pub struct Integration {
 }
 
 impl Integration {
+    /// A new integration: `pending`.
+    pub fn create(
+        id: IntegrationId,
+        meta: EntityMeta,
+        kind: IntegrationType,
+        config: SecretConfig,
+    ) -> (Self, IntegrationChange) {
+        let change = IntegrationChange {
+            id,
+            version: meta.version,
+            change: Change::Created,
+        };
+        let status = IntegrationStatus::Pending;
+        let new = Self {
+            id,
+            meta,
+            kind,
+            status,
+            config,
+        };
+        (new, change)
+    }
+
     /// `pending`, `inactive` → `active`; nothing to do when it is active.
     ///
     /// # Errors

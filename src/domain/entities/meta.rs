@@ -25,7 +25,33 @@ pub struct EntityMeta {
     pub updated_by: String,
 }
 
+/// How users call a registry entity.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Labels {
+    /// 1–255 characters, unique among its siblings.
+    pub name: String,
+    /// Free text.
+    pub description: Option<String>,
+    /// Labels, for filters.
+    pub tags: Vec<String>,
+}
+
 impl EntityMeta {
+    /// The first version of a new entity.
+    pub fn new(tenant: TenantId, labels: Labels, actor: &str, now: Timestamp) -> Self {
+        Self {
+            tenant,
+            name: labels.name,
+            description: labels.description,
+            tags: labels.tags,
+            version: 1,
+            created_at: now,
+            updated_at: now,
+            created_by: actor.to_owned(),
+            updated_by: actor.to_owned(),
+        }
+    }
+
     /// Counts one change.
     pub fn touch(&mut self, actor: &str, now: Timestamp) {
         self.version += 1;

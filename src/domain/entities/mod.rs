@@ -7,5 +7,7 @@ mod webhook;
 
 pub use delivery::{Attempt, Delivery, DeliveryStatus};
 pub use integration::{Integration, IntegrationStatus, IntegrationType};
-pub use meta::{EntityMeta, InvalidTransition};
-pub use webhook::{BodyFormat, HttpMethod, SigningSecret, Webhook, WebhookSettings, WebhookStatus};
+pub use meta::{EntityMeta, InvalidTransition, Labels};
+pub use webhook::{
+    BodyFormat, HttpMethod, NewWebhook, SigningSecret, Webhook, WebhookSettings, WebhookStatus,
+};

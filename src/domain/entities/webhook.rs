@@ -140,6 +140,23 @@ pub struct SigningSecret {
     pub expires_at: Option<Timestamp>,
 }
 
+/// What a new webhook is made of.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewWebhook {
+    /// Its id.
+    pub id: WebhookId,
+    /// The integration that it belongs to.
+    pub integration_id: IntegrationId,
+    /// Name, version, history.
+    pub meta: EntityMeta,
+    /// What it receives; at least one.
+    pub events: Vec<EventPattern>,
+    /// How to deliver; credentials sealed.
+    pub config: SecretConfig,
+    /// Its first signing secret.
+    pub secret: SigningSecret,
+}
+
 /// Which events go where.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Webhook {
@@ -164,6 +181,25 @@ impl Webhook {
     pub const MAX_SECRETS: usize = 5;
     /// How many patterns one webhook may list.
     pub const MAX_EVENTS: usize = 100;
+
+    /// A new webhook: `pending`, and receiving events at once.
+    pub fn create(new: NewWebhook) -> (Self, WebhookChange) {
+        let change = WebhookChange {
+            id: new.id,
+            version: new.meta.version,
+            change: Change::Created,
+        };
+        let webhook = Self {
+            id: new.id,
+            integration_id: new.integration_id,
+            meta: new.meta,
+            events: new.events,
+            status: WebhookStatus::Pending,
+            config: new.config,
+            secrets: vec![new.secret],
+        };
+        (webhook, change)
+    }
 
     /// Any other state → `active`; nothing to do when it is active.
     #[must_use]

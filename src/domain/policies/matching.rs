@@ -35,9 +35,9 @@ struct Node {
     /// Patterns that go on with `>`.
     rest: Ids,
     /// Patterns that go on with `*`.
-    any: Option<Arc<Node>>,
+    any: Option<Arc<Self>>,
     /// Patterns that go on with this token.
-    next: CowMap<Arc<str>, Arc<Node>>,
+    next: CowMap<Arc<str>, Arc<Self>>,
 }
 
 impl Matcher {
@@ -112,11 +112,7 @@ impl Node {
     }
 
     /// Recursion ends with the pattern: at most 128 tokens fit into its 255 bytes.
-    fn remove<'a>(
-        &mut self,
-        tokens: &mut dyn Iterator<Item = PatternToken<'a>>,
-        webhook: WebhookId,
-    ) {
+    fn remove(&mut self, tokens: &mut dyn Iterator<Item = PatternToken<'_>>, webhook: WebhookId) {
         match tokens.next() {
             None => self.ends.remove(webhook),
             Some(PatternToken::Rest) => self.rest.remove(webhook),

@@ -1,7 +1,7 @@
 //! A configuration whose `credentials` objects are write-only.
 //!
-//! Every object under a key `credentials`, at any depth, is taken out and sealed; in its place stays
-//! what may be shown: `{"apiKey":{"set":true,"updatedAt":"…"}}`.
+//! Every object under a key `credentials`, at any depth and also in lists, is taken out and sealed; in
+//! its place stays what may be shown: `{"apiKey":{"set":true,"updatedAt":"…"}}`.
 
 use std::collections::BTreeMap;
 
@@ -102,18 +102,43 @@ fn split(
         Some(_) => {}
     }
     for (name, value) in object.iter_mut().filter(|(name, _)| *name != "credentials") {
-        if let Value::Object(inner) = value {
-            let before = previous
-                .and_then(|p| p.get(name))
-                .and_then(Value::as_object);
-            split(inner, before, &join(prefix, name), kept, now, found);
-        }
+        let before = previous.and_then(|p| p.get(name));
+        split_value(value, before, &join(prefix, name), kept, now, found);
     }
 }
 
+fn split_value(
+    value: &mut Value,
+    previous: Option<&Value>,
+    path: &str,
+    kept: &Credentials,
+    now: Timestamp,
+    found: &mut Credentials,
+) {
+    match value {
+        Value::Object(inner) => {
+            let before = previous.and_then(Value::as_object);
+            split(inner, before, path, kept, now, found);
+        }
+        Value::Array(items) => {
+            for (index, item) in items.iter_mut().enumerate() {
+                let before = previous.and_then(|p| p.get(index));
+                split_value(item, before, &format!("{path}[{index}]"), kept, now, found);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The path of a field; what a name itself holds of the path's signs is escaped, so that no two fields
+/// share a path.
 fn join(prefix: &str, name: &str) -> String {
+    let name = name
+        .replace('\\', r"\\")
+        .replace('.', r"\.")
+        .replace('[', r"\[");
     if prefix.is_empty() {
-        name.to_owned()
+        name
     } else {
         format!("{prefix}.{name}")
     }
@@ -127,4 +152,75 @@ fn is_mark(value: &Value) -> bool {
     value
         .as_object()
         .is_some_and(|o| o.get("set") == Some(&Value::Bool(true)) && o.len() <= 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn map(value: Value) -> Map<String, Value> {
+        match value {
+            Value::Object(map) => map,
+            other => panic!("not an object: {other}"),
+        }
+    }
+
+    fn time(second: i64) -> Timestamp {
+        chrono::DateTime::from_timestamp(second, 0).unwrap()
+    }
+
+    fn split_new(config: Value) -> (Map<String, Value>, Credentials) {
+        split_credentials(map(config), &Map::new(), &Credentials::default(), time(0))
+    }
+
+    #[test]
+    fn credentials_are_taken_out_at_any_depth_also_in_lists() {
+        let (shown, found) = split_new(json!({
+            "credentials": { "a": "s3cret" },
+            "deep": { "er": { "credentials": { "b": { "c": "s3cret" } } } },
+            "list": [1, [{ "credentials": { "d": "s3cret" } }]],
+            "x.y": { "credentials": { "e": "s3cret" } },
+            "x": { "y": { "credentials": { "f": "s3cret" } } },
+        }));
+        assert!(!Value::Object(shown).to_string().contains("s3cret"));
+        let paths: Vec<&str> = found.0.keys().map(String::as_str).collect();
+        assert_eq!(
+            paths,
+            [
+                "credentials",
+                "deep.er.credentials",
+                "list[1][0].credentials",
+                "x.y.credentials",
+                r"x\.y.credentials",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_not_given_again_stays_and_what_is_given_replaces() {
+        let (first, kept) = split_new(json!({
+            "endpoint": "a", "credentials": { "key": "one", "user": "u" },
+        }));
+        let again = |config: Value| split_credentials(map(config), &first, &kept, time(9));
+
+        let (shown, found) = again(json!({ "endpoint": "b" }));
+        assert_eq!(shown["credentials"], first["credentials"]);
+        assert_eq!(found, kept);
+
+        let mark = first["credentials"]["key"].clone();
+        let (shown, found) = again(json!({ "credentials": { "key": mark, "user": "v" } }));
+        assert_eq!(shown["credentials"]["key"], first["credentials"]["key"]);
+        assert_ne!(shown["credentials"]["user"], first["credentials"]["user"]);
+        let fields = &found.0["credentials"];
+        assert_eq!(
+            (&fields["key"], &fields["user"]),
+            (&json!("one"), &json!("v"))
+        );
+
+        let (shown, found) = again(json!({ "credentials": {} }));
+        assert_eq!(shown["credentials"], json!({}));
+        assert_eq!(found, Credentials::default());
+    }
 }

@@ -12,4 +12,4 @@ pub use publisher::JetStreamPublisher;
 pub use settings::{NatsAuth, NatsSettings, NatsSettingsError, NatsTls};
 pub use source::PullSource;
 pub use subjects::{SubjectPrefix, SubjectPrefixError};
-pub use topology::{Topology, TopologyError, TopologySettings};
+pub use topology::{Difference, Topology, TopologyError, TopologySettings};

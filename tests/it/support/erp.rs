@@ -57,7 +57,10 @@ impl Erp {
     pub(crate) async fn publish_all(&self, subject: &str, bodies: impl Iterator<Item = String>) {
         let mut waiting = Vec::new();
         for body in bodies {
-            let sent = self.jetstream.publish(subject.to_owned(), body.into()).await;
+            let sent = self
+                .jetstream
+                .publish(subject.to_owned(), body.into())
+                .await;
             waiting.push(sent.expect("it is sent"));
         }
         for ack in waiting {
@@ -67,7 +70,10 @@ impl Erp {
 
     /// A fixture of `tests/fixtures/erp-events`, as the ERP really sends it.
     pub(crate) async fn fixture(&self, name: &str) -> Value {
-        let path = format!("{}/tests/fixtures/erp-events/{name}.json", env!("CARGO_MANIFEST_DIR"));
+        let path = format!(
+            "{}/tests/fixtures/erp-events/{name}.json",
+            env!("CARGO_MANIFEST_DIR")
+        );
         let text = std::fs::read_to_string(path).expect("the fixture is there");
         let fixture: Value = serde_json::from_str(&text).expect("it is JSON");
         let headers: Vec<(&str, &str)> = fixture["headers"]
@@ -77,18 +83,28 @@ impl Erp {
             .map(|(name, value)| (name.as_str(), value.as_str().expect("a text")))
             .collect();
         let subject = fixture["subject"].as_str().expect("a subject");
-        self.publish_with(subject, &headers, fixture["body"].to_string()).await;
+        self.publish_with(subject, &headers, fixture["body"].to_string())
+            .await;
         fixture
     }
 
     /// A request; the whole reply.
-    pub(crate) async fn request(&self, action: &str, headers: &[(&str, &str)], body: &Value) -> Value {
+    pub(crate) async fn request(
+        &self,
+        action: &str,
+        headers: &[(&str, &str)],
+        body: &Value,
+    ) -> Value {
         let subject = format!("integration.api.{action}");
         let request = async_nats::Request::new()
             .payload(body.to_string().into())
             .headers(header_map(headers))
             .timeout(Some(Duration::from_secs(20)));
-        let answer = self.client.send_request(subject, request).await.expect("an answer");
+        let answer = self
+            .client
+            .send_request(subject, request)
+            .await
+            .expect("an answer");
         serde_json::from_slice(&answer.payload).expect("the answer is JSON")
     }
 
@@ -106,14 +122,23 @@ impl Erp {
     }
 
     /// An integration and a webhook of it: the webhook's id and secret.
-    pub(crate) async fn webhook(&self, url: &str, events: &[&str], config: Value) -> (String, String) {
+    pub(crate) async fn webhook(
+        &self,
+        url: &str,
+        events: &[&str],
+        config: Value,
+    ) -> (String, String) {
         let mut full = json!({ "url": url });
         for (name, value) in config.as_object().expect("an object") {
             full[name] = value.clone();
         }
         let name = uuid_of(url);
-        let integration =
-            self.ask("integration.create", json!({ "name": name, "type": "webhook", "config": {} })).await;
+        let integration = self
+            .ask(
+                "integration.create",
+                json!({ "name": name, "type": "webhook", "config": {} }),
+            )
+            .await;
         let webhook = self
             .ask("webhook.create", json!({
                 "name": "w", "integrationId": integration["id"], "events": events, "config": full,
@@ -125,12 +150,20 @@ impl Erp {
 
     /// All domain events so far, oldest first.
     pub(crate) async fn events(&self) -> Vec<Value> {
-        self.read_stream("INTEGRATION_EVENTS").await.into_iter().map(|(_, body)| body).collect()
+        self.read_stream("INTEGRATION_EVENTS")
+            .await
+            .into_iter()
+            .map(|(_, body)| body)
+            .collect()
     }
 
     /// All messages of a stream: subject and body.
     pub(crate) async fn read_stream(&self, name: &str) -> Vec<(String, Value)> {
-        let mut stream = self.jetstream.get_stream(name).await.expect("the stream is there");
+        let mut stream = self
+            .jetstream
+            .get_stream(name)
+            .await
+            .expect("the stream is there");
         let count = stream.info().await.expect("it tells").state.messages;
         if count == 0 {
             return Vec::new();
@@ -138,18 +171,25 @@ impl Erp {
         let config = jetstream::consumer::pull::OrderedConfig::default();
         let consumer = stream.create_consumer(config).await.expect("a consumer");
         let messages = consumer.messages().await.expect("messages");
-        let read = messages.take(usize::try_from(count).expect("few")).map(|message| {
-            let message = message.expect("a message");
-            let body = serde_json::from_slice(&message.payload).unwrap_or(Value::Null);
-            (message.subject.to_string(), body)
-        });
-        tokio::time::timeout(PATIENCE, read.collect()).await.expect("all come")
+        let read = messages
+            .take(usize::try_from(count).expect("few"))
+            .map(|message| {
+                let message = message.expect("a message");
+                let body = serde_json::from_slice(&message.payload).unwrap_or(Value::Null);
+                (message.subject.to_string(), body)
+            });
+        tokio::time::timeout(PATIENCE, read.collect())
+            .await
+            .expect("all come")
     }
 
     /// Waits for a domain event.
     pub(crate) async fn wait_event(&self, kind: &str, matches: impl Fn(&Value) -> bool) -> Value {
         eventually(PATIENCE, async || {
-            self.events().await.into_iter().find(|event| event["type"] == kind && matches(event))
+            self.events()
+                .await
+                .into_iter()
+                .find(|event| event["type"] == kind && matches(event))
         })
         .await
     }
@@ -166,10 +206,20 @@ impl Erp {
     }
 
     /// Waits until a delivery of this webhook is as wanted.
-    pub(crate) async fn wait_delivery(&self, webhook: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    pub(crate) async fn wait_delivery(
+        &self,
+        webhook: &str,
+        wanted: impl Fn(&Value) -> bool,
+    ) -> Value {
         eventually(PATIENCE, async || {
-            let list = self.ask("delivery.list", json!({ "webhookId": webhook })).await;
-            let found = list["items"].as_array()?.iter().find(|one| wanted(one)).cloned()?;
+            let list = self
+                .ask("delivery.list", json!({ "webhookId": webhook }))
+                .await;
+            let found = list["items"]
+                .as_array()?
+                .iter()
+                .find(|one| wanted(one))
+                .cloned()?;
             Some(self.ask("delivery.get", json!({ "id": found["id"] })).await)
         })
         .await
@@ -197,13 +247,21 @@ fn header_map(headers: &[(&str, &str)]) -> HeaderMap {
 
 /// Whether the request is signed with this `whsec_` secret, as Standard Webhooks says.
 pub(crate) fn is_signed(request: &Received, secret: &str) -> bool {
-    let key = STANDARD.decode(secret.trim_start_matches("whsec_")).expect("base64");
+    let key = STANDARD
+        .decode(secret.trim_start_matches("whsec_"))
+        .expect("base64");
     let key = hmac::Key::new(hmac::HMAC_SHA256, &key);
-    let mut signed = format!("{}.{}.", request.header("webhook-id"), request.header("webhook-timestamp"))
-        .into_bytes();
+    let mut signed = format!(
+        "{}.{}.",
+        request.header("webhook-id"),
+        request.header("webhook-timestamp")
+    )
+    .into_bytes();
     signed.extend_from_slice(&request.body);
     request.header("webhook-signature").split(' ').any(|one| {
-        let tag = one.strip_prefix("v1,").and_then(|tag| STANDARD.decode(tag).ok());
+        let tag = one
+            .strip_prefix("v1,")
+            .and_then(|tag| STANDARD.decode(tag).ok());
         tag.is_some_and(|tag| hmac::verify(&key, &signed, &tag).is_ok())
     })
 }

@@ -1,6 +1,7 @@
 //! What the tests stand on: servers that can be killed and come back, a receiver that can
 //! misbehave, the worker as a process, and waiting on a condition instead of sleeping.
 
+pub(crate) mod erp;
 pub(crate) mod nats;
 pub(crate) mod output;
 pub(crate) mod receiver;

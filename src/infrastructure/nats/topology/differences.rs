@@ -30,16 +30,22 @@ pub(super) const CONSUMER: [&str; 9] = [
     "backoff",
 ];
 
-/// One difference, readable by an operator.
+/// Something that exists with another setting than the worker would give it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Difference {
-    pub(super) field: &'static str,
-    pub(super) expected: String,
-    pub(super) actual: String,
+pub struct Difference {
+    /// `stream INTEGRATION_EVENTS`.
+    pub of: String,
+    /// The setting.
+    pub field: &'static str,
+    /// What the worker would set.
+    pub expected: String,
+    /// What it is.
+    pub actual: String,
 }
 
 /// Compares the named fields of two configurations of the same kind.
 pub(super) fn differences<T: Serialize>(
+    of: &str,
     fields: &'static [&'static str],
     expected: &T,
     actual: &T,
@@ -48,6 +54,7 @@ pub(super) fn differences<T: Serialize>(
     let different = |field: &&'static str| {
         let (expected, actual) = (value(&expected, field), value(&actual, field));
         (expected != actual).then(|| Difference {
+            of: of.to_owned(),
             field,
             expected: shown(field, &expected),
             actual: shown(field, &actual),
@@ -102,9 +109,9 @@ mod tests {
     fn only_what_matters_is_a_difference() {
         let expected = json!({"subjects": ["a", "b"], "max_age": 7_000_000_000_u64, "max_msgs": -1, "num_replicas": 1});
         let same = json!({"subjects": ["b", "a"], "max_age": 7_000_000_000_u64, "num_replicas": 3});
-        assert_eq!(differences(&STREAM, &expected, &same), []);
+        assert_eq!(differences("stream X", &STREAM, &expected, &same), []);
         let other = json!({"subjects": ["a"], "max_age": 0, "max_msgs": 100});
-        let told: Vec<_> = differences(&STREAM, &expected, &other)
+        let told: Vec<_> = differences("stream X", &STREAM, &expected, &other)
             .into_iter()
             .map(|d| (d.field, d.expected, d.actual))
             .collect();

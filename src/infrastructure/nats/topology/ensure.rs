@@ -9,7 +9,7 @@ use async_nats::jetstream::{
 
 use super::{
     ConsumerSpec, Topology,
-    differences::{CONSUMER, STREAM, differences},
+    differences::{CONSUMER, Difference, STREAM, differences},
 };
 
 type Source = Box<dyn std::error::Error + Send + Sync>;
@@ -76,26 +76,43 @@ pub(in crate::infrastructure::nats) struct ResumePoint {
 
 impl Topology {
     /// Makes the streams and consumers that are missing. Where one exists with other settings,
-    /// each difference is logged as a warning, and it is left as it is.
+    /// each difference is logged as a warning and answered, and it is left as it is.
     ///
     /// # Errors
     /// [`TopologyError`]; what was made until then stays, and doing it again goes on from there.
-    pub async fn ensure(&self, context: &Context) -> Result<(), TopologyError> {
-        self.ensure_streams(context).await?;
+    pub async fn ensure(&self, context: &Context) -> Result<Vec<Difference>, TopologyError> {
+        let mut found = self.ensure_streams(context).await?;
         for spec in self.consumers() {
-            report_consumer(spec, &find_or_create_consumer(context, spec, None).await?);
+            let consumer = find_or_create_consumer(context, spec, None).await?;
+            let of = format!("consumer {} of {}", name_of(spec), spec.stream);
+            let expected = (&spec.config).into_consumer_config();
+            let actual = &consumer.cached_info().config;
+            found.extend(differences(&of, &CONSUMER, &expected, actual));
         }
-        Ok(())
+        for difference in &found {
+            tracing::warn!(
+                of = difference.of,
+                field = difference.field,
+                expected = difference.expected,
+                actual = difference.actual,
+                "a stream or consumer differs from what the worker would create; it is left as it is"
+            );
+        }
+        Ok(found)
     }
 
     pub(in crate::infrastructure::nats) async fn ensure_streams(
         &self,
         context: &Context,
-    ) -> Result<(), TopologyError> {
+    ) -> Result<Vec<Difference>, TopologyError> {
+        let mut found = Vec::new();
         for config in self.streams() {
-            report_stream(config, &find_or_create_stream(context, config).await?);
+            let stream = find_or_create_stream(context, config).await?;
+            let of = format!("stream {}", config.name);
+            let actual = &stream.cached_info().config;
+            found.extend(differences(&of, &STREAM, config, actual));
         }
-        Ok(())
+        Ok(found)
     }
 
     /// Finds or makes the consumer, and its stream where that is gone too, and says how far it is.
@@ -138,19 +155,6 @@ async fn find_or_create_stream(
             }
             _ => Err(TopologyError::server("the stream", name, error)),
         },
-    }
-}
-
-fn report_stream(config: &stream::Config, stream: &stream::Stream) {
-    let name = config.name.as_str();
-    for difference in differences(&STREAM, config, &stream.cached_info().config) {
-        tracing::warn!(
-            stream = name,
-            field = difference.field,
-            expected = difference.expected,
-            actual = difference.actual,
-            "a stream differs from what the worker would create; it is left as it is"
-        );
     }
 }
 
@@ -202,29 +206,12 @@ async fn find_or_create_consumer(
     spec: &ConsumerSpec,
     start: Option<u64>,
 ) -> Result<Consumer<pull::Config>, TopologyError> {
-    let name = spec.config.durable_name.as_deref().unwrap_or_default();
+    let name = name_of(spec);
     let found = context.get_consumer_from_stream(name, &spec.stream).await;
     match found {
         Ok(consumer) => Ok(consumer),
         Err(error) if is_missing(&error) => create_consumer(context, spec, start).await,
         Err(error) => Err(consumer_error(spec, error)),
-    }
-}
-
-fn report_consumer(spec: &ConsumerSpec, consumer: &Consumer<pull::Config>) {
-    let ConsumerSpec { stream, config } = spec;
-    let name = config.durable_name.as_deref().unwrap_or_default();
-    let actual = &consumer.cached_info().config;
-    let expected = config.into_consumer_config();
-    for difference in differences(&CONSUMER, &expected, actual) {
-        tracing::warn!(
-            stream,
-            consumer = name,
-            field = difference.field,
-            expected = difference.expected,
-            actual = difference.actual,
-            "a consumer differs from what the worker would create; it is left as it is"
-        );
     }
 }
 
@@ -234,7 +221,7 @@ async fn create_consumer(
     start: Option<u64>,
 ) -> Result<Consumer<pull::Config>, TopologyError> {
     let ConsumerSpec { stream, config } = spec;
-    let name = config.durable_name.as_deref().unwrap_or_default();
+    let name = name_of(spec);
     let mut config = config.clone();
     if let Some(start_sequence) = start {
         config.deliver_policy = DeliverPolicy::ByStartSequence { start_sequence };
@@ -255,12 +242,16 @@ async fn create_consumer(
     }
 }
 
+fn name_of(spec: &ConsumerSpec) -> &str {
+    spec.config.durable_name.as_deref().unwrap_or_default()
+}
+
 fn is_missing(error: &ConsumerError) -> bool {
     matches!(error.kind(), ConsumerErrorKind::JetStream(e) if e.error_code() == ErrorCode::CONSUMER_NOT_FOUND)
 }
 
 fn consumer_error(spec: &ConsumerSpec, error: ConsumerError) -> TopologyError {
-    let consumer = spec.config.durable_name.clone().unwrap_or_default();
+    let consumer = name_of(spec).to_owned();
     if matches!(error.kind(), ConsumerErrorKind::InvalidConsumerType) {
         let stream = spec.stream.clone();
         return TopologyError::PushConsumer { stream, consumer };

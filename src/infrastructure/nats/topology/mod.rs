@@ -16,6 +16,7 @@ use serde::Serialize;
 
 use super::subjects::SubjectPrefix;
 
+pub use differences::Difference;
 pub(super) use ensure::ResumePoint;
 pub use ensure::TopologyError;
 

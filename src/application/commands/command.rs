@@ -1,0 +1,212 @@
+//! A command as it is understood before anything is done.
+
+use bytes::Bytes;
+use ring::digest::{SHA256, digest};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::domain::{
+    events::DomainEvent,
+    interfaces::{AuditRow, CommandKey},
+    values::{TenantId, Timestamp},
+};
+
+use super::{
+    ACTIONS, Incoming,
+    body::Body,
+    context::{self, CommandContext},
+    reply::{ErrorCode, Refusal, Reply},
+};
+
+/// How an action is handled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Reads; its reply is never kept.
+    Query,
+    /// Sends a request outside of any transaction.
+    Test,
+    /// Changes something in one unit of work.
+    Change,
+}
+
+/// A command, understood.
+pub(super) struct Command {
+    /// `integration`, …; empty when the action is unknown.
+    pub(super) entity: &'static str,
+    /// `create`, …; empty when the action is unknown.
+    pub(super) action: &'static str,
+    /// `<entity>.<action>` as it was sent.
+    pub(super) name: String,
+    /// How it is handled.
+    pub(super) kind: Kind,
+    /// Who asks, and how the command is known.
+    pub(super) context: CommandContext,
+    /// Its body, or why it is refused before anything is done.
+    pub(super) body: Result<Body, Refusal>,
+    /// SHA-256 of the body, in hex.
+    pub(super) body_hash: String,
+    /// Under which the reply is kept.
+    pub(super) key: Option<CommandKey>,
+    /// Whether its outcome is an event.
+    pub(super) durable: bool,
+}
+
+/// What came of a command.
+#[derive(Debug)]
+pub(super) struct Answer {
+    /// The reply.
+    pub(super) reply: Reply,
+    /// Whether the idempotency key stands for another body: not the same command then.
+    pub(super) key_misused: bool,
+}
+
+impl Answer {
+    /// A success.
+    pub(super) fn success(data: Value) -> Self {
+        Self::from(Reply::Success(data))
+    }
+
+    /// A refusal.
+    pub(super) fn failure(refusal: Refusal) -> Self {
+        Self::from(Reply::Failure(refusal))
+    }
+}
+
+impl From<Reply> for Answer {
+    fn from(reply: Reply) -> Self {
+        Self {
+            reply,
+            key_misused: false,
+        }
+    }
+}
+
+impl Command {
+    /// Reads headers and body.
+    pub(super) fn read(incoming: Incoming, default_tenant: &TenantId, max_body: usize) -> Self {
+        let (context, faults) = context::read(&incoming, default_tenant);
+        let name = format!("{}.{}", incoming.entity, incoming.action);
+        let known = ACTIONS
+            .iter()
+            .find(|(entity, action)| *entity == incoming.entity && *action == incoming.action);
+        let (entity, action) = known.copied().unwrap_or_default();
+        let kind = kind(action);
+        let body = if known.is_none() {
+            Err(unknown_action(&name))
+        } else if faults.is_empty() {
+            Body::read(&incoming.body, max_body, kind == Kind::Query)
+        } else {
+            Err(Refusal::from(faults))
+        };
+        // What is refused for its headers is not understood well enough to be kept under a key.
+        let understood = body
+            .as_ref()
+            .err()
+            .is_none_or(|refusal| refusal.code == ErrorCode::Malformed);
+        let key = context
+            .key
+            .clone()
+            .filter(|_| understood && kind != Kind::Query);
+        let key = key.map(|key| CommandKey {
+            tenant: context.tenant.clone(),
+            action: name.clone(),
+            key,
+        });
+        Self {
+            entity,
+            action,
+            name,
+            kind,
+            context,
+            body,
+            body_hash: hash(&incoming.body),
+            key,
+            durable: incoming.durable,
+        }
+    }
+
+    /// The entity that the command is about, as far as reply and body say.
+    pub(super) fn entity_id(&self, reply: &Reply) -> Option<String> {
+        let from_reply = match reply {
+            Reply::Success(data) => data.get("id").and_then(Value::as_str),
+            Reply::Failure(_) => None,
+        };
+        let body = self.body.as_ref().ok();
+        let from_body = || {
+            let id = body?.map.get("id")?.as_str()?;
+            Uuid::try_parse(id).ok().map(|id| id.to_string())
+        };
+        from_reply.map(str::to_owned).or_else(from_body)
+    }
+
+    /// A line about this command for the audit log.
+    pub(super) fn audit_row(&self, entity_id: String, at: Timestamp) -> AuditRow {
+        AuditRow {
+            tenant: self.context.tenant.clone(),
+            at,
+            actor: self.context.actor.clone(),
+            action: self.name.clone(),
+            entity_id,
+            command_id: self.context.command_id.clone(),
+            correlation_id: self.context.correlation_id.clone(),
+        }
+    }
+
+    /// The event that tells the outcome of a durable command. Its id is derived, so that telling it
+    /// again is harmless; another command under the same key is told apart by its body.
+    pub(super) fn outcome(&self, answer: &Answer, now: Timestamp) -> DomainEvent {
+        let context = &self.context;
+        let mut data = json!({ "commandId": context.command_id, "action": self.name });
+        if let Some(id) = self.entity_id(&answer.reply) {
+            data["entityId"] = Value::String(id);
+        }
+        let event_type = match &answer.reply {
+            Reply::Success(_) => "command.completed",
+            Reply::Failure(refusal) => {
+                data["error"] = refusal.to_json();
+                "command.rejected"
+            }
+        };
+        let mut id = format!(
+            "command:{}\0{}\0{}",
+            context.tenant, self.name, context.command_id
+        );
+        if answer.key_misused {
+            id.push('\0');
+            id.push_str(&self.body_hash);
+        }
+        DomainEvent {
+            id: Uuid::new_v5(&Uuid::NAMESPACE_URL, id.as_bytes()),
+            event_type: event_type.to_owned(),
+            subject: context.command_id.clone(),
+            time: now,
+            aggregate_version: 1,
+            context: context.for_events(),
+            data,
+        }
+    }
+}
+
+fn kind(action: &str) -> Kind {
+    match action {
+        "get" | "list" => Kind::Query,
+        "test" => Kind::Test,
+        _ => Kind::Change,
+    }
+}
+
+fn unknown_action(name: &str) -> Refusal {
+    let shown: String = name.chars().take(100).collect();
+    Refusal::new(ErrorCode::NotFound, format!("there is no action {shown:?}"))
+}
+
+fn hash(body: &Bytes) -> String {
+    use std::fmt::Write as _;
+    let digest = digest(&SHA256, body);
+    let mut hex = String::with_capacity(64);
+    for byte in digest.as_ref() {
+        // Writing to a string cannot fail.
+        write!(hex, "{byte:02x}").unwrap_or_default();
+    }
+    hex
+}

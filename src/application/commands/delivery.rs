@@ -1,0 +1,68 @@
+//! Commands about deliveries. Their changes by users publish no events.
+
+use uuid::Uuid;
+
+use crate::domain::{
+    entities::{Delivery, InvalidTransition},
+    values::{DeliveryId, TenantId},
+};
+
+use super::{
+    Ports,
+    body::Body,
+    integration::only_id,
+    views,
+    work::{CommandError, Outcome, Work, not_found},
+};
+
+/// `get {id}`
+pub(super) async fn get(ports: &Ports, tenant: &TenantId, body: Body) -> Outcome {
+    let id = only_id(body)?;
+    let found = ports.store.delivery(tenant, DeliveryId(id)).await?;
+    let (delivery, attempts) = found.ok_or_else(|| not_found("delivery", "id", id))?;
+    Ok(views::delivery(&delivery, Some(&attempts)))
+}
+
+/// `retry {id}`: due now, with its whole retry schedule anew. Answers without the attempts.
+pub(super) async fn retry(work: &mut Work<'_>, body: Body) -> Outcome {
+    let id = only_id(body)?;
+    let (mut delivery, event_kept) = locked(work, id).await?;
+    let state = delivery.status.as_str();
+    delivery.retry(work.now)?;
+    let refused = |remedy| InvalidTransition {
+        entity: "delivery",
+        state,
+        remedy,
+    };
+    if !event_kept {
+        return Err(refused("its event was pruned, so it cannot be sent again").into());
+    }
+    let webhook = work
+        .unit
+        .webhook(&delivery.tenant, delivery.webhook_id)
+        .await?;
+    if webhook.is_none() {
+        return Err(refused("its webhook was deleted, so it cannot be sent again").into());
+    }
+    work.unit.update_delivery(&delivery).await?;
+    work.audit(id.to_string());
+    work.effects.parked = true;
+    Ok(views::delivery(&delivery, None))
+}
+
+/// `cancel {id}`: no further attempt. Answers without the attempts.
+pub(super) async fn cancel(work: &mut Work<'_>, body: Body) -> Outcome {
+    let id = only_id(body)?;
+    let (mut delivery, _) = locked(work, id).await?;
+    if delivery.cancel(work.now)? {
+        work.unit.update_delivery(&delivery).await?;
+        work.audit(id.to_string());
+    }
+    Ok(views::delivery(&delivery, None))
+}
+
+async fn locked(work: &mut Work<'_>, id: Uuid) -> Result<(Delivery, bool), CommandError> {
+    let tenant = &work.command.context.tenant;
+    let found = work.unit.delivery(tenant, DeliveryId(id)).await?;
+    Ok(found.ok_or_else(|| not_found("delivery", "id", id))?)
+}

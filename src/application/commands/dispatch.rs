@@ -1,0 +1,62 @@
+//! Which function handles which action.
+
+use super::{
+    Ports,
+    body::Body,
+    command::Command,
+    delivery, integration, list,
+    reply::{ErrorCode, Refusal},
+    trigger, webhook, webhook_secrets,
+    work::{Outcome, Work},
+};
+
+/// What changes something, in the unit of work.
+pub(super) async fn change(work: &mut Work<'_>, body: Body) -> Outcome {
+    match (work.command.entity, work.command.action) {
+        ("integration", "create") => integration::create(work, body).await,
+        ("integration", "update") => integration::update(work, body).await,
+        ("integration", "activate") => integration::activate(work, body).await,
+        ("integration", "deactivate") => integration::deactivate(work, body).await,
+        ("integration", "mark_error") => integration::mark_error(work, body).await,
+        ("integration", "rotate_credentials") => integration::rotate_credentials(work, body).await,
+        ("integration", "delete") => integration::delete(work, body).await,
+        ("webhook", "create") => webhook::create(work, body).await,
+        ("webhook", "update") => webhook::update(work, body).await,
+        ("webhook", "activate") => webhook::activate(work, body).await,
+        ("webhook", "deactivate") => webhook::deactivate(work, body).await,
+        ("webhook", "delete") => webhook::delete(work, body).await,
+        ("webhook", "rotate_secret") => webhook_secrets::rotate(work, body).await,
+        ("webhook", "trigger") => trigger::trigger(work, body).await,
+        ("delivery", "retry") => delivery::retry(work, body).await,
+        ("delivery", "cancel") => delivery::cancel(work, body).await,
+        _ => unknown(work.command),
+    }
+}
+
+/// What only reads.
+pub(super) async fn query(ports: &Ports, command: &Command, body: Body) -> Outcome {
+    let tenant = &command.context.tenant;
+    match (command.entity, command.action) {
+        ("integration", "get") => integration::get(ports, tenant, body).await,
+        ("integration", "list") => list::integrations(ports, tenant, body).await,
+        ("webhook", "get") => webhook::get(ports, tenant, body).await,
+        ("webhook", "list") => list::webhooks(ports, tenant, body).await,
+        ("delivery", "get") => delivery::get(ports, tenant, body).await,
+        ("delivery", "list") => list::deliveries(ports, tenant, body).await,
+        ("status", "get") => list::status(ports, body).await,
+        _ => unknown(command),
+    }
+}
+
+/// What sends a request outside of any transaction.
+pub(super) async fn test(ports: &Ports, command: &Command, body: Body) -> Outcome {
+    match (command.entity, command.action) {
+        ("webhook", "test") => trigger::test(ports, command, body).await,
+        _ => unknown(command),
+    }
+}
+
+fn unknown(command: &Command) -> Outcome {
+    let message = format!("{} is listed but not handled", command.name);
+    Err(Refusal::new(ErrorCode::Internal, message).into())
+}

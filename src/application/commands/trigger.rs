@@ -1,0 +1,198 @@
+//! Events that a user sends to one webhook: `trigger` and `test`.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::{json, value::RawValue};
+
+use crate::domain::{
+    entities::{Delivery, DeliveryStatus, InvalidTransition, Webhook, WebhookStatus},
+    events::{BusinessEvent, EventMeta, Payload},
+    interfaces::StoredEvent,
+    values::{DeliveryId, EventPattern, PatternToken, Timestamp, WebhookId},
+};
+
+use super::{
+    Ports,
+    body::Body,
+    command::Command,
+    fields::{Fields, Text},
+    integration::only_id,
+    reply::{ErrorCode, Refusal},
+    views, webhook,
+    webhook_secrets::endpoint,
+    work::{CommandError, Outcome, Work, checked, not_found},
+};
+
+/// The largest payload, in bytes: 1 MiB.
+const MAX_PAYLOAD: usize = 1024 * 1024;
+/// The `source` of events that a user sends.
+const SOURCE: &str = "/integration";
+/// The type of a triggered event that names none.
+const TRIGGER: &str = "webhook.trigger";
+/// The type of a test's event.
+const TEST: &str = "webhook.test";
+
+/// `trigger {id, payload, event?}`: a delivery that is due now, whatever the webhook listens to.
+pub(super) async fn trigger(work: &mut Work<'_>, body: Body) -> Outcome {
+    let payload = raw_payload(&body.raw);
+    let mut fields = Fields::new(body.map, "");
+    fields.need(&["id", "payload"]);
+    let id = fields.uuid("id");
+    fields.value("payload");
+    if payload
+        .as_ref()
+        .is_some_and(|payload| payload.len() > MAX_PAYLOAD)
+    {
+        fields.fault("payload", format!("must have at most {MAX_PAYLOAD} bytes"));
+    }
+    let event_type = fields.text("event", Text::Line(EventPattern::MAX_LEN));
+    if let Some(problem) = event_type.as_deref().and_then(type_problem) {
+        fields.fault("event", problem);
+    }
+    let (id, payload) = checked(fields, id.zip(payload))?;
+
+    let webhook = webhook::locked(work, id, None).await?;
+    may_receive(work, &webhook).await?;
+    let event_type = event_type.unwrap_or_else(|| TRIGGER.to_owned());
+    let event = event(work.command, event_type, payload, work.now);
+    let delivery = pending(&webhook, &event, work.now);
+    let tenant = &work.command.context.tenant;
+    if work.unit.delivery(tenant, delivery.id).await?.is_some() {
+        let message = "an event with the id of this command was delivered to this webhook before";
+        return Err(Refusal::at(ErrorCode::Conflict, "Idempotency-Key", message).into());
+    }
+    let stored = StoredEvent {
+        meta: event.stored_meta(),
+        raw: event.raw.clone(),
+    };
+    work.unit.insert_delivery(&delivery, &stored).await?;
+    work.audit(webhook.id.to_string());
+    work.effects.parked = true;
+    Ok(views::delivery(&delivery, Some(&[])))
+}
+
+/// `test {id}`: one request with a `webhook.test` event, of which only the answer is left. It works in
+/// every state of the webhook.
+pub(super) async fn test(ports: &Ports, command: &Command, body: Body) -> Outcome {
+    let id = only_id(body)?;
+    let tenant = &command.context.tenant;
+    let webhook = ports.store.get_webhook(tenant, WebhookId(id)).await?;
+    let webhook = webhook.ok_or_else(|| not_found("webhook", "id", id))?;
+    let now = ports.clock.now();
+    let endpoint = endpoint(ports, &webhook, now)?;
+    let data = json!({ "webhookId": webhook.id, "name": webhook.meta.name, "test": true });
+    let event = event(command, TEST.to_owned(), data.to_string().into(), now);
+    let delivery = DeliveryId::derive(webhook.id, tenant, &event.meta.id);
+    let request = endpoint.request(&event, delivery, 1, now);
+    let started = Instant::now();
+    let answer = ports.sender.send(request).await;
+    let took = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let mut data = json!({ "statusCode": null, "durationMs": took, "response": null });
+    match answer {
+        Ok(answer) => {
+            data["statusCode"] = answer.status.into();
+            if !(200..300).contains(&answer.status) {
+                data["error"] = format!("HTTP {}", answer.status).into();
+            }
+            data["response"] = answer.body.into();
+        }
+        Err(error) => data["error"] = error.to_string().into(),
+    }
+    Ok(data)
+}
+
+/// The payload as it was written, so that its numbers keep their form.
+fn raw_payload(body: &[u8]) -> Option<Bytes> {
+    #[derive(Deserialize)]
+    struct Given<'a> {
+        #[serde(borrow)]
+        payload: &'a RawValue,
+    }
+    let given: Given<'_> = serde_json::from_slice(body).ok()?;
+    Some(Bytes::copy_from_slice(given.payload.get().as_bytes()))
+}
+
+fn type_problem(text: &str) -> Option<String> {
+    match EventPattern::try_new(text) {
+        Err(error) => Some(error.to_string()),
+        Ok(pattern) => pattern
+            .tokens()
+            .any(|token| !matches!(token, PatternToken::Exact(_)))
+            .then(|| "must be an event's type, without wildcards".to_owned()),
+    }
+}
+
+/// Refuses when nothing goes out to the webhook.
+async fn may_receive(work: &mut Work<'_>, webhook: &Webhook) -> Result<(), CommandError> {
+    if let WebhookStatus::Inactive | WebhookStatus::Error { .. } = webhook.status {
+        return Err(InvalidTransition {
+            entity: "webhook",
+            state: webhook.status.as_str(),
+            remedy: "activate it first",
+        }
+        .into());
+    }
+    let tenant = &work.command.context.tenant;
+    let id = webhook.integration_id;
+    let integration = work.unit.integration(tenant, id).await?;
+    let integration = integration.ok_or_else(|| not_found("integration", "integrationId", id))?;
+    if integration.status.runs() {
+        return Ok(());
+    }
+    Err(InvalidTransition {
+        entity: "the webhook's integration",
+        state: integration.status.as_str(),
+        remedy: "activate it first",
+    }
+    .into())
+}
+
+fn event(command: &Command, event_type: String, payload: Bytes, now: Timestamp) -> BusinessEvent {
+    let context = &command.context;
+    BusinessEvent {
+        meta: EventMeta {
+            id: context.command_id.clone(),
+            subject: event_type.clone(),
+            event_type,
+            source: SOURCE.to_owned(),
+            time: now,
+            tenant: context.tenant.clone(),
+            correlation_id: Some(context.correlation_id.clone()),
+            traceparent: context.traceparent.clone(),
+            tracestate: context.tracestate.clone(),
+            content_type: Some("application/json".to_owned()),
+            source_sequence: None,
+        },
+        raw: payload.clone(),
+        payload: Payload::Json(payload),
+    }
+}
+
+fn pending(webhook: &Webhook, event: &BusinessEvent, now: Timestamp) -> Delivery {
+    let EventMeta {
+        id,
+        tenant,
+        event_type,
+        correlation_id,
+        ..
+    } = &event.meta;
+    Delivery {
+        id: DeliveryId::derive(webhook.id, tenant, id),
+        tenant: tenant.clone(),
+        webhook_id: webhook.id,
+        event_id: id.clone(),
+        event_type: event_type.clone(),
+        correlation_id: correlation_id.clone(),
+        source_sequence: None,
+        status: DeliveryStatus::Pending,
+        attempt_count: 0,
+        event_version: 0,
+        budget_base: 0,
+        next_attempt_at: Some(now),
+        error: None,
+        created_at: now,
+        completed_at: None,
+    }
+}

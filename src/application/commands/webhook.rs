@@ -1,0 +1,201 @@
+//! Commands about webhooks; their secrets are in [`super::webhook_secrets`].
+
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use crate::{
+    application::webhook_settings::webhook_settings,
+    domain::{
+        entities::{EntityMeta, NewWebhook, Webhook},
+        events::{Change, WebhookChange},
+        interfaces::Inserted,
+        policies::EgressPolicy,
+        values::{EventPattern, IntegrationId, TenantId, WebhookId},
+    },
+};
+
+use super::{
+    Ports,
+    body::Body,
+    fields::Fields,
+    integration::{id_and_version, only_id},
+    labels::{expected_version, labels},
+    reply::Refusal,
+    views,
+    webhook_secrets::new_secret,
+    work::{CommandError, Outcome, Work, check_version, checked, name_taken, not_found},
+};
+
+/// `get {id}`
+pub(super) async fn get(ports: &Ports, tenant: &TenantId, body: Body) -> Outcome {
+    let id = only_id(body)?;
+    let found = ports.store.get_webhook(tenant, WebhookId(id)).await?;
+    let found = found.ok_or_else(|| not_found("webhook", "id", id))?;
+    Ok(views::webhook(&found))
+}
+
+/// `create {name, integrationId, events, config, description?, tags?}`; answers the secret, once.
+pub(super) async fn create(work: &mut Work<'_>, body: Body) -> Outcome {
+    let mut fields = Fields::new(body.map, "");
+    fields.need(&["name", "integrationId", "events", "config"]);
+    let labels = labels(&mut fields);
+    let integration_id = fields.uuid("integrationId").map(IntegrationId);
+    let events = events(&mut fields);
+    let config = config(&mut fields, &work.ports.settings.egress);
+    let given = (|| Some((labels.for_new()?, integration_id?, events?, config?)))();
+    let (labels, integration_id, events, config) = checked(fields, given)?;
+
+    let tenant = work.command.context.tenant.clone();
+    // Locked, so that it cannot be deleted meanwhile.
+    let integration = work.unit.integration(&tenant, integration_id).await?;
+    integration.ok_or_else(|| not_found("integration", "integrationId", integration_id))?;
+    let id = WebhookId(work.ports.clock.new_id());
+    let (secret, shown) = new_secret(work.ports, id, work.now)?;
+    let (webhook, change) = Webhook::create(NewWebhook {
+        id,
+        integration_id,
+        meta: EntityMeta::new(tenant, labels, work.actor(), work.now),
+        events,
+        config: work.seal_config(config, None, &id.to_string())?,
+        secret,
+    });
+    free_name(work.unit.insert_webhook(&webhook).await?, &webhook)?;
+    let mut view = done(work, &webhook, change);
+    view["secret"] = Value::String(shown);
+    Ok(view)
+}
+
+/// `update {id, name?, events?, config?, description?, tags?, expectedVersion?}`; a webhook stays with
+/// its integration.
+pub(super) async fn update(work: &mut Work<'_>, body: Body) -> Outcome {
+    let mut fields = Fields::new(body.map, "");
+    fields.need(&["id"]);
+    let id = fields.uuid("id");
+    let expected = expected_version(&mut fields);
+    let labels = labels(&mut fields);
+    let events = events(&mut fields);
+    let config = config(&mut fields, &work.ports.settings.egress);
+    if fields.discard("integrationId") {
+        fields.fault(
+            "integrationId",
+            "cannot be changed: a webhook stays with its integration",
+        );
+    }
+    let id = checked(fields, id)?;
+
+    let mut webhook = locked(work, id, expected).await?;
+    let before = webhook.clone();
+    labels.put(&mut webhook.meta);
+    if let Some(events) = events {
+        webhook.events = events;
+    }
+    if let Some(config) = config {
+        webhook.config = work.seal_config(config, Some(&before.config), &id.to_string())?;
+    }
+    if webhook == before {
+        return Ok(views::webhook(&webhook));
+    }
+    let change = webhook.changed(Change::Updated, work.actor(), work.now);
+    write(work, &webhook, change).await
+}
+
+/// `activate {id, expectedVersion?}`; what is parked goes out then.
+pub(super) async fn activate(work: &mut Work<'_>, body: Body) -> Outcome {
+    let (id, expected) = id_and_version(body)?;
+    let mut webhook = locked(work, id, expected).await?;
+    match webhook.activate(work.actor(), work.now) {
+        None => Ok(views::webhook(&webhook)),
+        Some(change) => {
+            work.effects.parked = true;
+            write(work, &webhook, change).await
+        }
+    }
+}
+
+/// `deactivate {id, expectedVersion?}`
+pub(super) async fn deactivate(work: &mut Work<'_>, body: Body) -> Outcome {
+    let (id, expected) = id_and_version(body)?;
+    let mut webhook = locked(work, id, expected).await?;
+    match webhook.deactivate(work.actor(), work.now) {
+        None => Ok(views::webhook(&webhook)),
+        Some(change) => write(work, &webhook, change).await,
+    }
+}
+
+/// `delete {id, expectedVersion?}`; its waiting deliveries are cancelled.
+pub(super) async fn delete(work: &mut Work<'_>, body: Body) -> Outcome {
+    let (id, expected) = id_and_version(body)?;
+    let webhook = locked(work, id, expected).await?;
+    remove_locked(work, webhook).await?;
+    Ok(json!({ "id": id, "deleted": true }))
+}
+
+/// Deletes a webhook together with its integration.
+pub(super) async fn remove(work: &mut Work<'_>, id: WebhookId) -> Result<(), CommandError> {
+    let webhook = locked(work, id.0, None).await?;
+    remove_locked(work, webhook).await
+}
+
+async fn remove_locked(work: &mut Work<'_>, mut webhook: Webhook) -> Result<(), CommandError> {
+    let change = webhook.changed(Change::Deleted, work.actor(), work.now);
+    work.unit.delete_webhook(webhook.id, work.now).await?;
+    done(work, &webhook, change);
+    Ok(())
+}
+
+/// Reads and locks a webhook.
+pub(super) async fn locked(
+    work: &mut Work<'_>,
+    id: Uuid,
+    expected: Option<i64>,
+) -> Result<Webhook, CommandError> {
+    let tenant = &work.command.context.tenant;
+    let found = work.unit.webhook(tenant, WebhookId(id)).await?;
+    let found = found.ok_or_else(|| not_found("webhook", "id", id))?;
+    check_version(&found.meta, expected)?;
+    Ok(found)
+}
+
+/// Writes a changed webhook and notes its change.
+pub(super) async fn write(
+    work: &mut Work<'_>,
+    webhook: &Webhook,
+    change: WebhookChange,
+) -> Outcome {
+    free_name(work.unit.update_webhook(webhook).await?, webhook)?;
+    Ok(done(work, webhook, change))
+}
+
+fn done(work: &mut Work<'_>, webhook: &Webhook, change: WebhookChange) -> Value {
+    let data = views::webhook_event(webhook, change.change);
+    work.webhook_changed(change, data);
+    views::webhook(webhook)
+}
+
+fn events(fields: &mut Fields) -> Option<Vec<EventPattern>> {
+    let problem = |text: &str| EventPattern::try_new(text).err().map(|e| e.to_string());
+    let texts = fields.texts("events", 1..=Webhook::MAX_EVENTS, problem)?;
+    texts
+        .iter()
+        .map(|text| EventPattern::try_new(text).ok())
+        .collect()
+}
+
+fn config(fields: &mut Fields, egress: &EgressPolicy) -> Option<Map<String, Value>> {
+    let config = fields.map("config")?;
+    if let Err(faults) = webhook_settings(&config, egress) {
+        fields.absorb(faults);
+    }
+    Some(config)
+}
+
+fn free_name(inserted: Inserted, webhook: &Webhook) -> Result<(), Refusal> {
+    match inserted {
+        Inserted::Yes => Ok(()),
+        Inserted::NameTaken => Err(name_taken(
+            "webhook",
+            "of the integration",
+            &webhook.meta.name,
+        )),
+    }
+}

@@ -1,0 +1,192 @@
+use serde_json::json;
+
+use crate::domain::policies::RetryPolicy;
+
+use super::*;
+
+fn read(config: Value) -> Result<WebhookSettings, Vec<String>> {
+    let Value::Object(config) = config else {
+        panic!("not an object")
+    };
+    let paths = |faults: Faults| faults.into_vec().into_iter().map(|f| f.path).collect();
+    webhook_settings(&config, &EgressPolicy::default()).map_err(paths)
+}
+
+fn faults(config: Value) -> Vec<String> {
+    read(config).err().unwrap_or_default()
+}
+
+#[test]
+fn a_url_is_enough_and_the_rest_has_defaults() {
+    let settings = read(json!({ "url": "https://example.com/hook" })).unwrap();
+    assert_eq!(
+        settings,
+        WebhookSettings {
+            url: "https://example.com/hook".to_owned(),
+            method: HttpMethod::Post,
+            headers: Vec::new(),
+            timeout: Duration::from_secs(30),
+            retry: RetryPolicy::default(),
+            format: BodyFormat::Standard,
+        }
+    );
+}
+
+#[test]
+fn everything_that_is_supported_is_read() {
+    let settings = read(json!({
+        "url": "http://example.com:8080/a?b=c",
+        "method": "PUT",
+        "headers": { "Content-Type": "application/json", "Authorization": "Bearer token" },
+        "timeout": "5s",
+        "retryPolicy": { "maxRetries": 3, "backoffMs": 500 },
+        "format": "cloudevents-binary",
+        "signing": "v1",
+    }))
+    .unwrap();
+    assert_eq!(settings.method, HttpMethod::Put);
+    let header = |n: &str, v: &str| (n.to_owned(), v.to_owned());
+    assert_eq!(
+        settings.headers,
+        [
+            header("content-type", "application/json"),
+            header("authorization", "Bearer token")
+        ]
+    );
+    assert_eq!(settings.timeout, Duration::from_secs(5));
+    assert_eq!(
+        settings.retry,
+        RetryPolicy::Exponential {
+            max_retries: 3,
+            initial: Duration::from_millis(500)
+        }
+    );
+    assert_eq!(settings.format, BodyFormat::CloudEventsBinary);
+}
+
+#[test]
+fn an_address_must_be_a_plain_http_url() {
+    let long = format!("https://example.com/{}", "x".repeat(2048));
+    for bad in [
+        "",
+        "example.com",
+        "ftp://example.com",
+        "https://",
+        "https://user@example.com",
+        "https://user:pass@example.com",
+        "https://:pass@example.com",
+        "https://exa mple.com",
+        " https://example.com",
+        "https://example.com/\n",
+        "https://127.0.0.1/",
+        "https://2130706433/",
+        "https://[::ffff:10.0.0.1]/",
+        &long,
+    ] {
+        assert_eq!(faults(json!({ "url": bad })), ["config.url"], "{bad}");
+    }
+    for bad in [json!(null), json!(1), json!({})] {
+        assert_eq!(faults(json!({ "url": bad })), ["config.url"]);
+    }
+}
+
+#[test]
+fn all_faults_are_listed_at_once() {
+    let config = json!({
+        "method": "post",
+        "headers": { "a b": "x", "webhook-id": "x", "Host": "x", "x": "a\nb", "y": 1, "Z": "1", "z": "2" },
+        "timeout": 999,
+        "retryPolicy": { "maxRetries": 11, "backoffMs": 99, "extra": 1 },
+        "format": "xml",
+        "signing": "v1a",
+        "filter": "true",
+        "nonsense": 1,
+    });
+    assert_eq!(
+        faults(config),
+        [
+            "config.url",
+            "config.method",
+            "config.headers.a b",
+            "config.headers.webhook-id",
+            "config.headers.Host",
+            "config.headers.x",
+            "config.headers.y",
+            "config.headers.z",
+            "config.timeout",
+            "config.retryPolicy.maxRetries",
+            "config.retryPolicy.backoffMs",
+            "config.retryPolicy.extra",
+            "config.format",
+            "config.signing",
+            "config.filter",
+            "config.nonsense",
+        ]
+    );
+}
+
+#[test]
+fn headers_are_bounded() {
+    let headers = |count: usize, length: usize| -> Value {
+        let value = "x".repeat(length);
+        (0..count)
+            .map(|n| (format!("h-{n:02}"), json!(value)))
+            .collect::<Map<_, _>>()
+            .into()
+    };
+    let url = "https://example.com";
+    assert!(read(json!({ "url": url, "headers": headers(50, 300) })).is_ok());
+    for bad in [headers(51, 1), headers(50, 400), json!([])] {
+        assert_eq!(
+            faults(json!({ "url": url, "headers": bad })),
+            ["config.headers"]
+        );
+    }
+}
+
+#[test]
+fn a_retry_policy_is_exponential_or_a_schedule() {
+    let policy = |policy: Value| {
+        read(json!({ "url": "https://example.com", "retryPolicy": policy })).map(|s| s.retry)
+    };
+    let exponential = |max_retries, millis| {
+        Ok(RetryPolicy::Exponential {
+            max_retries,
+            initial: Duration::from_millis(millis),
+        })
+    };
+    assert_eq!(policy(json!({ "maxRetries": 0 })), exponential(0, 1000));
+    assert_eq!(policy(json!({ "backoffMs": 100 })), exponential(5, 100));
+    let waits = [250, 5000].map(Duration::from_millis).to_vec();
+    assert_eq!(
+        policy(json!({ "schedule": [250, "5s"] })),
+        Ok(RetryPolicy::Schedule(waits))
+    );
+    let at = |rest: &str| Err(vec![format!("config.retryPolicy{rest}")]);
+    for (bad, fault) in [
+        (json!({}), at("")),
+        (json!([]), at("")),
+        (json!({ "maxRetries": 1, "schedule": ["5s"] }), at("")),
+        (json!({ "schedule": [] }), at(".schedule")),
+        (json!({ "schedule": vec!["5s"; 51] }), at(".schedule")),
+        (json!({ "schedule": ["5s", "8d"] }), at(".schedule[1]")),
+    ] {
+        assert_eq!(policy(bad.clone()), fault, "{bad}");
+    }
+}
+
+#[test]
+fn what_this_version_cannot_do_is_said_so() {
+    for name in UNSUPPORTED {
+        let config = json!({ "url": "https://example.com", name: {} });
+        let Value::Object(config) = config else {
+            panic!("not an object")
+        };
+        let faults = webhook_settings(&config, &EgressPolicy::default())
+            .unwrap_err()
+            .into_vec();
+        assert_eq!(faults.len(), 1);
+        assert_eq!(faults[0].path, format!("config.{name}"));
+        assert_eq!(faults[0].message, "is not supported by this version");
+    }
+}
