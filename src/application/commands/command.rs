@@ -83,8 +83,8 @@ impl From<Reply> for Answer {
 
 impl Command {
     /// Reads headers and body.
-    pub(super) fn read(incoming: Incoming, default_tenant: &TenantId, max_body: usize) -> Self {
-        let (context, faults) = context::read(&incoming, default_tenant);
+    pub(super) fn read(incoming: &Incoming, default_tenant: &TenantId, max_body: usize) -> Self {
+        let (context, faults) = context::read(incoming, default_tenant);
         let name = format!("{}.{}", incoming.entity, incoming.action);
         let known = ACTIONS
             .iter()

@@ -35,7 +35,10 @@ pub(super) async fn retry(work: &mut Work<'_>, body: Body) -> Outcome {
         remedy,
     };
     if !event_kept {
-        return Err(refused("its event was pruned, so it cannot be sent again").into());
+        return Err(refused(
+            "its event was pruned: it is kept only while a delivery waits or is exhausted",
+        )
+        .into());
     }
     let webhook = work
         .unit
