@@ -150,7 +150,7 @@ impl World {
         let claim = OutboxClaim {
             holder: Uuid::nil(),
             now: self.clock.now(),
-            lease: Duration::from_secs(60),
+            lease: Duration::from_mins(1),
             limit: 20_000,
         };
         let rows = self.store.outbox_batch(claim).await.unwrap().unwrap();
