@@ -137,6 +137,14 @@ pub trait EventPublisher: Send + Sync {
     async fn dead_letter(&self, letter: &DeadLetter) -> Result<(), BusError>;
 }
 
+/// Publishes replies to subjects that users name.
+#[async_trait]
+pub trait ReplyPublisher: Send + Sync {
+    /// Publishes without waiting for anybody to have it; refuses a subject that is no plain one, or
+    /// the worker's or the server's own.
+    async fn publish_plain(&self, subject: &str, body: Bytes) -> Result<(), BusError>;
+}
+
 /// A message of the source stream, as it was published.
 #[derive(Debug, Clone)]
 pub struct SourceMessage {

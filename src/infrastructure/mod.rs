@@ -1,6 +1,9 @@
-//! The outbound adapters.
+//! The outbound adapters: what the ports of the domain and the application stand on.
 
 pub mod clock;
 pub mod crypto;
 pub mod http;
+pub mod nats;
+pub mod postgres;
 pub mod sqlite;
+pub mod telemetry;

@@ -1,1 +1,4 @@
-//! The inbound adapters.
+//! The inbound adapters: through which the world reaches the worker.
+
+pub mod nats;
+pub mod ops;

@@ -171,7 +171,6 @@ impl Integration {
     }
 
     /// Counts a change that is no transition (`updated`, `credentials_rotated`).
-    #[must_use]
     pub fn changed(&mut self, change: Change, actor: &str, now: Timestamp) -> IntegrationChange {
         self.meta.touch(actor, now);
         IntegrationChange {

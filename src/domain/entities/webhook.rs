@@ -242,7 +242,6 @@ impl Webhook {
     }
 
     /// Makes `secret` the current one; the former one signs until `now + overlap`.
-    #[must_use]
     pub fn rotate_secret(
         &mut self,
         secret: SigningSecret,
@@ -261,7 +260,6 @@ impl Webhook {
     }
 
     /// Counts a change that is no transition.
-    #[must_use]
     pub fn changed(&mut self, change: Change, actor: &str, now: Timestamp) -> WebhookChange {
         self.meta.touch(actor, now);
         WebhookChange {

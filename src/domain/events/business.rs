@@ -1,5 +1,6 @@
 //! A business event of the ERP, whatever envelope it came in.
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -39,7 +40,7 @@ pub struct EventMeta {
     pub source_sequence: Option<i64>,
 }
 
-/// The event's data, as a part of the message's bytes.
+/// The event's data; a part of the message's bytes, unless it had to be decoded from them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Payload {
     /// JSON text, exactly as written.
@@ -64,7 +65,7 @@ pub struct BusinessEvent {
     pub meta: EventMeta,
     /// The message as published.
     pub raw: Bytes,
-    /// The part of `raw` that is the data.
+    /// The data; as a rule a part of `raw`.
     pub payload: Payload,
 }
 
@@ -74,20 +75,30 @@ struct StoredMeta {
     #[serde(flatten)]
     meta: EventMeta,
     json: bool,
+    #[serde(default)]
     offset: usize,
+    #[serde(default)]
     length: usize,
+    /// The data itself, in base64, where it is no part of the message: a decoded `data_base64`, or the
+    /// `null` of an event without data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    inline: Option<String>,
 }
 
 impl BusinessEvent {
     /// The stored form: a JSON text to keep beside `raw`.
     pub fn stored_meta(&self) -> String {
         let bytes = self.payload.bytes();
-        let offset = (bytes.as_ptr() as usize).saturating_sub(self.raw.as_ptr() as usize);
+        let range = part_of(&self.raw, bytes);
         let stored = StoredMeta {
             meta: self.meta.clone(),
             json: matches!(self.payload, Payload::Json(_)),
-            offset,
-            length: bytes.len(),
+            offset: range.unwrap_or_default(),
+            length: range.map_or(0, |_| bytes.len()),
+            inline: match range {
+                Some(_) => None,
+                None => Some(BASE64_STANDARD.encode(bytes)),
+            },
         };
         serde_json::to_string(&stored).unwrap_or_default()
     }
@@ -98,12 +109,18 @@ impl BusinessEvent {
     /// Says what is wrong with the stored text.
     pub fn from_stored(meta: &str, raw: Bytes) -> Result<Self, String> {
         let stored: StoredMeta = serde_json::from_str(meta).map_err(|error| error.to_string())?;
-        let end = stored
-            .offset
-            .checked_add(stored.length)
-            .filter(|end| *end <= raw.len());
-        let end = end.ok_or_else(|| "the data lies outside of the message".to_owned())?;
-        let data = raw.slice(stored.offset..end);
+        let data = match &stored.inline {
+            Some(text) => BASE64_STANDARD
+                .decode(text)
+                .map_err(|error| error.to_string())?
+                .into(),
+            None => stored
+                .offset
+                .checked_add(stored.length)
+                .filter(|end| *end <= raw.len())
+                .map(|end| raw.slice(stored.offset..end))
+                .ok_or_else(|| "the data lies outside of the message".to_owned())?,
+        };
         let payload = if stored.json {
             Payload::Json(data)
         } else {
@@ -117,14 +134,19 @@ impl BusinessEvent {
     }
 }
 
+/// Where in `whole` the bytes of `part` lie; `None` when they lie elsewhere in memory.
+fn part_of(whole: &Bytes, part: &Bytes) -> Option<usize> {
+    let offset = (part.as_ptr() as usize).checked_sub(whole.as_ptr() as usize)?;
+    let end = offset.checked_add(part.len())?;
+    (end <= whole.len()).then_some(offset)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn an_event_survives_being_stored() {
-        let raw = Bytes::from_static(br#"{"payload":{"n":18450.00}}"#);
-        let event = BusinessEvent {
+    fn event(raw: &Bytes) -> BusinessEvent {
+        BusinessEvent {
             meta: EventMeta {
                 id: "e1".to_owned(),
                 event_type: "a.b".to_owned(),
@@ -140,11 +162,34 @@ mod tests {
             },
             payload: Payload::Json(raw.slice(11..25)),
             raw: raw.clone(),
-        };
+        }
+    }
+
+    #[test]
+    fn an_event_survives_being_stored() {
+        let raw = Bytes::from_static(br#"{"payload":{"n":18450.00}}"#);
+        let event = event(&raw);
         assert_eq!(
             BusinessEvent::from_stored(&event.stored_meta(), raw).unwrap(),
             event
         );
+    }
+
+    #[test]
+    fn data_that_is_no_part_of_the_message_survives_too() {
+        let raw = Bytes::from_static(br#"{"specversion":"1.0","data_base64":"AAH/"}"#);
+        for payload in [
+            Payload::Binary(Bytes::from_static(&[0, 1, 255])),
+            Payload::Binary(Bytes::new()),
+            Payload::Json(Bytes::from_static(b"null")),
+        ] {
+            let event = BusinessEvent {
+                payload,
+                ..event(&raw)
+            };
+            let stored = event.stored_meta();
+            assert_eq!(BusinessEvent::from_stored(&stored, raw.clone()), Ok(event));
+        }
     }
 
     #[test]

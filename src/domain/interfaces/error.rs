@@ -42,4 +42,9 @@ impl StoreError {
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::Unavailable { .. } | Self::Conflict)
     }
+
+    /// Whether it will not go away by itself.
+    pub fn is_final(&self) -> bool {
+        !self.is_retryable()
+    }
 }

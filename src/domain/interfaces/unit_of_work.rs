@@ -141,6 +141,7 @@ pub trait UnitOfWork: Send {
         event: &StoredEvent,
     ) -> Result<(), StoreError>;
     /// Writes a changed delivery and ends its lease: a worker that holds it can record nothing more.
+    /// Its event stays, so that a cancelled delivery can be retried.
     async fn update_delivery(&mut self, changed: &Delivery) -> Result<(), StoreError>;
 
     /// Adds events to the outbox; one whose id is there already is left alone.

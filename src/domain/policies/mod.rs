@@ -2,12 +2,14 @@
 
 mod admission;
 mod egress;
+mod matching;
 mod outcome;
 mod retry;
 mod signature;
 
 pub use admission::{EndpointLoad, PATIENCE, STALL, Verdict, Window, admit};
 pub use egress::{EgressPolicy, RefusedAddress, check_literal_host};
+pub use matching::Matcher;
 pub use outcome::{Answer, NextStep, next_step};
 pub use retry::{RetryPolicy, next_wait};
 pub use signature::signature_v1;

@@ -2,13 +2,12 @@
 
 use std::fmt;
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use ring::aead::{AES_256_GCM, LessSafeKey, UnboundKey};
 
-use crate::application::ports::Clock;
-
-const KEY_BYTES: usize = 32;
-const MAX_ID: usize = 64;
+use crate::{
+    application::ports::Clock,
+    shared::config::keys::{KEY_BYTES, MAX_KEYS, key_line, parse_keys},
+};
 
 /// The encryption keys by id; the first encrypts, all decrypt. There is always a first.
 pub struct KeyRing {
@@ -18,7 +17,7 @@ pub struct KeyRing {
 
 impl KeyRing {
     /// How many keys a ring may hold.
-    pub const MAX_KEYS: usize = 1_000;
+    pub const MAX_KEYS: usize = MAX_KEYS;
 
     /// Reads the text of a key file: one key a line or separated by commas, blank lines, and
     /// comments from `#` to the end of the line.
@@ -26,32 +25,13 @@ impl KeyRing {
     /// # Errors
     /// Every fault, each with its line and, where one was given, the key's id; never key material.
     pub fn parse(text: &str) -> Result<Self, Vec<String>> {
-        let mut keys: Vec<(String, LessSafeKey)> = Vec::new();
-        let mut faults = Vec::new();
-        for (number, entry) in entries(text) {
-            match parse_entry(entry) {
-                Err(fault) => faults.push(format!("line {number}: {fault}")),
-                Ok((id, _)) if keys.iter().any(|(known, _)| *known == id) => {
-                    faults.push(format!("line {number}: the key id {id:?} is there twice"));
-                }
-                Ok(_) if keys.len() == Self::MAX_KEYS => {
-                    faults.push(format!("more than {} keys", Self::MAX_KEYS));
-                    break;
-                }
-                Ok(key) => keys.push(key),
-            }
-        }
-        let mut keys = keys.into_iter();
-        match keys.next() {
-            Some(first) if faults.is_empty() => Ok(Self {
-                first,
-                others: keys.collect(),
-            }),
-            None if faults.is_empty() => Err(vec![
-                "no key: at least one `<id>:<base64 of 32 bytes>` is needed".to_owned(),
-            ]),
-            _ => Err(faults),
-        }
+        let keys = parse_keys(text)?;
+        let mut keys = keys.into_iter().map(|(id, key)| sealing_key(id, &key));
+        let first = keys.next().ok_or_else(|| vec!["no key".to_owned()])??;
+        Ok(Self {
+            first,
+            others: keys.collect::<Result<_, _>>()?,
+        })
     }
 
     /// The ids of all keys; the first one encrypts.
@@ -84,43 +64,13 @@ impl fmt::Debug for KeyRing {
 
 /// A line for a key file with a new key.
 pub fn generate_key_line(id: &str, clock: &dyn Clock) -> String {
-    format!("{id}:{}", STANDARD.encode(clock.secret_bytes(KEY_BYTES)))
+    key_line(id, &clock.secret_bytes(KEY_BYTES))
 }
 
-/// The entries with the number of their line, from 1.
-fn entries(text: &str) -> impl Iterator<Item = (usize, &str)> {
-    text.lines().enumerate().flat_map(|(index, line)| {
-        let line = line.split('#').next().unwrap_or_default();
-        let entries = line.split(',').map(str::trim);
-        entries
-            .filter(|entry| !entry.is_empty())
-            .map(move |entry| (index + 1, entry))
-    })
-}
-
-fn parse_entry(entry: &str) -> Result<(String, LessSafeKey), String> {
-    const FORM: &str = "a key is written `<id>:<base64 of 32 bytes>`";
-    // What has no colon may be the key alone, and what stands before it may be the key by mistake.
-    let (id, material) = entry.split_once(':').ok_or(FORM)?;
-    let id = id.trim();
-    if !is_key_id(id) {
-        return Err(format!(
-            "{FORM}; an id is 1 to {MAX_ID} letters, digits, '_', '.' or '-'"
-        ));
-    }
-    let bytes = STANDARD
-        .decode(material.trim())
-        .map_err(|_| format!("the key {id:?} is not base64"))?;
-    let key = UnboundKey::new(&AES_256_GCM, &bytes).map_err(|_| {
-        let length = bytes.len();
-        format!("the key {id:?} has {length} bytes instead of {KEY_BYTES}")
-    })?;
-    Ok((id.to_owned(), LessSafeKey::new(key)))
-}
-
-fn is_key_id(text: &str) -> bool {
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
-    (1..=MAX_ID).contains(&text.len()) && text.bytes().all(allowed)
+fn sealing_key(id: String, key: &[u8; KEY_BYTES]) -> Result<(String, LessSafeKey), Vec<String>> {
+    let key = UnboundKey::new(&AES_256_GCM, key)
+        .map_err(|_| vec![format!("the key {id:?} cannot be used")])?;
+    Ok((id, LessSafeKey::new(key)))
 }
 
 #[cfg(test)]

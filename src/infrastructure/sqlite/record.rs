@@ -13,13 +13,13 @@ use sqlx::{
 use uuid::Uuid;
 
 use crate::domain::{
-    entities::{Attempt, Delivery},
+    entities::{Attempt, Delivery, DeliveryStatus},
     events::DomainEvent,
     interfaces::{FirstRecord, LeasedRecord, RecordBatch, StoreError, StoredEvent},
     values::DeliveryId,
 };
 
-use super::{SqliteStore, batch::ManyRows, error::failed, outbox, unit_of_work::keeps_event};
+use super::{SqliteStore, batch::ManyRows, error::failed, outbox};
 
 const RECORD: &str = "record deliveries";
 
@@ -339,4 +339,10 @@ async fn insert_attempts<'a>(
         done.map_err(failed(RECORD))?;
     }
     Ok(())
+}
+
+/// Whether the event of a delivery may be needed again.
+fn keeps_event(status: &str) -> bool {
+    let kept = [DeliveryStatus::Pending, DeliveryStatus::Exhausted];
+    kept.iter().any(|kept| kept.as_str() == status)
 }

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use sqlx::{Sqlite, SqliteConnection, Transaction};
 
 use crate::domain::{
-    entities::{Delivery, DeliveryStatus, Integration, Webhook},
+    entities::{Delivery, Integration, Webhook},
     events::DomainEvent,
     interfaces::{
         AuditRow, Child, CommandKey, Inserted, RegistryChange, StoreError, StoredEvent,
@@ -221,29 +221,13 @@ async fn update_delivery(
     .bind(changed.next_attempt_at.map(|at| at.timestamp_millis()))
     .bind(&changed.error)
     .bind(changed.completed_at.map(|at| at.timestamp_millis()))
-    .execute(&mut *connection)
+    .execute(connection)
     .await
     .map_err(failed(UPDATE))?;
     if done.rows_affected() == 0 {
         return Err(StoreError::Conflict);
     }
-    if !keeps_event(changed.status.as_str()) {
-        sqlx::query(
-            "DELETE FROM delivery_events
-            WHERE delivery = (SELECT seq FROM deliveries WHERE id = ?1)",
-        )
-        .bind(changed.id.0)
-        .execute(connection)
-        .await
-        .map_err(failed(UPDATE))?;
-    }
     Ok(())
-}
-
-/// Whether the event of a delivery may be needed again.
-pub(super) fn keeps_event(status: &str) -> bool {
-    let kept = [DeliveryStatus::Pending, DeliveryStatus::Exhausted];
-    kept.iter().any(|kept| kept.as_str() == status)
 }
 
 static INSERT_AUDIT: LazyLock<ManyRows> = LazyLock::new(|| {

@@ -6,11 +6,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 
-use super::{
-    PATIENCE,
-    process::{Process, until_ready},
-    variable,
-};
+use super::{PATIENCE, output::until_ready, process::Process, variable};
 
 /// Killed when it is dropped; its port and its store last as long as this does.
 #[derive(Debug)]

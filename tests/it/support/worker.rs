@@ -11,7 +11,8 @@ use tokio::{
 
 use super::{
     PATIENCE,
-    process::{Output, Process, until_ready},
+    output::until_ready,
+    process::{Output, Process},
 };
 
 /// The variables that a worker is started with.

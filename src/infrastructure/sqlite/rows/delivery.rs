@@ -42,7 +42,7 @@ pub(in super::super) fn first_attempt(row: &SqliteRow) -> Result<Option<Attempt>
     Ok(Some(Attempt {
         number: 1,
         started_at,
-        duration_ms: cells.get("first_duration_ms")?,
+        duration_ms: cells.present("first_duration_ms")?,
         status_code: cells.get("first_status_code")?,
         error: cells.get("first_error")?,
         response: cells.get("first_response")?,

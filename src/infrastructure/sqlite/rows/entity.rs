@@ -21,7 +21,7 @@ pub(in super::super) fn integration(row: &SqliteRow) -> Result<Integration, Stor
         "active" => IntegrationStatus::Active,
         "inactive" => IntegrationStatus::Inactive,
         "error" => IntegrationStatus::Error {
-            error: cells.get("error")?,
+            error: cells.present("error")?,
         },
         _ => return Err(cells.bad("status", "an unknown value")),
     };
@@ -42,7 +42,7 @@ pub(in super::super) fn webhook(row: &SqliteRow) -> Result<Webhook, StoreError> 
         "active" => WebhookStatus::Active,
         "inactive" => WebhookStatus::Inactive,
         "error" => WebhookStatus::Error {
-            error: cells.get("error")?,
+            error: cells.present("error")?,
         },
         _ => return Err(cells.bad("status", "an unknown value")),
     };

@@ -37,6 +37,15 @@ impl<'r> Cells<'r> {
         })
     }
 
+    /// A cell that may be NULL in other rows: SQLite reads NULL as an empty text or 0.
+    pub(super) fn present<T>(self, column: &'static str) -> Result<T, StoreError>
+    where
+        T: Decode<'r, Sqlite> + Type<Sqlite>,
+    {
+        self.get::<Option<T>>(column)?
+            .ok_or_else(|| self.bad(column, "missing"))
+    }
+
     pub(super) fn time(self, column: &'static str) -> Result<Timestamp, StoreError> {
         let millis = self.get(column)?;
         to_time(millis).ok_or_else(|| self.bad(column, "no time"))

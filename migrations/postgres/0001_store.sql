@@ -1,0 +1,180 @@
+-- The registry: integrations and their webhooks.
+--
+-- `config` is text and not jsonb: keys keep their order and numbers their written form.
+-- Credentials stand in the row that they belong to, so that a locked read never pairs a row with
+-- the credentials of an older version of it.
+
+CREATE TABLE integrations (
+    id                 uuid        PRIMARY KEY,
+    tenant             text        NOT NULL,
+    name               text        NOT NULL,
+    description        text,
+    tags               text[]      NOT NULL,
+    type               text        NOT NULL,
+    status             text        NOT NULL,
+    error              text,
+    config             text        NOT NULL,
+    credentials        bytea,
+    credentials_key_id text,
+    version            bigint      NOT NULL,
+    created_at         timestamptz NOT NULL,
+    updated_at         timestamptz NOT NULL,
+    created_by         text        NOT NULL,
+    updated_by         text        NOT NULL,
+    CONSTRAINT integrations_name_key UNIQUE (tenant, name),
+    CONSTRAINT integrations_credentials_check
+        CHECK ((credentials IS NULL) = (credentials_key_id IS NULL))
+);
+CREATE INDEX integrations_newest ON integrations (tenant, created_at, id);
+
+CREATE TABLE webhooks (
+    id                 uuid        PRIMARY KEY,
+    integration_id     uuid        NOT NULL REFERENCES integrations (id),
+    tenant             text        NOT NULL,
+    name               text        NOT NULL,
+    description        text,
+    tags               text[]      NOT NULL,
+    events             text[]      NOT NULL,
+    status             text        NOT NULL,
+    error              text,
+    config             text        NOT NULL,
+    credentials        bytea,
+    credentials_key_id text,
+    version            bigint      NOT NULL,
+    created_at         timestamptz NOT NULL,
+    updated_at         timestamptz NOT NULL,
+    created_by         text        NOT NULL,
+    updated_by         text        NOT NULL,
+    CONSTRAINT webhooks_name_key UNIQUE (integration_id, name),
+    CONSTRAINT webhooks_credentials_check
+        CHECK ((credentials IS NULL) = (credentials_key_id IS NULL))
+);
+CREATE INDEX webhooks_newest ON webhooks (tenant, created_at, id);
+
+CREATE TABLE signing_secrets (
+    webhook_id uuid        NOT NULL REFERENCES webhooks (id) ON DELETE CASCADE,
+    -- 0 is the newest.
+    position   integer     NOT NULL,
+    sealed     bytea       NOT NULL,
+    key_id     text        NOT NULL,
+    created_at timestamptz NOT NULL,
+    expires_at timestamptz,
+    PRIMARY KEY (webhook_id, position)
+);
+
+-- One row: its lock puts the versions of the log into the order of the commits.
+CREATE TABLE registry_state (
+    one     boolean PRIMARY KEY DEFAULT true CHECK (one),
+    version bigint  NOT NULL
+);
+INSERT INTO registry_state (version) VALUES (0);
+
+CREATE TABLE registry_changes (
+    version   bigint NOT NULL,
+    -- `webhook` or `integration`.
+    entity    text   NOT NULL,
+    entity_id uuid   NOT NULL,
+    PRIMARY KEY (version, entity, entity_id)
+);
+
+-- One row per event and webhook, written once in the common case: delivered at the first attempt.
+-- Every index on it that is not partial is paid for by each delivery.
+
+CREATE TABLE deliveries (
+    id                uuid        PRIMARY KEY,
+    tenant            text        NOT NULL,
+    webhook_id        uuid        NOT NULL,
+    event_id          text        NOT NULL,
+    event_type        text        NOT NULL,
+    correlation_id    text,
+    source_sequence   bigint,
+    status            text        NOT NULL,
+    attempt_count     integer     NOT NULL,
+    event_version     bigint      NOT NULL,
+    budget_base       integer     NOT NULL,
+    next_attempt_at   timestamptz,
+    error             text,
+    created_at        timestamptz NOT NULL,
+    completed_at      timestamptz,
+    -- While pending: next_attempt_at, or the end of the lease, whichever is later.
+    due_at            timestamptz,
+    lease_epoch       bigint      NOT NULL DEFAULT 0,
+    -- Attempt 1; the others are in `attempts`.
+    first_started_at  timestamptz,
+    first_duration_ms bigint,
+    first_status_code integer,
+    first_error       text,
+    first_response    text,
+    -- The event, while it may be needed again: until the delivery is made.
+    event_meta        text,
+    event_raw         bytea
+) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02);
+
+-- Who is due: by webhook, so that the backlog of one is never in the way of another.
+CREATE INDEX deliveries_due ON deliveries (webhook_id, due_at, created_at)
+    WHERE status = 'pending';
+-- Lists of what waits or went wrong.
+CREATE INDEX deliveries_undelivered ON deliveries (tenant, status, created_at)
+    WHERE status <> 'delivered';
+-- Lists, and pruning from the oldest. Together these three cost 3 µs per row.
+CREATE INDEX deliveries_newest ON deliveries (tenant, created_at);
+CREATE INDEX deliveries_of_webhook ON deliveries (webhook_id, created_at);
+CREATE INDEX deliveries_of_event ON deliveries USING hash (event_id);
+
+CREATE TABLE attempts (
+    delivery_id uuid        NOT NULL,
+    number      integer     NOT NULL,
+    started_at  timestamptz NOT NULL,
+    duration_ms bigint      NOT NULL,
+    status_code integer,
+    error       text,
+    response    text,
+    PRIMARY KEY (delivery_id, number)
+);
+
+-- What is committed and waits to be published.
+
+CREATE TABLE outbox (
+    -- An entity's events are written one transaction after the other, so this is their order.
+    position     bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    id           uuid        NOT NULL UNIQUE,
+    event_type   text        NOT NULL,
+    traceparent  text,
+    body         bytea       NOT NULL,
+    created_at   timestamptz NOT NULL,
+    published_at timestamptz
+) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02);
+CREATE INDEX outbox_unpublished ON outbox (position) WHERE published_at IS NULL;
+
+CREATE TABLE outbox_relay (
+    one         boolean PRIMARY KEY DEFAULT true CHECK (one),
+    holder      uuid,
+    lease_until timestamptz
+) WITH (fillfactor = 10);
+INSERT INTO outbox_relay DEFAULT VALUES;
+
+-- The replies of commands, by what makes two commands the same.
+
+CREATE TABLE idempotency (
+    tenant     text        NOT NULL,
+    action     text        NOT NULL,
+    key        text        NOT NULL,
+    body_hash  text        NOT NULL,
+    reply      bytea       NOT NULL,
+    created_at timestamptz NOT NULL,
+    PRIMARY KEY (tenant, action, key)
+);
+CREATE INDEX idempotency_oldest ON idempotency (created_at);
+
+-- Rows are added, never changed.
+
+CREATE TABLE audit (
+    position       bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    tenant         text        NOT NULL,
+    at             timestamptz NOT NULL,
+    actor          text        NOT NULL,
+    action         text        NOT NULL,
+    entity_id      text        NOT NULL,
+    command_id     text        NOT NULL,
+    correlation_id text        NOT NULL
+);

@@ -1,0 +1,62 @@
+//! Why the worker does not run, and with which code the process ends.
+
+use std::error::Error;
+
+use crate::{
+    domain::interfaces::StoreError,
+    presentation::ops::OpsError,
+    shared::{config::ConfigFaults, error_chain::Chain},
+};
+
+/// Exit code of a fault in the configuration, after `sysexits.h`.
+pub const EX_CONFIG: u8 = 78;
+
+/// Why the worker ended otherwise than it was told to.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Faults of the configuration, all at once.
+    #[error("the configuration has faults\n{0}")]
+    Configuration(#[from] ConfigFaults),
+    /// The ops server could not listen.
+    #[error("the worker cannot be watched")]
+    Ops(#[from] OpsError),
+    /// The log or the metrics could not be set up.
+    #[error("the telemetry cannot be set up")]
+    Telemetry(#[source] Box<dyn Error + Send + Sync>),
+    /// The store refused something that waiting does not mend.
+    #[error("the database cannot be used")]
+    Store(#[source] StoreError),
+    /// The topology on the bus cannot be used, and waiting does not mend it.
+    #[error("the streams on NATS cannot be used")]
+    Topology(#[source] Box<dyn Error + Send + Sync>),
+    /// The request–reply service could not be registered.
+    #[error("requests cannot be answered")]
+    Service(#[source] Box<dyn Error + Send + Sync>),
+    /// A part of `dev` or `demo` could not be set up.
+    #[error("{0}")]
+    Embedded(String),
+    /// A second signal.
+    #[error("ended at once by a second signal")]
+    Interrupted,
+    /// A task has crashed.
+    #[error("a task of the worker has crashed; its log line is above")]
+    Crashed,
+}
+
+impl RunError {
+    /// A fault that was found when a variable's value was put to use.
+    pub fn configuration(variable: &'static str, problem: &(dyn Error + 'static)) -> Self {
+        let mut faults = ConfigFaults(Vec::new());
+        faults.add(variable, Chain(problem).to_string());
+        Self::Configuration(faults)
+    }
+
+    /// The exit code of the process.
+    pub fn exit_code(&self) -> u8 {
+        if matches!(self, Self::Configuration(_)) {
+            EX_CONFIG
+        } else {
+            1
+        }
+    }
+}

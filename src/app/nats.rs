@@ -1,0 +1,107 @@
+//! Connects to NATS and makes sure of the streams, waiting for as long as that takes.
+
+use std::sync::Arc;
+
+use backoff::backoff::Backoff as _;
+
+use crate::{
+    application::{
+        health::{Health, NATS},
+        patience::{LONGEST_WAIT, waits},
+        ports::Clock,
+    },
+    infrastructure::nats::{
+        Connection, NatsAuth, NatsSettings, NatsTls, SubjectPrefix, Topology, TopologySettings,
+        connect,
+    },
+    shared::{
+        config::{NatsConfig, NatsCredentials},
+        error_chain::Chain,
+    },
+};
+
+use super::error::RunError;
+
+/// What NATS is told about who we are.
+const CLIENT_NAME: &str = concat!("integration-worker/", env!("CARGO_PKG_VERSION"));
+
+/// The prefix of all own subjects.
+///
+/// # Errors
+/// A fault of the configuration.
+pub fn prefix(config: &NatsConfig) -> Result<SubjectPrefix, RunError> {
+    SubjectPrefix::try_new(&config.prefix)
+        .map_err(|error| RunError::configuration("NATS_SUBJECT_PREFIX", &error))
+}
+
+/// The client's settings.
+pub fn settings(config: &NatsConfig) -> NatsSettings {
+    let auth = match config.credentials.clone() {
+        NatsCredentials::None => NatsAuth::None,
+        NatsCredentials::CredsFile(path) => NatsAuth::CredentialsFile(path),
+        NatsCredentials::NkeyFile(path) => NatsAuth::NkeyFile(path),
+        NatsCredentials::User { name, password } => NatsAuth::UserPassword {
+            user: name,
+            password,
+        },
+        NatsCredentials::Token(token) => NatsAuth::Token(token),
+    };
+    let (cert, key) = config.tls.client.clone().unzip();
+    NatsSettings {
+        servers: config.servers.clone(),
+        auth,
+        tls: NatsTls {
+            ca: config.tls.ca.clone(),
+            cert,
+            key,
+        },
+        client_name: CLIENT_NAME.to_owned(),
+    }
+}
+
+/// Streams and consumers, as data.
+///
+/// # Errors
+/// A fault of the configuration.
+pub fn topology(config: &NatsConfig) -> Result<Topology, RunError> {
+    Ok(Topology::new(&TopologySettings {
+        prefix: prefix(config)?,
+        erp_stream: config.source_stream.clone(),
+        erp_subjects: config.source_subjects.clone(),
+        erp_ack_wait: config.source_ack_wait,
+        erp_max_ack_pending: TopologySettings::ERP_MAX_ACK_PENDING,
+    }))
+}
+
+/// Connects, and creates what is missing.
+///
+/// # Errors
+/// A fault of the configuration, or of the streams, that waiting does not mend.
+pub async fn wait_for(
+    config: &NatsConfig,
+    clock: Arc<dyn Clock>,
+    health: &Health,
+) -> Result<(Connection, Arc<Topology>), RunError> {
+    let topology = topology(config)?;
+    let servers = config.servers.join(",");
+    health.starting(NATS, servers.clone());
+    let connection = connect(&settings(config), clock)
+        .await
+        .map_err(|error| RunError::configuration(error.setting, &error))?;
+    tracing::info!(servers, "waiting for NATS");
+    connection.established().await;
+    let context = async_nats::jetstream::new(connection.client.clone());
+    let mut waits = waits();
+    loop {
+        match topology.ensure(&context).await {
+            Ok(_) => break,
+            Err(error) if error.is_final() => return Err(RunError::Topology(Box::new(error))),
+            Err(error) => {
+                tracing::warn!(error = %Chain(&error), "waiting for JetStream");
+                tokio::time::sleep(waits.next_backoff().unwrap_or(LONGEST_WAIT)).await;
+            }
+        }
+    }
+    health.up(NATS);
+    Ok((connection, Arc::new(topology)))
+}

@@ -1,0 +1,410 @@
+//! The worker: its parts are wired, started in order, and stopped in the reverse one.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    application::{
+        commands::{CommandHandler, CommandSettings},
+        deliver::Deliverer,
+        endpoints::Endpoints,
+        health::{DATABASE, Health, NATS},
+        in_hand::InHand,
+        intake::{Intake, IntakeLimits, MAX_DELIVERIES_IN_HAND},
+        leases::Leases,
+        normalise::Normaliser,
+        parked::ParkedLane,
+        ports::{Clock, EventPublisher, HttpSender, MessageSource},
+        recorder::Recorder,
+        registry::Registry,
+        relay::Relay,
+        upkeep::{Retention, Upkeep},
+        wakers::Wakers,
+        webhook_changes::WebhookChanges,
+    },
+    domain::{interfaces::Store, policies::EgressPolicy, values::TenantId},
+    infrastructure::{
+        clock::SystemClock,
+        http::EndpointClient,
+        nats::{Connection, JetStreamPublisher, PullSource, Topology, TopologySettings},
+        telemetry::MetricsRecorder,
+    },
+    presentation::{
+        nats::{DurableCommands, DurableSettings, RequestService, ServiceSettings},
+        ops::{Ops, OpsServer},
+    },
+    shared::{
+        config::Config,
+        error_chain::Chain,
+        lifecycle::{Alarm, Group},
+    },
+};
+
+use super::{error::RunError, keys::Keys, nats, signals, store::OpenStore};
+
+/// What is left of the time to stop, after the work in hand, for recording, publishing and goodbyes.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Requests that are answered at a time; more wait.
+const MAX_REQUESTS: usize = 64;
+
+/// The groups, in the order in which they are stopped.
+struct Groups {
+    inbound: Group,
+    lanes: Group,
+    recording: Group,
+    relay: Group,
+    upkeep: Group,
+    ops: Group,
+}
+
+impl Groups {
+    fn new(alarm: &Alarm) -> Self {
+        let group = |name| Group::new(name, alarm);
+        Self {
+            inbound: group("inbound"),
+            lanes: group("lanes"),
+            recording: group("recording"),
+            relay: group("relay"),
+            upkeep: group("upkeep"),
+            ops: group("ops"),
+        }
+    }
+}
+
+/// What every part of the worker may need.
+struct Parts {
+    config: Config,
+    tenant: TenantId,
+    egress: EgressPolicy,
+    clock: Arc<dyn Clock>,
+    health: Arc<Health>,
+    wakers: Arc<Wakers>,
+    keys: Keys,
+    store: OpenStore,
+    connection: Connection,
+    topology: Arc<Topology>,
+    sender: Arc<dyn HttpSender>,
+    publisher: Arc<JetStreamPublisher>,
+}
+
+/// What is given back at the end.
+struct Running {
+    in_hand: Arc<InHand>,
+    leases: Arc<Leases>,
+    give_up: CancellationToken,
+    source: Arc<PullSource>,
+}
+
+/// Runs a worker until `shutdown` or a crash. The ops server answers first and last.
+///
+/// # Errors
+/// [`RunError`] when it cannot start, or when a task of it has crashed.
+pub async fn run(
+    config: Config,
+    metrics: MetricsRecorder,
+    shutdown: CancellationToken,
+) -> Result<(), RunError> {
+    let alarm = Alarm::default();
+    let groups = Groups::new(&alarm);
+    let health = Arc::new(Health::default());
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let ops = OpsServer::bind(config.ops_addr).await?;
+    let render = metrics.clone();
+    ops.spawn(
+        &groups.ops,
+        Ops {
+            health: Arc::clone(&health),
+            clock: Arc::clone(&clock),
+            metrics: Arc::new(move || render.render()),
+        },
+    );
+    metrics.spawn_upkeep(&groups.ops);
+    let started = tokio::select! {
+        parts = prepare(config, clock, Arc::clone(&health)) => Some(parts?),
+        () = shutdown.cancelled() => None,
+    };
+    if let Some(parts) = started {
+        let running = start(&parts, &groups).await?;
+        health.started();
+        tracing::info!("the worker runs");
+        tokio::select! {
+            () = shutdown.cancelled() => tracing::info!("stopping"),
+            () = alarm.rung() => tracing::error!("a task has crashed, stopping"),
+        }
+        health.drain();
+        stop(&parts, &groups, running).await;
+    }
+    groups.ops.shut_down(FAREWELL).await;
+    if alarm.is_rung() {
+        Err(RunError::Crashed)
+    } else {
+        Ok(())
+    }
+}
+
+/// Waits for everything that the worker stands on.
+async fn prepare(
+    config: Config,
+    clock: Arc<dyn Clock>,
+    health: Arc<Health>,
+) -> Result<Parts, RunError> {
+    let tenant = TenantId::try_new(&config.default_tenant)
+        .map_err(|error| RunError::configuration("DEFAULT_TENANT", &error))?;
+    let egress = EgressPolicy::new(config.egress.allowed.clone());
+    let ca_file = config.egress.ca_file.as_deref();
+    let sender = EndpointClient::new(egress.clone(), ca_file, Arc::clone(&clock))
+        .map_err(|error| RunError::configuration("EGRESS_CA_FILE", &error))?;
+    let keys = Keys::read(&config.keys)?;
+    let store = OpenStore::wait_for(&config.database, &health).await?;
+    keys.check(store.store.as_ref()).await?;
+    let (connection, topology) = nats::wait_for(&config.nats, Arc::clone(&clock), &health).await?;
+    let prefix = nats::prefix(&config.nats)?;
+    let publisher = Arc::new(JetStreamPublisher::new(&connection, prefix, &topology));
+    Ok(Parts {
+        config,
+        tenant,
+        egress,
+        clock,
+        health,
+        wakers: Arc::default(),
+        keys,
+        store,
+        connection,
+        topology,
+        sender: Arc::new(sender),
+        publisher,
+    })
+}
+
+async fn start(parts: &Parts, groups: &Groups) -> Result<Running, RunError> {
+    let give_up = CancellationToken::new();
+    let store: Arc<dyn Store> = Arc::clone(&parts.store.store);
+    let clock = Arc::clone(&parts.clock);
+    let publisher: Arc<dyn EventPublisher> = Arc::<JetStreamPublisher>::clone(&parts.publisher);
+    let (in_hand, leases) = (Arc::<InHand>::default(), Arc::<Leases>::default());
+    let registry = Arc::new(Registry::new(
+        Arc::clone(&store),
+        parts.keys.cipher(),
+        parts.egress.clone(),
+    ));
+    let per_endpoint =
+        u32::try_from(parts.config.limits.in_flight_per_endpoint).unwrap_or(u32::MAX);
+    let deliverer = Arc::new(Deliverer::new(
+        Arc::clone(&clock),
+        Arc::clone(&parts.sender),
+        WebhookChanges::new(
+            Arc::clone(&store),
+            Arc::clone(&clock),
+            Arc::clone(&parts.wakers),
+        ),
+        Endpoints::new(per_endpoint),
+        parts.config.limits.in_flight,
+        give_up.clone(),
+    ));
+    let recorder = Recorder {
+        store: Arc::clone(&store),
+        publisher: Arc::clone(&publisher),
+        in_hand: Arc::clone(&in_hand),
+        leases: Arc::clone(&leases),
+        wakers: Arc::clone(&parts.wakers),
+        give_up: give_up.clone(),
+    };
+    let outcomes = recorder.start(&groups.recording, MAX_DELIVERIES_IN_HAND);
+    Relay {
+        store: Arc::clone(&store),
+        publisher: Arc::clone(&publisher),
+        clock: Arc::clone(&clock),
+        wakers: Arc::clone(&parts.wakers),
+        health: Arc::clone(&parts.health),
+    }
+    .start(&groups.relay);
+    ParkedLane {
+        store: Arc::clone(&store),
+        registry: Arc::clone(&registry),
+        clock: Arc::clone(&clock),
+        deliverer: Arc::clone(&deliverer),
+        outcomes: outcomes.clone(),
+        leases: Arc::clone(&leases),
+        wakers: Arc::clone(&parts.wakers),
+        health: Arc::clone(&parts.health),
+    }
+    .start(&groups.lanes);
+    start_upkeep(parts, groups, &deliverer, &in_hand);
+    start_commands(parts, groups).await?;
+    let source = Arc::new(PullSource::erp(&parts.connection, &parts.topology));
+    Intake {
+        source: Arc::<PullSource>::clone(&source) as Arc<dyn MessageSource>,
+        normaliser: Normaliser {
+            stream: parts.config.nats.source_stream.clone(),
+            default_tenant: parts.tenant.clone(),
+            max_bytes: parts.config.limits.event_bytes,
+        },
+        registry,
+        store,
+        publisher,
+        clock,
+        deliverer,
+        outcomes,
+        in_hand: Arc::clone(&in_hand),
+        health: Arc::clone(&parts.health),
+        limits: IntakeLimits {
+            events: parts.config.limits.events_in_hand,
+            bytes: parts.config.limits.bytes_in_hand,
+        },
+    }
+    .start(&groups.lanes);
+    Ok(Running {
+        in_hand,
+        leases,
+        give_up,
+        source,
+    })
+}
+
+fn start_upkeep(parts: &Parts, groups: &Groups, deliverer: &Deliverer, in_hand: &Arc<InHand>) {
+    Upkeep {
+        store: Arc::clone(&parts.store.store),
+        clock: Arc::clone(&parts.clock),
+        health: Arc::clone(&parts.health),
+        in_hand: Arc::clone(in_hand),
+        endpoints: deliverer.endpoints().clone(),
+        retention: Retention {
+            deliveries: parts.config.retention.deliveries,
+            outbox: parts.config.retention.outbox,
+        },
+        progress_every: parts.config.nats.source_ack_wait / 3,
+    }
+    .start(&groups.upkeep);
+    let keys = parts.keys.clone();
+    let hangups = signals::on_hangup(groups.upkeep.stopping(), move || keys.reload());
+    groups.upkeep.spawn_loop("hangup", hangups);
+    groups.upkeep.spawn_loop(
+        "dependencies",
+        watch_dependencies(
+            Arc::clone(&parts.store.store),
+            parts.connection.connected.clone(),
+            Arc::clone(&parts.health),
+            groups.upkeep.stopping(),
+        ),
+    );
+}
+
+async fn start_commands(parts: &Parts, groups: &Groups) -> Result<(), RunError> {
+    let handler = Arc::new(CommandHandler::new(
+        Arc::clone(&parts.store.store),
+        parts.keys.cipher(),
+        Arc::clone(&parts.clock),
+        Arc::clone(&parts.sender),
+        Arc::clone(&parts.wakers),
+        CommandSettings {
+            default_tenant: parts.tenant.clone(),
+            max_body: parts.config.limits.command_bytes,
+            egress: parts.egress.clone(),
+        },
+    ));
+    let prefix = nats::prefix(&parts.config.nats)?;
+    let publisher = &parts.publisher;
+    DurableCommands {
+        source: Arc::new(PullSource::commands(&parts.connection, &parts.topology)),
+        handler: Arc::<CommandHandler>::clone(&handler),
+        publisher: Arc::<JetStreamPublisher>::clone(publisher),
+        replies: Arc::<JetStreamPublisher>::clone(publisher),
+        clock: Arc::clone(&parts.clock),
+        settings: DurableSettings {
+            subject_root: prefix.commands(),
+            stream: prefix.commands_stream(),
+            concurrency: parts.config.limits.commands,
+            ack_wait: TopologySettings::COMMANDS_ACK_WAIT,
+            default_tenant: parts.tenant.clone(),
+        },
+    }
+    .spawn(&groups.inbound);
+    RequestService {
+        client: parts.connection.client.clone(),
+        handler,
+        clock: Arc::clone(&parts.clock),
+        settings: ServiceSettings {
+            name: prefix.service(),
+            subject_root: prefix.api(),
+            concurrency: MAX_REQUESTS,
+        },
+    }
+    .spawn(&groups.inbound)
+    .await
+    .map_err(|error| RunError::Service(Box::new(error)))
+}
+
+/// How often the database is asked whether it answers.
+const ASK_EVERY: Duration = Duration::from_secs(2);
+
+/// Follows NATS and the database for `/ready` and `/health`.
+async fn watch_dependencies(
+    store: Arc<dyn Store>,
+    mut connected: tokio::sync::watch::Receiver<bool>,
+    health: Arc<Health>,
+    stopping: CancellationToken,
+) {
+    let mut ticks = tokio::time::interval(ASK_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stopping.cancelled() => return,
+            _ = ticks.tick() => match store.ping().await {
+                Ok(()) => health.up(DATABASE),
+                Err(error) => health.down(DATABASE, Chain(&error).to_string()),
+            },
+            changed = connected.changed() => if changed.is_err() {
+                health.down(NATS, "the client is gone");
+                return stopping.cancelled().await;
+            },
+        }
+        if *connected.borrow_and_update() {
+            health.up(NATS);
+        } else {
+            health.down(NATS, "not connected");
+        }
+    }
+}
+
+/// Stops in order: nothing new is taken; what is in hand is finished, recorded and told within the
+/// time there is; the rest is given back.
+async fn stop(parts: &Parts, groups: &Groups, running: Running) {
+    let Running {
+        in_hand,
+        leases,
+        give_up,
+        source,
+    } = running;
+    let patience = parts.config.shutdown_timeout.saturating_sub(FAREWELL);
+    tokio::join!(
+        groups.inbound.shut_down(patience),
+        groups.lanes.shut_down(patience)
+    );
+    if let Err(error) = source.release().await {
+        tracing::debug!(error = %Chain(&error), "events that were not begun come again later");
+    }
+    // With the lanes, their ends of the recorder's channel are gone, and it ends by itself.
+    groups.recording.shut_down(FAREWELL).await;
+    give_up.cancel();
+    groups.relay.shut_down(FAREWELL).await;
+    let events = in_hand.give_back().await;
+    let now = parts.clock.now();
+    let deliveries = ParkedLane::give_back(parts.store.store.as_ref(), &leases, now).await;
+    groups.upkeep.shut_down(FAREWELL).await;
+    if let Err(error) = parts.connection.client.flush().await {
+        tracing::debug!(%error, "the last messages were not flushed");
+    }
+    if tokio::time::timeout(FAREWELL, parts.store.close())
+        .await
+        .is_err()
+    {
+        tracing::debug!("the database did not say goodbye in time");
+    }
+    tracing::info!(
+        events,
+        deliveries,
+        "stopped; the events and deliveries in hand were given back"
+    );
+}

@@ -1,0 +1,347 @@
+//! One attempt at one delivery, whichever lane it is on: a slot at the endpoint, the request, and what
+//! becomes of the delivery.
+
+use std::{sync::Arc, time::Instant};
+
+use metrics::{counter, histogram};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    domain::{
+        entities::{Attempt, Delivery, DeliveryStatus},
+        events::{BusinessEvent, DomainEvent},
+        interfaces::StoreError,
+        policies::{Answer, NextStep, next_step},
+        values::Timestamp,
+    },
+    shared::metrics::{ATTEMPT_SECONDS, ATTEMPTS},
+};
+
+use super::{
+    delivery_events,
+    endpoint::Endpoint,
+    endpoints::Endpoints,
+    patience::until_done,
+    ports::{Clock, HttpAnswer, HttpSender, SendError},
+    registry::CompiledWebhook,
+    webhook_changes::WebhookChanges,
+};
+
+/// Which lane an attempt is on, for figures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lane {
+    /// The first attempt, by the worker that took the event in.
+    Fast,
+    /// A later one, or one that waited.
+    Parked,
+}
+
+impl Lane {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Fast => "fast",
+            Self::Parked => "parked",
+        }
+    }
+}
+
+/// A delivery after an attempt.
+#[derive(Debug)]
+pub struct Attempted {
+    /// As it stands now.
+    pub delivery: Delivery,
+    /// The attempt.
+    pub attempt: Attempt,
+    /// What is to be told about it, in the order of the versions.
+    pub events: Vec<DomainEvent>,
+}
+
+/// What came of trying to make an attempt.
+#[derive(Debug)]
+pub enum Tried {
+    /// A request was made.
+    Attempted(Box<Attempted>),
+    /// No request was made; the delivery goes on waiting, and this is why.
+    Waits(&'static str),
+    /// The worker is stopping; nothing is to be recorded.
+    Stopping,
+}
+
+/// Why a delivery waits without an attempt.
+pub const BUSY: &str = "waiting for a free slot at the endpoint";
+/// Why a delivery waits without an attempt.
+pub const DISABLED: &str = "waiting for the webhook to be activated";
+/// Why a delivery waits without an attempt.
+pub const UNUSABLE: &str = "the webhook's configuration or signing secret cannot be read";
+
+/// Makes attempts.
+pub struct Deliverer {
+    clock: Arc<dyn Clock>,
+    sender: Arc<dyn HttpSender>,
+    changes: WebhookChanges,
+    endpoints: Endpoints,
+    attempts: Semaphore,
+    stopping: CancellationToken,
+}
+
+impl std::fmt::Debug for Deliverer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Deliverer")
+            .field("endpoints", &self.endpoints)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Deliverer {
+    /// At most `max_in_flight` attempts are under way in all. `stopping` ends waits for the store.
+    pub fn new(
+        clock: Arc<dyn Clock>,
+        sender: Arc<dyn HttpSender>,
+        changes: WebhookChanges,
+        endpoints: Endpoints,
+        max_in_flight: usize,
+        stopping: CancellationToken,
+    ) -> Self {
+        let attempts = Semaphore::new(max_in_flight);
+        Self {
+            clock,
+            sender,
+            changes,
+            endpoints,
+            attempts,
+            stopping,
+        }
+    }
+
+    /// The slots of the endpoints.
+    pub fn endpoints(&self) -> &Endpoints {
+        &self.endpoints
+    }
+
+    /// Makes the next attempt at `delivery`, unless the endpoint does not take it now.
+    pub async fn attempt(
+        &self,
+        lane: Lane,
+        webhook: &CompiledWebhook,
+        event: &BusinessEvent,
+        delivery: Delivery,
+    ) -> Tried {
+        if webhook.is_disabled {
+            return Tried::Waits(DISABLED);
+        }
+        let Ok(endpoint) = &webhook.endpoint else {
+            return Tried::Waits(UNUSABLE);
+        };
+        let Some(slot) = self.endpoints.enter(webhook.id).await else {
+            return Tried::Waits(BUSY);
+        };
+        let Ok(_permit) = self.attempts.acquire().await else {
+            return Tried::Stopping;
+        };
+        let (attempt, answer) = self.send(lane, endpoint, event, &delivery).await;
+        slot.finish(answer);
+        self.conclude(lane, webhook, event, delivery, (attempt, answer))
+            .await
+    }
+
+    async fn send(
+        &self,
+        lane: Lane,
+        endpoint: &Endpoint,
+        event: &BusinessEvent,
+        delivery: &Delivery,
+    ) -> (Attempt, Answer) {
+        let number = delivery.attempt_count + 1;
+        let started_at = self.clock.now();
+        let start = Instant::now();
+        let request = endpoint.request(event, delivery.id, number, started_at);
+        let result = self.sender.send(request).await;
+        let took = start.elapsed();
+        histogram!(ATTEMPT_SECONDS, "lane" => lane.as_str()).record(took.as_secs_f64());
+        let duration_ms = i64::try_from(took.as_millis()).unwrap_or(i64::MAX);
+        attempt_of(number, started_at, duration_ms, result)
+    }
+
+    async fn conclude(
+        &self,
+        lane: Lane,
+        webhook: &CompiledWebhook,
+        event: &BusinessEvent,
+        mut delivery: Delivery,
+        (attempt, answer): (Attempt, Answer),
+    ) -> Tried {
+        let now = self.clock.now();
+        let budget = u32::try_from(attempt.number - delivery.budget_base).unwrap_or(1);
+        let step = next_step(answer, &webhook.retry, budget, now, self.clock.random());
+        if self
+            .change_webhook(webhook, &delivery, step)
+            .await
+            .is_none()
+        {
+            return Tried::Stopping;
+        }
+        let events = apply(
+            &mut delivery,
+            &attempt,
+            step,
+            now,
+            event.meta.traceparent.as_deref(),
+        );
+        count(lane, step);
+        log(&delivery, &attempt, step);
+        Tried::Attempted(Box::new(Attempted {
+            delivery,
+            attempt,
+            events,
+        }))
+    }
+
+    /// `None` when the worker is stopping.
+    async fn change_webhook(
+        &self,
+        webhook: &CompiledWebhook,
+        delivery: &Delivery,
+        step: NextStep,
+    ) -> Option<()> {
+        let changed = match step {
+            NextStep::Done if webhook.is_pending => {
+                until_done(
+                    &self.stopping,
+                    "activate a webhook",
+                    StoreError::is_final,
+                    || self.changes.first_success(delivery),
+                )
+                .await?
+            }
+            NextStep::Disable => {
+                until_done(
+                    &self.stopping,
+                    "disable a webhook",
+                    StoreError::is_final,
+                    || {
+                        self.changes
+                            .disable(delivery, "the endpoint answered 410 Gone")
+                    },
+                )
+                .await?
+            }
+            _ => Ok(()),
+        };
+        if let Err(error) = changed {
+            let error = crate::shared::error_chain::Chain(&error).to_string();
+            tracing::error!(webhook = %webhook.id, error, "a webhook could not be changed");
+        }
+        Some(())
+    }
+}
+
+/// What the sender's result says, as an attempt to keep and an answer to decide by.
+fn attempt_of(
+    number: i32,
+    started_at: Timestamp,
+    duration_ms: i64,
+    result: Result<HttpAnswer, SendError>,
+) -> (Attempt, Answer) {
+    let (answer, status_code, error, response) = match result {
+        Ok(http) => {
+            let answer = Answer::Status(http.status, http.retry_after);
+            let error = (!answer.is_success()).then(|| format!("HTTP {}", http.status));
+            // PostgreSQL keeps no NUL in texts.
+            let response = (!http.body.is_empty()).then(|| http.body.replace('\0', "\u{fffd}"));
+            (answer, Some(http.status), error, response)
+        }
+        Err(error) => (Answer::None, None, Some(error.to_string()), None),
+    };
+    let attempt = Attempt {
+        number,
+        started_at,
+        duration_ms,
+        status_code,
+        error,
+        response,
+    };
+    (attempt, answer)
+}
+
+/// Moves the delivery on and answers what is to be told.
+fn apply(
+    delivery: &mut Delivery,
+    attempt: &Attempt,
+    step: NextStep,
+    now: Timestamp,
+    traceparent: Option<&str>,
+) -> Vec<DomainEvent> {
+    delivery.attempt_count = attempt.number;
+    delivery.error.clone_from(&attempt.error);
+    delivery.event_version += 1;
+    match step {
+        NextStep::Done => {
+            delivery.status = DeliveryStatus::Delivered;
+            delivery.next_attempt_at = None;
+            delivery.completed_at = Some(now);
+            vec![delivery_events::triggered(delivery, attempt, traceparent)]
+        }
+        NextStep::Retry(at) => {
+            delivery.next_attempt_at = Some(at);
+            vec![delivery_events::failed(
+                delivery,
+                attempt,
+                Some(at),
+                traceparent,
+            )]
+        }
+        NextStep::Disable => {
+            delivery.next_attempt_at = Some(now);
+            vec![delivery_events::failed(
+                delivery,
+                attempt,
+                None,
+                traceparent,
+            )]
+        }
+        NextStep::GiveUp => {
+            delivery.status = DeliveryStatus::Exhausted;
+            delivery.next_attempt_at = None;
+            delivery.completed_at = Some(now);
+            let failed = delivery_events::failed(delivery, attempt, None, traceparent);
+            delivery.event_version += 1;
+            vec![
+                failed,
+                delivery_events::exhausted(delivery, attempt, traceparent),
+            ]
+        }
+    }
+}
+
+fn count(lane: Lane, step: NextStep) {
+    let outcome = match step {
+        NextStep::Done => "delivered",
+        NextStep::Retry(_) | NextStep::Disable => "failed",
+        NextStep::GiveUp => "exhausted",
+    };
+    counter!(ATTEMPTS, "lane" => lane.as_str(), "outcome" => outcome).increment(1);
+}
+
+fn log(delivery: &Delivery, attempt: &Attempt, step: NextStep) {
+    let Delivery {
+        id,
+        webhook_id,
+        event_id,
+        ..
+    } = delivery;
+    let correlation = delivery.correlation_id.as_deref().unwrap_or(event_id);
+    if step == NextStep::Done {
+        tracing::debug!(
+            delivery = %id, webhook = %webhook_id, event = event_id, correlation,
+            attempt = attempt.number, duration_ms = attempt.duration_ms, "delivered"
+        );
+    } else {
+        tracing::info!(
+            delivery = %id, webhook = %webhook_id, event = event_id, correlation,
+            attempt = attempt.number, duration_ms = attempt.duration_ms, error = attempt.error,
+            status = delivery.status.as_str(), next_attempt_at = ?delivery.next_attempt_at,
+            "an attempt failed"
+        );
+    }
+}

@@ -1,0 +1,232 @@
+//! The attempts under way at each endpoint of this worker: who may go now, who waits a moment, and who
+//! is moved aside. Both lanes share the slots.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::oneshot;
+
+use crate::domain::{
+    policies::{Answer, EndpointLoad, PATIENCE, STALL, Verdict, Window, admit},
+    values::WebhookId,
+};
+
+/// The slots of all endpoints.
+#[derive(Debug, Clone)]
+pub struct Endpoints {
+    states: Arc<Mutex<HashMap<WebhookId, State>>>,
+    max_in_flight: u32,
+}
+
+#[derive(Debug)]
+struct State {
+    window: Window,
+    in_flight: u32,
+    waiting: VecDeque<oneshot::Sender<()>>,
+    latency: Duration,
+    progress: Instant,
+}
+
+/// The right to make one attempt; given back when it is dropped.
+#[derive(Debug)]
+pub struct Slot {
+    endpoints: Endpoints,
+    webhook: WebhookId,
+    started: Instant,
+    answer: Option<Answer>,
+}
+
+impl Slot {
+    /// Gives the slot back with what the endpoint answered.
+    pub fn finish(mut self, answer: Answer) {
+        self.answer = Some(answer);
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.endpoints
+            .leave(self.webhook, self.started, self.answer);
+    }
+}
+
+impl Endpoints {
+    /// No attempts under way; at most `max_in_flight` at one endpoint.
+    pub fn new(max_in_flight: u32) -> Self {
+        Self {
+            states: Arc::default(),
+            max_in_flight,
+        }
+    }
+
+    /// A slot at once or after a short wait; `None` when the endpoint does not keep up.
+    /// Waits no longer than twice [`PATIENCE`].
+    pub async fn enter(&self, webhook: WebhookId) -> Option<Slot> {
+        let turn = {
+            let mut states = self.lock();
+            let state = states
+                .entry(webhook)
+                .or_insert_with(|| State::new(self.max_in_flight));
+            match admit(state.load()) {
+                Verdict::Attempt => {
+                    state.begin();
+                    None
+                }
+                Verdict::Park => return None,
+                Verdict::Wait => {
+                    let (sender, receiver) = oneshot::channel();
+                    state.waiting.push_back(sender);
+                    Some(receiver)
+                }
+            }
+        };
+        if let Some(mut turn) = turn {
+            // Whoever ends an attempt has already counted the next one in.
+            if tokio::time::timeout(PATIENCE * 2, &mut turn).await.is_err() {
+                turn.close();
+                // The turn may have come between the timeout and the closing.
+                turn.try_recv().ok()?;
+            }
+        }
+        let endpoints = self.clone();
+        Some(Slot {
+            endpoints,
+            webhook,
+            started: Instant::now(),
+            answer: None,
+        })
+    }
+
+    /// Endpoints that can take nothing now: not worth claiming for.
+    pub fn saturated(&self) -> Vec<WebhookId> {
+        let states = self.lock();
+        let full = states
+            .iter()
+            .filter(|(_, state)| admit(state.load()) != Verdict::Attempt);
+        full.map(|(id, _)| *id).collect()
+    }
+
+    /// Attempts under way.
+    pub fn in_flight(&self) -> u32 {
+        self.lock().values().map(|state| state.in_flight).sum()
+    }
+
+    /// Forgets endpoints that are idle and were last used before `idle_for` ago.
+    pub fn forget_idle(&self, idle_for: Duration) {
+        self.lock()
+            .retain(|_, state| state.in_flight > 0 || state.progress.elapsed() < idle_for);
+    }
+
+    fn leave(&self, webhook: WebhookId, started: Instant, answer: Option<Answer>) {
+        if let Some(state) = self.lock().get_mut(&webhook) {
+            state.end(started.elapsed(), answer);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<WebhookId, State>> {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn new(max_in_flight: u32) -> Self {
+        Self {
+            window: Window::new(max_in_flight),
+            in_flight: 0,
+            waiting: VecDeque::new(),
+            latency: Duration::ZERO,
+            progress: Instant::now(),
+        }
+    }
+
+    fn load(&self) -> EndpointLoad {
+        EndpointLoad {
+            window: self.window.size(),
+            in_flight: self.in_flight,
+            waiting: u32::try_from(self.waiting.len()).unwrap_or(u32::MAX),
+            latency: self.latency,
+            since_progress: self.progress.elapsed(),
+        }
+    }
+
+    fn begin(&mut self) {
+        if self.in_flight == 0 {
+            self.progress = Instant::now();
+        }
+        self.in_flight += 1;
+    }
+
+    fn end(&mut self, took: Duration, answer: Option<Answer>) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        if let Some(answer) = answer {
+            self.progress = Instant::now();
+            self.latency = (self.latency * 7 + took) / 8;
+            // A late answer is no sign of strength.
+            let kept_up = answer.keeps_up() && took < STALL;
+            self.window = if kept_up {
+                self.window.kept_up()
+            } else {
+                self.window.fell_behind()
+            };
+        }
+        while self.in_flight < self.window.size() {
+            let Some(next) = self.waiting.pop_front() else {
+                break;
+            };
+            // One that gave up waiting is skipped.
+            if next.send(()).is_ok() {
+                self.in_flight += 1;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OK: Answer = Answer::Status(200, None);
+
+    fn webhook() -> WebhookId {
+        WebhookId(uuid::Uuid::nil())
+    }
+
+    #[tokio::test]
+    async fn a_full_endpoint_hands_its_slot_to_the_next_in_line() {
+        let endpoints = Endpoints::new(1);
+        let first = endpoints.enter(webhook()).await.unwrap();
+        let (second, ()) = tokio::join!(endpoints.enter(webhook()), async { first.finish(OK) });
+        assert!(second.is_some());
+        assert_eq!(endpoints.in_flight(), 1);
+        drop(second);
+        assert_eq!(endpoints.in_flight(), 0);
+    }
+
+    #[tokio::test]
+    async fn who_waits_too_long_is_moved_aside_and_leaves_no_slot_behind() {
+        let endpoints = Endpoints::new(1);
+        let held = endpoints.enter(webhook()).await.unwrap();
+        assert!(endpoints.enter(webhook()).await.is_none());
+        held.finish(OK);
+        assert_eq!(endpoints.in_flight(), 0);
+        assert!(endpoints.enter(webhook()).await.is_some());
+    }
+
+    #[tokio::test]
+    async fn silence_shrinks_the_window_to_one_and_saturates_the_endpoint() {
+        let endpoints = Endpoints::new(64);
+        for _ in 0..8 {
+            endpoints
+                .enter(webhook())
+                .await
+                .unwrap()
+                .finish(Answer::None);
+        }
+        assert!(endpoints.saturated().is_empty());
+        let _slot = endpoints.enter(webhook()).await.unwrap();
+        assert_eq!(endpoints.saturated(), [webhook()]);
+    }
+}

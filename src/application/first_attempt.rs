@@ -1,0 +1,121 @@
+//! The first attempt at a delivery, straight from the event; or its parking, when none is made.
+
+use std::time::Duration;
+
+use metrics::counter;
+
+use crate::{
+    domain::{
+        entities::{Delivery, DeliveryStatus},
+        events::BusinessEvent,
+        interfaces::{FirstRecord, OutboxRow, StoredEvent},
+        values::DeliveryId,
+    },
+    shared::metrics::PARKED,
+};
+
+use super::{
+    deliver::{BUSY, Deliverer, Lane, Tried},
+    delivery_events,
+    parked::{BUSY_WAIT, UNUSABLE_WAIT},
+    ports::Clock,
+    registry::CompiledWebhook,
+};
+
+/// An event and a webhook that it goes to.
+#[derive(Debug, Clone, Copy)]
+pub struct FirstAttempt<'a> {
+    /// The delivery's id.
+    pub id: DeliveryId,
+    /// Where it goes.
+    pub webhook: &'a CompiledWebhook,
+    /// What it carries.
+    pub event: &'a BusinessEvent,
+}
+
+impl FirstAttempt<'_> {
+    /// Makes the attempt, or parks: answers what to record, and what to publish afterwards.
+    /// A success is published from the message that is not yet acknowledged; everything else goes
+    /// through the outbox. `None` when the worker is stopping.
+    pub async fn make(
+        self,
+        deliverer: &Deliverer,
+        clock: &dyn Clock,
+    ) -> Option<(Box<FirstRecord>, Option<OutboxRow>)> {
+        let delivery = self.delivery(clock);
+        let tried = deliverer
+            .attempt(Lane::Fast, self.webhook, self.event, delivery)
+            .await;
+        let attempted = match tried {
+            Tried::Attempted(attempted) => attempted,
+            Tried::Waits(reason) => return Some((Box::new(self.park(reason, clock)), None)),
+            Tried::Stopping => return None,
+        };
+        let mut events = attempted.events;
+        let announce = if attempted.delivery.status == DeliveryStatus::Delivered {
+            events.pop().map(|event| delivery_events::to_row(&event))
+        } else {
+            None
+        };
+        let record = FirstRecord {
+            event: self.kept(&attempted.delivery),
+            delivery: attempted.delivery,
+            attempt: Some(attempted.attempt),
+            events,
+        };
+        Some((Box::new(record), announce))
+    }
+
+    fn delivery(self, clock: &dyn Clock) -> Delivery {
+        let meta = &self.event.meta;
+        let now = clock.now();
+        Delivery {
+            id: self.id,
+            tenant: meta.tenant.clone(),
+            webhook_id: self.webhook.id,
+            event_id: meta.id.clone(),
+            event_type: meta.event_type.clone(),
+            correlation_id: meta.correlation_id.clone(),
+            source_sequence: meta.source_sequence,
+            status: DeliveryStatus::Pending,
+            attempt_count: 0,
+            event_version: 0,
+            budget_base: 0,
+            next_attempt_at: Some(now),
+            error: None,
+            created_at: now,
+            completed_at: None,
+        }
+    }
+
+    fn park(self, reason: &'static str, clock: &dyn Clock) -> FirstRecord {
+        counter!(PARKED).increment(1);
+        let wait = match reason {
+            BUSY => BUSY_WAIT,
+            super::deliver::UNUSABLE => UNUSABLE_WAIT,
+            // Due as soon as the webhook is activated.
+            _ => Duration::ZERO,
+        };
+        let mut delivery = self.delivery(clock);
+        delivery.next_attempt_at = Some(clock.now() + wait);
+        delivery.error = Some(reason.to_owned());
+        let event = self.kept(&delivery);
+        FirstRecord {
+            delivery,
+            attempt: None,
+            event,
+            events: Vec::new(),
+        }
+    }
+
+    fn kept(self, delivery: &Delivery) -> Option<StoredEvent> {
+        let needed = matches!(
+            delivery.status,
+            DeliveryStatus::Pending | DeliveryStatus::Exhausted
+        );
+        needed.then(|| StoredEvent {
+            meta: self.event.stored_meta(),
+            raw: self.event.raw.clone(),
+        })
+    }
+}

@@ -1,0 +1,229 @@
+//! The parked lane: claims deliveries that are due and tries them again.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use metrics::{counter, histogram};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    domain::{
+        events::BusinessEvent,
+        interfaces::{ClaimRequest, ClaimedDelivery, Lease, LeasedRecord, Store, StoreError},
+        values::Timestamp,
+    },
+    shared::{
+        error_chain::Chain,
+        lifecycle::Group,
+        metrics::{LOOP_FAULTS, STORE_SECONDS},
+    },
+};
+
+use super::{
+    deliver::{Deliverer, Lane, Tried},
+    health::Health,
+    leases::{LEASE, Leases, RENEW_EVERY},
+    patience::until_done,
+    ports::Clock,
+    recorder::{Outcome, Outcomes},
+    registry::{Registry, Snapshot},
+    wakers::Wakers,
+};
+
+/// Parked deliveries in hand at a time.
+pub const MAX_IN_HAND: u32 = 1000;
+/// Of one webhook, in one claim.
+pub const MAX_PER_WEBHOOK: u32 = 250;
+/// How often the database is asked for due deliveries when nothing wakes the lane.
+pub const POLL_EVERY: Duration = Duration::from_millis(250);
+/// When a delivery that got no slot is due again.
+pub const BUSY_WAIT: Duration = Duration::from_secs(1);
+/// When a delivery whose webhook cannot be used is due again.
+pub const UNUSABLE_WAIT: Duration = Duration::from_mins(1);
+
+/// The lane's ports.
+pub struct ParkedLane {
+    /// Where deliveries wait.
+    pub store: Arc<dyn Store>,
+    /// The webhooks.
+    pub registry: Arc<Registry>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Makes the attempts.
+    pub deliverer: Arc<Deliverer>,
+    /// Takes what came of them.
+    pub outcomes: Outcomes,
+    /// The leases that this worker holds.
+    pub leases: Arc<Leases>,
+    /// Rings when something became due.
+    pub wakers: Arc<Wakers>,
+    /// Told of every turn of the loop.
+    pub health: Arc<Health>,
+}
+
+impl std::fmt::Debug for ParkedLane {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ParkedLane").finish_non_exhaustive()
+    }
+}
+
+impl ParkedLane {
+    /// Claims and tries until the group is stopping.
+    pub fn start(self, group: &Group) {
+        let this = Arc::new(self);
+        group.spawn_loop("parked", Arc::clone(&this).run(group.clone()));
+        group.spawn_loop("renew leases", this.renew(group.stopping()));
+    }
+
+    async fn run(self: Arc<Self>, group: Group) {
+        let stopping = group.stopping();
+        let in_hand = Arc::new(Semaphore::new(MAX_IN_HAND as usize));
+        loop {
+            self.health.beat("parked");
+            let found = self.turn(&group, &in_hand).await.unwrap_or_else(|error| {
+                counter!(LOOP_FAULTS, "loop" => "parked").increment(1);
+                tracing::warn!(error = %Chain(&error), "due deliveries could not be claimed");
+                0
+            });
+            let half_free = in_hand.acquire_many(MAX_IN_HAND / 2);
+            tokio::select! {
+                () = stopping.cancelled() => return,
+                // There is more: claim again as soon as half of it is done.
+                _ = half_free, if found > 0 => {}
+                () = self.wakers.parked.notified(), if found == 0 => {}
+                () = tokio::time::sleep(POLL_EVERY), if found == 0 => {}
+            }
+        }
+    }
+
+    /// Claims once; answers how many deliveries were found.
+    async fn turn(
+        self: &Arc<Self>,
+        group: &Group,
+        in_hand: &Arc<Semaphore>,
+    ) -> Result<usize, StoreError> {
+        let limit = u32::try_from(in_hand.available_permits()).unwrap_or(0);
+        let now = self.clock.now();
+        let request = ClaimRequest {
+            now,
+            lease_until: now + LEASE,
+            limit,
+            per_webhook: MAX_PER_WEBHOOK,
+            exclude: self.deliverer.endpoints().saturated(),
+        };
+        let start = std::time::Instant::now();
+        let claimed = self.store.claim_due(&request).await?;
+        histogram!(STORE_SECONDS, "operation" => "claim").record(start.elapsed().as_secs_f64());
+        let found = claimed.len();
+        if found == 0 {
+            return Ok(0);
+        }
+        for one in &claimed {
+            self.leases.hold(one.lease);
+        }
+        // After the claim: whoever made it due has answered its command before.
+        let snapshot = match self.registry.refresh().await {
+            Ok(snapshot) => snapshot,
+            Err(error) => {
+                self.leases
+                    .forget(claimed.iter().map(|one| one.lease.delivery_id));
+                return Err(error);
+            }
+        };
+        for one in claimed {
+            let Ok(permit) = Arc::clone(in_hand).acquire_owned().await else {
+                break;
+            };
+            let (this, snapshot) = (Arc::clone(self), Arc::clone(&snapshot));
+            group.spawn("parked attempt", async move {
+                let outcome = this.try_one(one, &snapshot).await;
+                this.hand_in(outcome, permit).await;
+            });
+        }
+        Ok(found)
+    }
+
+    async fn hand_in(&self, outcome: Option<Settled>, permit: tokio::sync::OwnedSemaphorePermit) {
+        let outcome = match outcome {
+            Some(Settled::Recorded(record)) => Outcome::Leased { record, permit },
+            Some(Settled::Released(lease, at)) => Outcome::Release { lease, at, permit },
+            None => return,
+        };
+        // The recorder outlives the lane; if it is gone, the lease runs out.
+        drop(self.outcomes.send(outcome).await);
+    }
+
+    async fn try_one(&self, one: ClaimedDelivery, snapshot: &Snapshot) -> Option<Settled> {
+        let ClaimedDelivery {
+            lease,
+            delivery,
+            event,
+        } = one;
+        let released = |wait: Duration| Some(Settled::Released(lease, self.clock.now() + wait));
+        let Some(webhook) = snapshot.webhook(delivery.webhook_id) else {
+            return released(BUSY_WAIT);
+        };
+        let event = match BusinessEvent::from_stored(&event.meta, Bytes::clone(&event.raw)) {
+            Ok(event) => event,
+            Err(problem) => {
+                tracing::error!(delivery = %delivery.id, problem, "a stored event cannot be read");
+                return released(UNUSABLE_WAIT);
+            }
+        };
+        match self
+            .deliverer
+            .attempt(Lane::Parked, webhook, &event, delivery)
+            .await
+        {
+            Tried::Attempted(attempted) => Some(Settled::Recorded(Box::new(LeasedRecord {
+                lease,
+                delivery: attempted.delivery,
+                attempt: Some(attempted.attempt),
+                events: attempted.events,
+            }))),
+            Tried::Waits(super::deliver::UNUSABLE) => released(UNUSABLE_WAIT),
+            Tried::Waits(_) => released(BUSY_WAIT),
+            Tried::Stopping => None,
+        }
+    }
+
+    async fn renew(self: Arc<Self>, stopping: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = stopping.cancelled() => return,
+                () = tokio::time::sleep(RENEW_EVERY) => {}
+            }
+            let leases = self.leases.all();
+            if leases.is_empty() {
+                continue;
+            }
+            let renew = || self.store.renew(&leases, self.clock.now() + LEASE);
+            let never = |_: &StoreError| false;
+            if until_done(&stopping, "renew leases", never, renew)
+                .await
+                .is_none()
+            {
+                return;
+            }
+        }
+    }
+
+    /// Gives all leases back; for shutdown, when nobody works under them any more.
+    pub async fn give_back(store: &dyn Store, leases: &Leases, now: Timestamp) -> usize {
+        let held = leases.all();
+        if held.is_empty() {
+            return 0;
+        }
+        if let Err(error) = store.release(&held, now).await {
+            tracing::warn!(error = %Chain(&error), "leases were not given back and will run out");
+        }
+        held.len()
+    }
+}
+
+/// What is recorded about a claimed delivery.
+enum Settled {
+    Recorded(Box<LeasedRecord>),
+    Released(Lease, Timestamp),
+}

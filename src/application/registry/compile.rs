@@ -1,0 +1,135 @@
+//! Makes of a stored webhook what the data plane needs: settings read, secrets opened.
+
+use std::{collections::HashSet, fmt};
+
+use ring::hmac;
+
+use crate::{
+    application::{
+        endpoint::{Endpoint, SigningKey},
+        ports::{Cipher, CipherError},
+        registry::CompiledWebhook,
+        webhook_settings::webhook_settings,
+    },
+    domain::{
+        entities::{SigningSecret, Webhook, WebhookStatus},
+        policies::{EgressPolicy, RetryPolicy},
+        values::Faults,
+    },
+};
+
+/// Compiles the webhooks of one pass; a key that was missing once is not asked for again.
+pub(super) struct Compiler<'a> {
+    cipher: &'a dyn Cipher,
+    egress: &'a EgressPolicy,
+    missing_keys: HashSet<String>,
+}
+
+/// A compiled webhook, and what was wrong with it.
+#[derive(Debug)]
+pub(super) struct Compiled {
+    pub(super) webhook: CompiledWebhook,
+    /// Why it cannot be used, or signs with fewer secrets than it should. Holds no secret.
+    pub(super) problem: Option<String>,
+    /// Whether the key ring lacks a key that it needs.
+    pub(super) lacks_key: bool,
+}
+
+/// What there is to sign with.
+#[derive(Default)]
+struct Keys {
+    usable: Vec<SigningKey>,
+    /// Why the current one cannot be used.
+    current: Option<CipherError>,
+    /// Why a former one, which signs on for a while, cannot be used.
+    former: Option<CipherError>,
+}
+
+impl<'a> Compiler<'a> {
+    pub(super) fn new(cipher: &'a dyn Cipher, egress: &'a EgressPolicy) -> Self {
+        Self {
+            cipher,
+            egress,
+            missing_keys: HashSet::new(),
+        }
+    }
+
+    pub(super) fn compile(&mut self, webhook: &Webhook) -> Compiled {
+        let settings = webhook_settings(&webhook.config.shown, self.egress);
+        let retry = settings.as_ref().map_or_else(
+            |_| RetryPolicy::default(),
+            |settings| settings.retry.clone(),
+        );
+        let keys = self.keys(webhook);
+        let lacks_key = [&keys.current, &keys.former]
+            .into_iter()
+            .flatten()
+            .any(|error| matches!(error, CipherError::UnknownKey(_)));
+        let endpoint = match (settings, &keys.current) {
+            (Err(faults), _) => Err(in_one_line(faults)),
+            (_, Some(error)) => Err(format!("its signing secret cannot be opened: {error}")),
+            (Ok(_), None) if keys.usable.is_empty() => Err("it has no signing secret".to_owned()),
+            (Ok(settings), None) => Endpoint::compile(settings, keys.usable),
+        };
+        let problem = endpoint.as_ref().err().cloned().or_else(|| {
+            let error = keys.former.as_ref()?;
+            Some(format!("a former signing secret cannot be opened: {error}"))
+        });
+        Compiled {
+            webhook: CompiledWebhook {
+                id: webhook.id,
+                tenant: webhook.meta.tenant.clone(),
+                integration_id: webhook.integration_id,
+                is_pending: webhook.status == WebhookStatus::Pending,
+                is_disabled: matches!(webhook.status, WebhookStatus::Error { .. }),
+                retry,
+                endpoint,
+            },
+            problem,
+            lacks_key,
+        }
+    }
+
+    /// A former secret that does not open is left out: the current one is what receivers must know.
+    fn keys(&mut self, webhook: &Webhook) -> Keys {
+        let context = webhook.id.to_string();
+        let mut keys = Keys::default();
+        for secret in &webhook.secrets {
+            match self.open(secret, &context) {
+                Ok(key) => keys.usable.push(key),
+                Err(error) if secret.expires_at.is_none() => keys.current = Some(error),
+                Err(error) => keys.former = Some(error),
+            }
+        }
+        keys
+    }
+
+    fn open(&mut self, secret: &SigningSecret, context: &str) -> Result<SigningKey, CipherError> {
+        let key_id = &secret.sealed.key_id;
+        if self.missing_keys.contains(key_id) {
+            return Err(CipherError::UnknownKey(key_id.clone()));
+        }
+        let plain = self.cipher.open(&secret.sealed, context);
+        if let Err(CipherError::UnknownKey(_)) = plain {
+            self.missing_keys.insert(key_id.clone());
+        }
+        Ok(SigningKey {
+            key: hmac::Key::new(hmac::HMAC_SHA256, &plain?),
+            expires_at: secret.expires_at,
+        })
+    }
+}
+
+impl fmt::Debug for Compiler<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Compiler").finish_non_exhaustive()
+    }
+}
+
+fn in_one_line(faults: Faults) -> String {
+    let faults = faults.into_vec().into_iter();
+    let lines: Vec<_> = faults
+        .map(|fault| format!("{}: {}", fault.path, fault.message))
+        .collect();
+    lines.join("; ")
+}

@@ -1,0 +1,133 @@
+//! All webhooks that match anything, at one version of the registry.
+
+use std::sync::Arc;
+
+use crate::{
+    domain::{
+        entities::{Webhook, WebhookStatus},
+        events::EventMeta,
+        policies::Matcher,
+        values::{EventPattern, WebhookId},
+    },
+    shared::cow_map::CowMap,
+};
+
+use super::{CompiledWebhook, compile::Compiled};
+
+/// All webhooks that match anything (`pending`, `active`, `error`, of an integration that runs), at one
+/// version of the registry. Immutable once it is published; a clone shares everything.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    /// The change counter that it stands for.
+    pub version: i64,
+    matcher: Matcher,
+    webhooks: CowMap<WebhookId, Entry>,
+    /// Those with a secret whose key was missing, as they are stored.
+    without_key: CowMap<WebhookId, Arc<Webhook>>,
+}
+
+#[derive(Debug, Clone)]
+struct Entry {
+    compiled: Arc<CompiledWebhook>,
+    events: Arc<[EventPattern]>,
+    /// The version of the webhook that was compiled.
+    version: i64,
+    has_problem: bool,
+}
+
+/// Whether a webhook matches anything, as far as it is up to itself.
+pub(super) fn receives(webhook: &Webhook) -> bool {
+    webhook.status != WebhookStatus::Inactive
+}
+
+impl Snapshot {
+    /// The webhooks that an event goes to, each once, in the order of their ids.
+    pub fn matches(&self, event: &EventMeta) -> Vec<Arc<CompiledWebhook>> {
+        let ids = self.matcher.matches(&event.tenant, &event.event_type);
+        ids.into_iter()
+            .filter_map(|id| self.webhook(id).map(Arc::clone))
+            .collect()
+    }
+
+    /// A webhook that matches anything at all.
+    pub fn webhook(&self, id: WebhookId) -> Option<&Arc<CompiledWebhook>> {
+        self.webhooks.get(&id).map(|entry| &entry.compiled)
+    }
+
+    /// How many webhooks there are.
+    pub fn len(&self) -> usize {
+        self.webhooks.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The webhooks that wait for a key of the key ring.
+    pub(super) fn without_key(&self) -> impl Iterator<Item = &Arc<Webhook>> {
+        self.without_key.values()
+    }
+
+    /// Whether this very version of the webhook is known to have a problem.
+    pub(super) fn has_problem(&self, webhook: &Webhook) -> bool {
+        self.webhooks
+            .get(&webhook.id)
+            .is_some_and(|entry| entry.has_problem && entry.version == webhook.meta.version)
+    }
+
+    /// Takes a webhook in, in place of its former version.
+    pub(super) fn insert(&mut self, webhook: &Webhook, compiled: Compiled) {
+        if compiled.lacks_key {
+            self.without_key
+                .insert(webhook.id, Arc::new(webhook.clone()));
+        } else {
+            self.without_key.remove(&webhook.id);
+        }
+        self.set(Entry {
+            compiled: Arc::new(compiled.webhook),
+            events: webhook.events.as_slice().into(),
+            version: webhook.meta.version,
+            has_problem: compiled.problem.is_some(),
+        });
+    }
+
+    /// Takes a webhook over from a former snapshot that knows this very version of it without a
+    /// problem; `false` when it has to be compiled.
+    pub(super) fn reuse(&mut self, former: &Self, webhook: &Webhook) -> bool {
+        let known = former.webhooks.get(&webhook.id);
+        let same =
+            known.filter(|entry| entry.version == webhook.meta.version && !entry.has_problem);
+        let Some(entry) = same else {
+            return false;
+        };
+        self.set(entry.clone());
+        true
+    }
+
+    /// Takes a webhook out.
+    pub(super) fn remove(&mut self, id: WebhookId) {
+        self.without_key.remove(&id);
+        if let Some(entry) = self.webhooks.remove(&id) {
+            for pattern in entry.events.iter() {
+                self.matcher.remove(&entry.compiled.tenant, pattern, id);
+            }
+        }
+    }
+
+    /// The matcher is touched only where the patterns differ.
+    fn set(&mut self, entry: Entry) {
+        let (id, tenant) = (entry.compiled.id, entry.compiled.tenant.clone());
+        let events = Arc::clone(&entry.events);
+        let former = self.webhooks.insert(id, entry).map(|former| former.events);
+        if former.as_ref() == Some(&events) {
+            return;
+        }
+        for pattern in former.iter().flat_map(|events| events.iter()) {
+            self.matcher.remove(&tenant, pattern, id);
+        }
+        for pattern in events.iter() {
+            self.matcher.add(&tenant, pattern, id);
+        }
+    }
+}

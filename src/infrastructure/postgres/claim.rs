@@ -1,0 +1,243 @@
+//! Claims due deliveries, fairly over the webhooks.
+//!
+//! The backlog of one webhook must not be in the way of the others, however long it is and whether it
+//! may be worked on or not. So the index on what is pending begins with the webhook, and a claim hops
+//! from webhook to webhook in it (one probe each), asks which of them run, and then takes the oldest
+//! rows of each, a share per webhook. Where there are more webhooks than rows to take, the next claim
+//! begins where this one ended.
+
+use std::sync::{Mutex, PoisonError};
+
+use sqlx::{
+    PgPool,
+    postgres::{PgBindIterExt as _, PgConnection},
+};
+use uuid::Uuid;
+
+use crate::domain::{
+    entities::Delivery,
+    interfaces::{ClaimRequest, ClaimedDelivery, Lease, StoreError},
+};
+
+use super::{
+    error::during,
+    rows::{DeliveryRow, EventRow, delivery_columns},
+};
+
+const OPERATION: &str = "claim due deliveries";
+
+/// How many bytes of events one claim may bring, beyond its first delivery.
+const MAX_BYTES: i64 = 64 << 20;
+
+#[derive(sqlx::FromRow)]
+struct ClaimRow {
+    #[sqlx(flatten)]
+    delivery: DeliveryRow,
+    #[sqlx(flatten)]
+    event: EventRow,
+    lease_epoch: i64,
+}
+
+impl TryFrom<ClaimRow> for ClaimedDelivery {
+    type Error = StoreError;
+
+    fn try_from(row: ClaimRow) -> Result<Self, StoreError> {
+        let delivery = Delivery::try_from(row.delivery)?;
+        Ok(Self {
+            lease: Lease {
+                delivery_id: delivery.id,
+                epoch: row.lease_epoch,
+            },
+            event: row.event.read(delivery.id)?,
+            delivery,
+        })
+    }
+}
+
+/// A webhook with due deliveries.
+#[derive(sqlx::FromRow)]
+struct Lane {
+    webhook_id: Uuid,
+    /// `None`: the webhook is gone.
+    runs: Option<bool>,
+}
+
+/// Implements [`crate::domain::interfaces::DeliveryStore::claim_due`].
+pub(super) async fn claim_due(
+    pool: &PgPool,
+    claimed_up_to: &Mutex<Uuid>,
+    request: &ClaimRequest,
+) -> Result<Vec<ClaimedDelivery>, StoreError> {
+    if request.limit == 0 || request.per_webhook == 0 {
+        return Ok(Vec::new());
+    }
+    let mut connection = pool.acquire().await.map_err(during(OPERATION))?;
+    let from = *claimed_up_to.lock().unwrap_or_else(PoisonError::into_inner);
+    let lanes = due_lanes(&mut connection, from, request).await?;
+    if let Some(last) = lanes.last() {
+        *claimed_up_to.lock().unwrap_or_else(PoisonError::into_inner) = last.webhook_id;
+    }
+    let (running, orphaned): (Vec<Lane>, Vec<Lane>) =
+        lanes.into_iter().partition(|lane| lane.runs.is_some());
+    if !orphaned.is_empty() {
+        cancel_orphans(&mut connection, &orphaned, request).await?;
+    }
+    if running.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rows = take(&mut connection, &running, request).await?;
+    read(rows)
+}
+
+/// The webhooks with due deliveries that run or are gone: those after `from` first, at most `limit`.
+async fn due_lanes(
+    connection: &mut PgConnection,
+    from: Uuid,
+    request: &ClaimRequest,
+) -> Result<Vec<Lane>, StoreError> {
+    // The answer of `runs` stands in a subquery, so that it is asked for one lane after the other, and
+    // for none beyond the limit.
+    sqlx::query_as(
+        "WITH RECURSIVE behind AS (
+             (SELECT d.webhook_id, d.due_at FROM deliveries d
+              WHERE d.status = 'pending' AND d.webhook_id > $1
+              ORDER BY d.webhook_id, d.due_at LIMIT 1)
+             UNION ALL
+             SELECT n.webhook_id, n.due_at FROM behind b CROSS JOIN LATERAL (
+                 SELECT d.webhook_id, d.due_at FROM deliveries d
+                 WHERE d.status = 'pending' AND d.webhook_id > b.webhook_id
+                 ORDER BY d.webhook_id, d.due_at LIMIT 1) n
+         ), ahead AS (
+             (SELECT d.webhook_id, d.due_at FROM deliveries d
+              WHERE d.status = 'pending' AND d.webhook_id <= $1
+              ORDER BY d.webhook_id, d.due_at LIMIT 1)
+             UNION ALL
+             SELECT n.webhook_id, n.due_at FROM ahead a CROSS JOIN LATERAL (
+                 SELECT d.webhook_id, d.due_at FROM deliveries d
+                 WHERE d.status = 'pending' AND d.webhook_id > a.webhook_id
+                     AND d.webhook_id <= $1
+                 ORDER BY d.webhook_id, d.due_at LIMIT 1) n
+         ), lanes AS (
+             SELECT l.webhook_id, (
+                 SELECT w.status IN ('pending', 'active') AND i.status IN ('pending', 'active')
+                 FROM webhooks w JOIN integrations i ON i.id = w.integration_id
+                 WHERE w.id = l.webhook_id) AS runs
+             FROM (SELECT * FROM behind UNION ALL SELECT * FROM ahead) l
+             WHERE l.due_at <= $2 AND l.webhook_id <> ALL($3::uuid[])
+         )
+         SELECT webhook_id, runs FROM lanes WHERE runs IS DISTINCT FROM false LIMIT $4",
+    )
+    .bind(from)
+    .bind(request.now)
+    .bind(request.exclude.iter().map(|id| id.0).bind_iter())
+    .bind(i64::from(request.limit))
+    .fetch_all(connection)
+    .await
+    .map_err(during(OPERATION))
+}
+
+/// Takes leases on the oldest due rows of these webhooks, in turns.
+async fn take(
+    connection: &mut PgConnection,
+    lanes: &[Lane],
+    request: &ClaimRequest,
+) -> Result<Vec<ClaimRow>, StoreError> {
+    // No lane needs to offer more than its share and some, in case that others have less.
+    let share = 2 * u64::from(request.limit) / lanes.len() as u64 + 1;
+    let offered = u64::from(request.per_webhook).min(share);
+    sqlx::query_as(concat!(
+        "WITH offered AS MATERIALIZED (
+             SELECT o.id, o.due_at, o.bytes,
+                 row_number() OVER (PARTITION BY l.webhook_id ORDER BY o.due_at, o.created_at, o.id)
+                     AS turn
+             FROM UNNEST($1::uuid[]) AS l (webhook_id)
+             CROSS JOIN LATERAL (
+                 SELECT d.id, d.due_at, d.created_at, octet_length(d.event_raw) AS bytes
+                 FROM deliveries d
+                 WHERE d.status = 'pending' AND d.webhook_id = l.webhook_id AND d.due_at <= $2
+                 ORDER BY d.due_at, d.created_at LIMIT $3
+                 FOR UPDATE SKIP LOCKED
+             ) o
+         ), taken AS (
+             SELECT t.id FROM (
+                 SELECT id, sum(bytes) OVER turns - bytes AS bytes_before,
+                     row_number() OVER turns AS place
+                 FROM offered
+                 WINDOW turns AS (ORDER BY turn, due_at, id ROWS UNBOUNDED PRECEDING)
+             ) t
+             WHERE t.place <= $4 AND COALESCE(t.bytes_before, 0) < $5
+         )
+         UPDATE deliveries d
+         SET lease_epoch = d.lease_epoch + 1, due_at = GREATEST(d.next_attempt_at, $6)
+         FROM taken WHERE d.id = taken.id
+         RETURNING ",
+        delivery_columns!(),
+        ", d.lease_epoch, d.event_meta, d.event_raw"
+    ))
+    .bind(lanes.iter().map(|lane| lane.webhook_id).bind_iter())
+    .bind(request.now)
+    .bind(i64::try_from(offered).unwrap_or(i64::MAX))
+    .bind(i64::from(request.limit))
+    .bind(MAX_BYTES)
+    .bind(request.lease_until)
+    .fetch_all(connection)
+    .await
+    .map_err(during(OPERATION))
+}
+
+/// Cancels deliveries that were parked while their webhook was being deleted, and so were not there to
+/// be cancelled with it.
+async fn cancel_orphans(
+    connection: &mut PgConnection,
+    lanes: &[Lane],
+    request: &ClaimRequest,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "WITH orphaned AS MATERIALIZED (
+             SELECT d.id FROM deliveries d
+             WHERE d.status = 'pending' AND d.webhook_id = ANY($1::uuid[]) AND d.due_at <= $2
+             LIMIT $3
+             FOR UPDATE SKIP LOCKED
+         )
+         UPDATE deliveries d
+         SET status = 'cancelled', completed_at = $2, next_attempt_at = NULL, due_at = NULL,
+             lease_epoch = d.lease_epoch + 1, event_meta = NULL, event_raw = NULL
+         FROM orphaned o WHERE d.id = o.id",
+    )
+    .bind(lanes.iter().map(|lane| lane.webhook_id).bind_iter())
+    .bind(request.now)
+    .bind(i64::from(request.limit))
+    .execute(connection)
+    .await
+    .map_err(during("cancel deliveries of deleted webhooks"))?;
+    Ok(())
+}
+
+/// Oldest first. A broken row keeps its lease, so that it is not in the way of the others until it is
+/// tried again; where there is nothing else, it is the answer.
+fn read(rows: Vec<ClaimRow>) -> Result<Vec<ClaimedDelivery>, StoreError> {
+    let mut claimed = Vec::with_capacity(rows.len());
+    let mut broken = None;
+    for row in rows {
+        match ClaimedDelivery::try_from(row) {
+            Ok(delivery) => claimed.push(delivery),
+            Err(error) => {
+                tracing::error!(%error, "a parked delivery cannot be read and is left aside");
+                broken = Some(error);
+            }
+        }
+    }
+    match broken {
+        Some(error) if claimed.is_empty() => Err(error),
+        _ => {
+            claimed.sort_by_key(|c| {
+                (
+                    c.delivery.next_attempt_at,
+                    c.delivery.created_at,
+                    c.delivery.id,
+                )
+            });
+            Ok(claimed)
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! The store of deliveries: what is recorded, given back and pruned.
+
+use std::collections::HashSet;
+
+use async_trait::async_trait;
+use sqlx::postgres::PgBindIterExt as _;
+
+use crate::domain::{
+    entities::{Attempt, Delivery},
+    interfaces::{ClaimRequest, ClaimedDelivery, DeliveryStore, Lease, RecordBatch, StoreError},
+    values::{DeliveryId, TenantId, Timestamp},
+};
+
+use super::{
+    PostgresStore, claim,
+    error::during,
+    record,
+    rows::{AttemptRow, DeliveryRow, FirstAttemptRow, all, delivery_columns},
+};
+
+/// A delivery with the attempt that stands in its row.
+#[derive(sqlx::FromRow)]
+struct RecordedRow {
+    #[sqlx(flatten)]
+    delivery: DeliveryRow,
+    #[sqlx(flatten)]
+    first: FirstAttemptRow,
+}
+
+impl TryFrom<RecordedRow> for (Delivery, Option<Attempt>) {
+    type Error = StoreError;
+
+    fn try_from(row: RecordedRow) -> Result<Self, StoreError> {
+        let delivery = Delivery::try_from(row.delivery)?;
+        let attempt = row.first.read(delivery.id)?;
+        Ok((delivery, attempt))
+    }
+}
+
+macro_rules! select_recorded {
+    ($rest:literal) => {
+        concat!(
+            "SELECT ",
+            delivery_columns!(),
+            ", d.first_started_at, d.first_duration_ms, d.first_status_code, d.first_error,
+               d.first_response
+             FROM deliveries d ",
+            $rest
+        )
+    };
+}
+
+#[async_trait]
+impl DeliveryStore for PostgresStore {
+    async fn recorded(
+        &self,
+        ids: &[DeliveryId],
+    ) -> Result<Vec<(Delivery, Option<Attempt>)>, StoreError> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let rows: Vec<RecordedRow> =
+            sqlx::query_as(select_recorded!("WHERE d.id = ANY($1::uuid[])"))
+                .bind(ids.iter().map(|id| id.0).bind_iter())
+                .fetch_all(&self.pool)
+                .await
+                .map_err(during("look recorded deliveries up"))?;
+        all(rows)
+    }
+
+    async fn record(&self, batch: &RecordBatch) -> Result<HashSet<DeliveryId>, StoreError> {
+        record::record(&self.pool, batch).await
+    }
+
+    async fn claim_due(&self, request: &ClaimRequest) -> Result<Vec<ClaimedDelivery>, StoreError> {
+        claim::claim_due(&self.pool, &self.claimed_up_to, request).await
+    }
+
+    async fn renew(&self, leases: &[Lease], lease_until: Timestamp) -> Result<(), StoreError> {
+        if leases.is_empty() {
+            return Ok(());
+        }
+        let leases = by_id(leases);
+        sqlx::query(
+            "UPDATE deliveries d SET due_at = GREATEST(d.next_attempt_at, $3)
+             FROM UNNEST($1::uuid[], $2::bigint[]) AS l (id, epoch)
+             WHERE d.id = l.id AND d.lease_epoch = l.epoch AND d.status = 'pending'",
+        )
+        .bind(leases.iter().map(|lease| lease.delivery_id.0).bind_iter())
+        .bind(leases.iter().map(|lease| lease.epoch).bind_iter())
+        .bind(lease_until)
+        .execute(&self.pool)
+        .await
+        .map_err(during("prolong leases"))?;
+        Ok(())
+    }
+
+    async fn release(
+        &self,
+        leases: &[Lease],
+        next_attempt_at: Timestamp,
+    ) -> Result<(), StoreError> {
+        if leases.is_empty() {
+            return Ok(());
+        }
+        let leases = by_id(leases);
+        sqlx::query(
+            "UPDATE deliveries d
+             SET next_attempt_at = $3, due_at = $3, lease_epoch = d.lease_epoch + 1
+             FROM UNNEST($1::uuid[], $2::bigint[]) AS l (id, epoch)
+             WHERE d.id = l.id AND d.lease_epoch = l.epoch AND d.status = 'pending'",
+        )
+        .bind(leases.iter().map(|lease| lease.delivery_id.0).bind_iter())
+        .bind(leases.iter().map(|lease| lease.epoch).bind_iter())
+        .bind(next_attempt_at)
+        .execute(&self.pool)
+        .await
+        .map_err(during("give deliveries back"))?;
+        Ok(())
+    }
+
+    async fn prune_deliveries(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
+        // From the oldest of each tenant: what ended before, began before.
+        let done = sqlx::query(
+            "WITH RECURSIVE tenants AS (
+                 (SELECT tenant FROM deliveries ORDER BY tenant LIMIT 1)
+                 UNION ALL
+                 SELECT (SELECT d.tenant FROM deliveries d WHERE d.tenant > t.tenant
+                         ORDER BY d.tenant LIMIT 1)
+                 FROM tenants t WHERE t.tenant IS NOT NULL
+             ), old AS MATERIALIZED (
+                 SELECT o.id
+                 FROM tenants t
+                 CROSS JOIN LATERAL (
+                     SELECT d.id FROM deliveries d
+                     WHERE d.tenant = t.tenant AND d.created_at < $1 AND d.completed_at < $1
+                         AND d.status <> 'pending'
+                     ORDER BY d.created_at LIMIT $2
+                     FOR UPDATE SKIP LOCKED
+                 ) o
+                 LIMIT $2
+             ), attempts_gone AS (
+                 DELETE FROM attempts a USING old WHERE a.delivery_id = old.id
+             )
+             DELETE FROM deliveries d USING old WHERE d.id = old.id",
+        )
+        .bind(before)
+        .bind(i64::from(limit))
+        .execute(&self.pool)
+        .await
+        .map_err(during("prune deliveries"))?;
+        Ok(done.rows_affected())
+    }
+
+    async fn delivery(
+        &self,
+        tenant: &TenantId,
+        id: DeliveryId,
+    ) -> Result<Option<(Delivery, Vec<Attempt>)>, StoreError> {
+        const OPERATION: &str = "read a delivery";
+        // One snapshot, so that the attempts are those that the delivery counts.
+        let mut tx = self
+            .pool
+            .begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            .await
+            .map_err(during(OPERATION))?;
+        let row: Option<RecordedRow> =
+            sqlx::query_as(select_recorded!("WHERE d.id = $1 AND d.tenant = $2"))
+                .bind(id.0)
+                .bind(tenant.as_str())
+                .fetch_optional(&mut *tx)
+                .await
+                .map_err(during(OPERATION))?;
+        let Some(row) = row else {
+            return Ok(None);
+        };
+        let later: Vec<AttemptRow> = sqlx::query_as(
+            "SELECT delivery_id, number, started_at, duration_ms, status_code, error, response
+             FROM attempts WHERE delivery_id = $1 ORDER BY number",
+        )
+        .bind(id.0)
+        .fetch_all(&mut *tx)
+        .await
+        .map_err(during(OPERATION))?;
+        tx.commit().await.map_err(during(OPERATION))?;
+
+        let (delivery, first): (Delivery, Option<Attempt>) = row.try_into()?;
+        let mut attempts: Vec<Attempt> = first.into_iter().collect();
+        attempts.extend(all::<_, Attempt>(later)?);
+        Ok(Some((delivery, attempts)))
+    }
+}
+
+/// In the order in which batches lock their rows.
+fn by_id(leases: &[Lease]) -> Vec<Lease> {
+    let mut sorted = leases.to_vec();
+    sorted.sort_by_key(|lease| lease.delivery_id);
+    sorted
+}

@@ -1,0 +1,163 @@
+//! The outbox: events that are committed and wait to be published.
+
+use async_trait::async_trait;
+use sqlx::postgres::{PgBindIterExt as _, PgConnection};
+use uuid::Uuid;
+
+use crate::domain::{
+    events::DomainEvent,
+    interfaces::{OutboxClaim, OutboxRow, OutboxStore, StoreError},
+    values::Timestamp,
+};
+
+use super::{PostgresStore, error::during, text::clean_opt};
+
+/// Adds events in this order; those whose id is there are left alone.
+pub(super) async fn insert(
+    connection: &mut PgConnection,
+    events: &[&DomainEvent],
+) -> Result<(), StoreError> {
+    if events.is_empty() {
+        return Ok(());
+    }
+    let each = || events.iter();
+    sqlx::query(
+        "INSERT INTO outbox (id, event_type, traceparent, body, created_at)
+         SELECT e.id, e.event_type, e.traceparent, e.body, e.created_at
+         FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::bytea[], $5::timestamptz[])
+             WITH ORDINALITY AS e (id, event_type, traceparent, body, created_at, place)
+         ORDER BY e.place
+         ON CONFLICT (id) DO NOTHING",
+    )
+    .bind(each().map(|e| e.id).bind_iter())
+    .bind(each().map(|e| e.event_type.as_str()).bind_iter())
+    .bind(
+        each()
+            .map(|e| clean_opt(e.context.traceparent.as_ref()))
+            .bind_iter(),
+    )
+    .bind(each().map(|e| e.to_json()).bind_iter())
+    .bind(each().map(|e| e.time).bind_iter())
+    .execute(connection)
+    .await
+    .map_err(during("add events to the outbox"))?;
+    Ok(())
+}
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    id: Uuid,
+    event_type: String,
+    traceparent: Option<String>,
+    body: Vec<u8>,
+}
+
+impl From<Row> for OutboxRow {
+    fn from(row: Row) -> Self {
+        Self {
+            id: row.id,
+            event_type: row.event_type,
+            traceparent: row.traceparent,
+            body: row.body,
+        }
+    }
+}
+
+#[async_trait]
+impl OutboxStore for PostgresStore {
+    async fn outbox_batch(&self, claim: OutboxClaim) -> Result<Option<Vec<OutboxRow>>, StoreError> {
+        const OPERATION: &str = "read the outbox";
+        let mut connection = self.pool.acquire().await.map_err(during(OPERATION))?;
+        // Asked several times a second for ever: a lease that a crash takes back harms nobody, so it is
+        // not worth a wait for the disk.
+        let held = sqlx::query(
+            "WITH setting AS (SELECT set_config('synchronous_commit', 'off', true) AS set)
+             UPDATE outbox_relay SET holder = $1, lease_until = $2
+             FROM setting
+             WHERE setting.set = 'off' AND (holder IS NULL OR holder = $1 OR lease_until <= $3)",
+        )
+        .bind(claim.holder)
+        .bind(claim.now + claim.lease)
+        .bind(claim.now)
+        .execute(&mut *connection)
+        .await
+        .map_err(during(OPERATION))?;
+        if held.rows_affected() == 0 {
+            return Ok(None);
+        }
+        let rows: Vec<Row> = sqlx::query_as(
+            "SELECT id, event_type, traceparent, body FROM outbox
+             WHERE published_at IS NULL ORDER BY position LIMIT $1",
+        )
+        .bind(i64::from(claim.limit))
+        .fetch_all(&mut *connection)
+        .await
+        .map_err(during(OPERATION))?;
+        Ok(Some(rows.into_iter().map(OutboxRow::from).collect()))
+    }
+
+    async fn outbox_published(&self, ids: &[Uuid], now: Timestamp) -> Result<(), StoreError> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        sqlx::query(
+            "UPDATE outbox SET published_at = $2
+             WHERE id = ANY($1::uuid[]) AND published_at IS NULL",
+        )
+        .bind(ids)
+        .bind(now)
+        .execute(&self.pool)
+        .await
+        .map_err(during("mark events as published"))?;
+        Ok(())
+    }
+
+    async fn outbox_release(&self, holder: Uuid) -> Result<(), StoreError> {
+        sqlx::query("UPDATE outbox_relay SET holder = NULL, lease_until = NULL WHERE holder = $1")
+            .bind(holder)
+            .execute(&self.pool)
+            .await
+            .map_err(during("give the relay's lease up"))?;
+        Ok(())
+    }
+
+    async fn prune_outbox(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
+        // They are published in the order of their positions, so the first ones are the oldest, and no
+        // index on the time is needed.
+        let done = sqlx::query(
+            "WITH first AS MATERIALIZED (
+                 SELECT position FROM outbox
+                 WHERE published_at IS NOT NULL ORDER BY position LIMIT $2
+             ), oldest AS MATERIALIZED (
+                 SELECT o.position FROM first f JOIN outbox o ON o.position = f.position
+                 WHERE o.published_at < $1
+                 FOR UPDATE OF o SKIP LOCKED
+             )
+             DELETE FROM outbox o USING oldest WHERE o.position = oldest.position",
+        )
+        .bind(before)
+        .bind(i64::from(limit))
+        .execute(&self.pool)
+        .await
+        .map_err(during("prune the outbox"))?;
+        Ok(done.rows_affected())
+    }
+
+    async fn prune_idempotency(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
+        let done = sqlx::query(
+            "WITH oldest AS MATERIALIZED (
+                 SELECT tenant, action, key FROM idempotency
+                 WHERE created_at < $1 ORDER BY created_at LIMIT $2
+                 FOR UPDATE SKIP LOCKED
+             )
+             DELETE FROM idempotency i USING oldest o
+             WHERE i.tenant = o.tenant AND i.action = o.action AND i.key = o.key",
+        )
+        .bind(before)
+        .bind(i64::from(limit))
+        .execute(&self.pool)
+        .await
+        .map_err(during("prune the replies of commands"))?;
+        Ok(done.rows_affected())
+    }
+}

@@ -1,0 +1,108 @@
+//! Deliveries within a unit of work.
+
+use sqlx::postgres::PgConnection;
+
+use crate::domain::{
+    entities::Delivery,
+    interfaces::{StoreError, StoredEvent},
+    values::{DeliveryId, TenantId, Timestamp, WebhookId},
+};
+
+use super::super::{
+    error::{during, failed},
+    record::insert_one,
+    rows::{DeliveryRow, delivery_columns},
+    text::clean_opt,
+};
+
+#[derive(sqlx::FromRow)]
+struct LockedRow {
+    #[sqlx(flatten)]
+    delivery: DeliveryRow,
+    has_event: bool,
+}
+
+pub(super) async fn lock(
+    connection: &mut PgConnection,
+    tenant: &TenantId,
+    id: DeliveryId,
+) -> Result<Option<(Delivery, bool)>, StoreError> {
+    let row: Option<LockedRow> = sqlx::query_as(concat!(
+        "SELECT ",
+        delivery_columns!(),
+        ", d.event_raw IS NOT NULL AND d.event_meta IS NOT NULL AS has_event
+         FROM deliveries d WHERE d.id = $1 AND d.tenant = $2 FOR UPDATE"
+    ))
+    .bind(id.0)
+    .bind(tenant.as_str())
+    .fetch_optional(connection)
+    .await
+    .map_err(during("lock a delivery"))?;
+    row.map(|row| Ok((Delivery::try_from(row.delivery)?, row.has_event)))
+        .transpose()
+}
+
+pub(super) async fn insert(
+    connection: &mut PgConnection,
+    new: &Delivery,
+    event: &StoredEvent,
+) -> Result<(), StoreError> {
+    if insert_one(connection, new, event).await? {
+        Ok(())
+    } else {
+        Err(failed("insert a delivery", "its id is taken"))
+    }
+}
+
+pub(super) async fn update(
+    connection: &mut PgConnection,
+    changed: &Delivery,
+) -> Result<(), StoreError> {
+    let done = sqlx::query(
+        "UPDATE deliveries
+         SET status = $2, attempt_count = $3, event_version = $4, budget_base = $5,
+             next_attempt_at = $6, due_at = $6, error = $7, completed_at = $8,
+             lease_epoch = lease_epoch + 1
+         WHERE id = $1",
+    )
+    .bind(changed.id.0)
+    .bind(changed.status.as_str())
+    .bind(changed.attempt_count)
+    .bind(changed.event_version)
+    .bind(changed.budget_base)
+    .bind(changed.next_attempt_at)
+    .bind(clean_opt(changed.error.as_ref()))
+    .bind(changed.completed_at)
+    .execute(connection)
+    .await
+    .map_err(during("update a delivery"))?;
+    match done.rows_affected() {
+        0 => Err(StoreError::Conflict),
+        _ => Ok(()),
+    }
+}
+
+/// Cancels all that a webhook, which is deleted, still waits for; their leases end.
+pub(super) async fn cancel_all(
+    connection: &mut PgConnection,
+    webhook: WebhookId,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    // Locked in the order in which batches of outcomes lock theirs.
+    sqlx::query(
+        "WITH pending AS MATERIALIZED (
+             SELECT id FROM deliveries WHERE webhook_id = $1 AND status = 'pending'
+             ORDER BY id FOR UPDATE
+         )
+         UPDATE deliveries d
+         SET status = 'cancelled', completed_at = $2, next_attempt_at = NULL, due_at = NULL,
+             lease_epoch = d.lease_epoch + 1, event_meta = NULL, event_raw = NULL
+         FROM pending p WHERE d.id = p.id",
+    )
+    .bind(webhook.0)
+    .bind(now)
+    .execute(connection)
+    .await
+    .map_err(during("cancel the deliveries of a webhook"))?;
+    Ok(())
+}

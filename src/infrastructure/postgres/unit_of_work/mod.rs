@@ -1,0 +1,160 @@
+//! The control plane: one command, one transaction.
+
+mod commands;
+mod deliveries;
+mod integrations;
+mod webhooks;
+
+use async_trait::async_trait;
+use sqlx::{Postgres, Transaction};
+
+use crate::domain::{
+    entities::{Delivery, Integration, Webhook},
+    events::DomainEvent,
+    interfaces::{
+        AuditRow, Child, CommandKey, Inserted, RegistryChange, StoreError, StoredEvent,
+        StoredReply, UnitOfWork, UnitOfWorkFactory,
+    },
+    values::{DeliveryId, IntegrationId, TenantId, Timestamp, WebhookId},
+};
+
+use super::{
+    PostgresStore,
+    error::{during, violates},
+    outbox, registry,
+};
+
+/// A transaction; dropped, it is rolled back.
+struct Work {
+    tx: Transaction<'static, Postgres>,
+}
+
+#[async_trait]
+impl UnitOfWorkFactory for PostgresStore {
+    async fn begin(&self) -> Result<Box<dyn UnitOfWork>, StoreError> {
+        let tx = self.pool.begin().await.map_err(during("begin"))?;
+        Ok(Box::new(Work { tx }))
+    }
+}
+
+#[async_trait]
+impl UnitOfWork for Work {
+    async fn reply(&mut self, key: &CommandKey) -> Result<Option<StoredReply>, StoreError> {
+        commands::reply(&mut self.tx, key).await
+    }
+
+    async fn keep_reply(
+        &mut self,
+        key: &CommandKey,
+        reply: &StoredReply,
+    ) -> Result<(), StoreError> {
+        commands::keep_reply(&mut self.tx, key, reply).await
+    }
+
+    async fn integration(
+        &mut self,
+        tenant: &TenantId,
+        id: IntegrationId,
+    ) -> Result<Option<Integration>, StoreError> {
+        integrations::lock(&mut self.tx, tenant, id).await
+    }
+
+    async fn insert_integration(&mut self, new: &Integration) -> Result<Inserted, StoreError> {
+        integrations::insert(&mut self.tx, new).await
+    }
+
+    async fn update_integration(&mut self, changed: &Integration) -> Result<Inserted, StoreError> {
+        integrations::update(&mut self.tx, changed).await
+    }
+
+    async fn delete_integration(&mut self, id: IntegrationId) -> Result<(), StoreError> {
+        integrations::delete(&mut self.tx, id).await
+    }
+
+    async fn webhooks_of(
+        &mut self,
+        id: IntegrationId,
+        limit: u32,
+    ) -> Result<Vec<Child>, StoreError> {
+        webhooks::lock_children(&mut self.tx, id, limit).await
+    }
+
+    async fn webhook(
+        &mut self,
+        tenant: &TenantId,
+        id: WebhookId,
+    ) -> Result<Option<Webhook>, StoreError> {
+        webhooks::lock(&mut self.tx, tenant, id).await
+    }
+
+    async fn insert_webhook(&mut self, new: &Webhook) -> Result<Inserted, StoreError> {
+        webhooks::insert(&mut self.tx, new).await
+    }
+
+    async fn update_webhook(&mut self, changed: &Webhook) -> Result<Inserted, StoreError> {
+        webhooks::update(&mut self.tx, changed).await
+    }
+
+    async fn delete_webhook(&mut self, id: WebhookId, now: Timestamp) -> Result<(), StoreError> {
+        webhooks::delete(&mut self.tx, id).await?;
+        deliveries::cancel_all(&mut self.tx, id, now).await
+    }
+
+    async fn delivery(
+        &mut self,
+        tenant: &TenantId,
+        id: DeliveryId,
+    ) -> Result<Option<(Delivery, bool)>, StoreError> {
+        deliveries::lock(&mut self.tx, tenant, id).await
+    }
+
+    async fn insert_delivery(
+        &mut self,
+        new: &Delivery,
+        event: &StoredEvent,
+    ) -> Result<(), StoreError> {
+        deliveries::insert(&mut self.tx, new, event).await
+    }
+
+    async fn update_delivery(&mut self, changed: &Delivery) -> Result<(), StoreError> {
+        deliveries::update(&mut self.tx, changed).await
+    }
+
+    async fn add_events(&mut self, events: &[DomainEvent]) -> Result<(), StoreError> {
+        outbox::insert(&mut self.tx, &events.iter().collect::<Vec<_>>()).await
+    }
+
+    async fn add_audit(&mut self, rows: &[AuditRow]) -> Result<(), StoreError> {
+        commands::add_audit(&mut self.tx, rows).await
+    }
+
+    async fn registry_changed(&mut self, changes: &[RegistryChange]) -> Result<(), StoreError> {
+        registry::changed(&mut self.tx, changes).await
+    }
+
+    async fn commit(self: Box<Self>) -> Result<(), StoreError> {
+        self.tx.commit().await.map_err(during("commit"))
+    }
+}
+
+/// What an update, made within a savepoint, came to: a name that is taken does not spoil the rest of
+/// the transaction.
+async fn settle(
+    savepoint: Transaction<'_, Postgres>,
+    result: Result<sqlx::postgres::PgQueryResult, sqlx::Error>,
+    name_constraint: &str,
+    operation: &'static str,
+) -> Result<Inserted, StoreError> {
+    match result {
+        Ok(done) if done.rows_affected() == 0 => Err(StoreError::Conflict),
+        Ok(_) => {
+            savepoint.commit().await.map_err(during(operation))?;
+            Ok(Inserted::Yes)
+        }
+        Err(error) if violates(&error, name_constraint) => {
+            savepoint.rollback().await.map_err(during(operation))?;
+            Ok(Inserted::NameTaken)
+        }
+        Err(error) => Err(during(operation)(error)),
+    }
+}

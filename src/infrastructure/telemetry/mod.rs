@@ -1,0 +1,7 @@
+//! What the worker tells about itself: log lines and metrics.
+
+mod logging;
+mod metrics;
+
+pub use logging::{LoggingError, install_panic_hook, start_logging};
+pub use metrics::{MetricsError, MetricsRecorder};

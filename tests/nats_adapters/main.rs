@@ -1,0 +1,11 @@
+//! The adapters to NATS against a real nats-server, one for each test: `NATS_SERVER_BIN` chooses
+//! which one.
+
+mod commands;
+mod connection;
+mod harness;
+mod publisher;
+mod service;
+mod source;
+mod support;
+mod topology;

@@ -1,0 +1,169 @@
+//! The request–reply twin: a micro service that anybody finds, and that answers errors with a body.
+
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use integration_worker::{
+    presentation::nats::{HandleCommand, RequestService, ServiceSettings},
+    shared::lifecycle::{Alarm, Group},
+};
+use serde_json::Value;
+
+use crate::{
+    commands::Scripted,
+    harness::{Installation, TestClock},
+    support::{PATIENCE, eventually},
+};
+
+struct Running {
+    installation: Installation,
+    handler: Arc<Scripted>,
+    group: Group,
+    alarm: Alarm,
+}
+
+impl Running {
+    async fn start() -> Self {
+        let installation = Installation::start().await;
+        let handler = Arc::new(Scripted::default());
+        let alarm = Alarm::default();
+        let group = Group::new("requests", &alarm);
+        let service = RequestService {
+            client: installation.connection.client.clone(),
+            handler: Arc::clone(&handler) as Arc<dyn HandleCommand>,
+            clock: Arc::new(TestClock::default()),
+            settings: ServiceSettings {
+                name: installation.prefix.service(),
+                subject_root: installation.prefix.api(),
+                concurrency: 2,
+            },
+        };
+        service.spawn(&group).await.expect("registered");
+        Self {
+            installation,
+            handler,
+            group,
+            alarm,
+        }
+    }
+
+    async fn ask(&self, subject: &str, body: &str) -> Option<async_nats::Message> {
+        let client = &self.installation.connection.client;
+        let asked = client.request(subject.to_owned(), body.to_owned().into());
+        asked.await.ok()
+    }
+}
+
+fn json(message: &async_nats::Message) -> Value {
+    serde_json::from_slice(&message.payload).expect("JSON")
+}
+
+const GET: &str = "integration.api.webhook.get";
+
+#[tokio::test]
+async fn a_success_and_an_error_are_answered_with_a_body() {
+    let running = Running::start().await;
+    let done = running.ask(GET, "do").await.expect("an answer");
+    assert_eq!(json(&done)["data"]["done"], true);
+    assert!(done.headers.is_none());
+
+    let refused = running.ask(GET, "refuse").await.expect("an answer");
+    assert_eq!(json(&refused)["error"]["code"], "not_found");
+    let headers = refused.headers.expect("headers");
+    let header = |name: &str| headers.get(name).map(ToString::to_string);
+    assert_eq!(header("Nats-Service-Error-Code").as_deref(), Some("404"));
+    assert_eq!(
+        header("Nats-Service-Error").as_deref(),
+        Some("as the script says")
+    );
+
+    let panicked = running.ask(GET, "once panic").await.expect("an answer");
+    assert_eq!(json(&panicked)["success"], true, "not the first any more");
+    assert!(!running.alarm.is_rung());
+}
+
+#[tokio::test]
+async fn a_panic_is_an_internal_error() {
+    let running = Running::start().await;
+    let panicked = running.ask(GET, "once panic").await.expect("an answer");
+    assert_eq!(json(&panicked)["error"]["code"], "internal");
+    assert!(!running.alarm.is_rung());
+}
+
+#[tokio::test]
+async fn an_unknown_action_has_no_responder() {
+    let running = Running::start().await;
+    let client = &running.installation.connection.client;
+    let asked = client.request("integration.api.webhook.fly", "".into());
+    let error = asked.await.expect_err("nobody is there");
+    assert_eq!(error.kind(), async_nats::RequestErrorKind::NoResponders);
+}
+
+#[tokio::test]
+async fn the_service_tells_what_it_is_and_counts() {
+    let running = Running::start().await;
+    for body in ["do", "refuse", "do"] {
+        running.ask(GET, body).await.expect("an answer");
+    }
+    let info = running.ask("$SRV.INFO.integration", "").await;
+    let info = json(&info.expect("an answer"));
+    assert_eq!(info["version"], env!("CARGO_PKG_VERSION"));
+    let endpoints = info["endpoints"].as_array().expect("endpoints");
+    let subjects: std::collections::BTreeSet<_> = endpoints
+        .iter()
+        .map(|endpoint| endpoint["subject"].as_str().expect("a subject"))
+        .collect();
+    assert_eq!(
+        subjects,
+        ["integration.api.webhook.create", GET]
+            .into_iter()
+            .collect()
+    );
+    eventually(PATIENCE, async || {
+        let stats = json(&running.ask("$SRV.STATS.integration", "").await?);
+        let endpoints = stats["endpoints"].as_array()?.clone();
+        let get = endpoints.into_iter().find(|e| e["name"] == "webhook-get")?;
+        let counted = (get["num_requests"].as_u64()?, get["num_errors"].as_u64()?);
+        (counted == (3, 1)).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_service_is_there_again_after_a_restart_of_the_server() {
+    let mut running = Running::start().await;
+    running.installation.server.restart().await;
+    let answer = eventually(PATIENCE, async || running.ask(GET, "do").await).await;
+    assert_eq!(json(&answer)["success"], true);
+    assert!(!running.alarm.is_rung());
+}
+
+#[tokio::test]
+async fn what_has_arrived_is_answered_when_the_group_stops_and_then_nobody_is_there() {
+    let running = Running::start().await;
+    let client = &running.installation.connection.client;
+    let inbox = client.new_inbox();
+    let mut answers = client.subscribe(inbox.clone()).await.expect("subscribed");
+    // More than are handled at a time.
+    for _ in 0..5 {
+        let sent = client.publish_with_reply(GET, inbox.clone(), "slow".into());
+        sent.await.expect("sent");
+    }
+    client.flush().await.expect("sent");
+    eventually(PATIENCE, async || {
+        let seen = running.handler.seen.lock().expect("no panic").len();
+        (seen > 0).then_some(())
+    })
+    .await;
+    assert!(running.group.shut_down(PATIENCE).await);
+    let handled = running.handler.seen.lock().expect("no panic").len();
+    for _ in 0..handled {
+        let answer = tokio::time::timeout(PATIENCE, answers.next()).await;
+        assert_eq!(
+            json(&answer.expect("in time").expect("an answer"))["success"],
+            true
+        );
+    }
+    assert!(running.ask(GET, "do").await.is_none());
+    assert!(!running.alarm.is_rung());
+}

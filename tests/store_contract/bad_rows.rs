@@ -1,0 +1,171 @@
+//! A row that cannot be understood names its table, column and key; nothing panics, and nothing of its
+//! content is told.
+
+use integration_worker::domain::{
+    entities::{Delivery, Integration, Webhook},
+    interfaces::{DeliveryFilter, EntityFilter, PageRequest, StoreError},
+};
+
+use crate::{
+    deliveries::our_webhook,
+    harness::{Database, everything_due},
+    samples::{at, delivery, integration, ours, parked},
+};
+
+both!(
+    a_broken_integration_names_table_column_and_id,
+    a_broken_webhook_names_table_column_and_id,
+    a_broken_delivery_names_table_column_and_id,
+);
+
+const SECRET: &str = "canary";
+
+fn assert_bad<T>(answer: Result<T, StoreError>, place: (&str, &str), key: &str, how: &str) {
+    let error = answer
+        .err()
+        .unwrap_or_else(|| panic!("{how}: it reads {place:?}"));
+    let text = error.to_string();
+    assert!(!text.contains(SECRET), "{how}: {text}");
+    assert!(!error.is_retryable());
+    let StoreError::BadRow {
+        table,
+        column,
+        id,
+        problem,
+    } = error
+    else {
+        panic!("{how}: {error:?}");
+    };
+    assert_eq!((table, column), place, "{how}: {text}");
+    assert_eq!(id, key, "{how}");
+    assert!(!problem.is_empty(), "{how}");
+}
+
+fn first_page() -> PageRequest {
+    PageRequest {
+        limit: 100,
+        after: None,
+    }
+}
+
+/// Puts `value` (SQL) into a column of the table's only row; each case has a row of its own.
+async fn corrupt(database: &Database, table: &str, column: &str, value: &str) {
+    database
+        .execute(&format!("UPDATE {table} SET {column} = {value}"))
+        .await;
+}
+
+async fn assert_bad_integration(database: &Database, one: &Integration, column: &str) {
+    let (store, key) = (&database.store, one.id.to_string());
+    let place = ("integrations", column);
+    assert_bad(
+        store.get_integration(&ours(), one.id).await,
+        place,
+        &key,
+        "get",
+    );
+    let filter = EntityFilter::default();
+    let listed = store
+        .list_integrations(&ours(), &filter, &first_page())
+        .await;
+    assert_bad(listed, place, &key, "list");
+    let mut work = store.begin().await.expect("it begins");
+    assert_bad(work.integration(&ours(), one.id).await, place, &key, "lock");
+}
+
+async fn a_broken_integration_names_table_column_and_id(database: &Database) {
+    let one = integration("one");
+    database
+        .insert_integrations(std::slice::from_ref(&one))
+        .await;
+    for (column, value, good) in [
+        ("type", "'canary'", "'api'"),
+        ("status", "'canary'", "'active'"),
+        ("config", "'{\"canary\":'", "'{}'"),
+        ("config", "'[\"canary\"]'", "'{}'"),
+        ("credentials_key_id", "'canary'", "NULL"),
+    ] {
+        corrupt(database, "integrations", column, value).await;
+        assert_bad_integration(database, &one, column).await;
+        corrupt(database, "integrations", column, good).await;
+    }
+    // An error status has its error.
+    corrupt(database, "integrations", "status", "'error'").await;
+    assert_bad_integration(database, &one, "error").await;
+}
+
+async fn assert_bad_webhook(database: &Database, hook: &Webhook, place: (&str, &str)) {
+    let (store, key) = (&database.store, hook.id.to_string());
+    assert_bad(
+        store.get_webhook(&ours(), hook.id).await,
+        place,
+        &key,
+        "get",
+    );
+    let filter = EntityFilter::default();
+    let listed = store.list_webhooks(&ours(), &filter, &first_page()).await;
+    assert_bad(listed, place, &key, "list");
+    assert_bad(store.registry_delta(0).await, place, &key, "registry");
+    let mut work = store.begin().await.expect("it begins");
+    assert_bad(work.webhook(&ours(), hook.id).await, place, &key, "lock");
+}
+
+async fn a_broken_webhook_names_table_column_and_id(database: &Database) {
+    let hook = our_webhook(database).await;
+    for (column, value, good) in [
+        ("status", "'canary'", "'active'"),
+        ("config", "'canary'", "'{}'"),
+        ("credentials_key_id", "'canary'", "NULL"),
+    ] {
+        corrupt(database, "webhooks", column, value).await;
+        assert_bad_webhook(database, &hook, ("webhooks", column)).await;
+        corrupt(database, "webhooks", column, good).await;
+    }
+    let (broken, good) = (
+        database.text_list(&["order.created", "a..canary"]),
+        database.text_list(&["order.created"]),
+    );
+    corrupt(database, "webhooks", "events", &broken).await;
+    assert_bad_webhook(database, &hook, ("webhooks", "events")).await;
+    corrupt(database, "webhooks", "events", &good).await;
+    let read = database.store.get_webhook(&ours(), hook.id).await;
+    assert!(read.expect("it is whole again").is_some());
+}
+
+async fn assert_bad_delivery(database: &Database, one: &Delivery, column: &str) {
+    let (store, key) = (&database.store, one.id.to_string());
+    let place = ("deliveries", column);
+    assert_bad(store.delivery(&ours(), one.id).await, place, &key, "get");
+    let filter = DeliveryFilter::default();
+    let listed = store.list_deliveries(&ours(), &filter, &first_page()).await;
+    assert_bad(listed, place, &key, "list");
+    assert_bad(store.recorded(&[one.id]).await, place, &key, "recorded");
+    let mut work = store.begin().await.expect("it begins");
+    assert_bad(work.delivery(&ours(), one.id).await, place, &key, "lock");
+}
+
+async fn a_broken_delivery_names_table_column_and_id(database: &Database) {
+    let hook = our_webhook(database).await;
+    let one = delivery(&hook, 1);
+    database.record_first(vec![parked(&one)]).await;
+    for (column, value, good) in [
+        ("status", "'canary'", "'pending'"),
+        ("tenant", "'canary canary'", "'valeo'"),
+    ] {
+        corrupt(database, "deliveries", column, value).await;
+        if column == "status" {
+            assert_bad_delivery(database, &one, column).await;
+        } else {
+            // Nobody's: it is found by its id alone, or by a worker.
+            let place = ("deliveries", column);
+            let key = one.id.to_string();
+            let recorded = database.store.recorded(&[one.id]).await;
+            assert_bad(recorded, place, &key, "recorded");
+            let claimed = database.store.claim_due(&everything_due(at(9))).await;
+            assert_bad(claimed, place, &key, "claim");
+        }
+        corrupt(database, "deliveries", column, good).await;
+    }
+    let stored = database.stored(&one).await;
+    assert!(stored.is_some(), "it is whole again");
+}

@@ -1,0 +1,23 @@
+//! Every promise of `src/domain/interfaces`, held against both databases: a promise is one function,
+//! and [`both!`] makes a test of it for each of them.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+#[macro_use]
+mod harness;
+mod samples;
+
+mod bad_rows;
+mod claims;
+mod deliveries;
+mod integrations;
+mod leases;
+mod lists;
+mod outages;
+mod outbox;
+mod registry;
+mod replies;
+mod units_of_work;
+mod upkeep;
+mod webhooks;

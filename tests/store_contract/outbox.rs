@@ -1,0 +1,236 @@
+//! Events that wait to be published, and the one relay that takes them.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use integration_worker::domain::{
+    events::DomainEvent,
+    interfaces::{OutboxClaim, OutboxRow},
+    values::Timestamp,
+};
+use serde_json::Value;
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+use crate::{
+    harness::{Database, sorted},
+    samples::{at, event, new_id},
+};
+
+both!(
+    an_event_comes_out_as_it_is_published,
+    events_come_in_the_order_of_their_versions,
+    an_event_that_is_there_already_is_left_alone,
+    published_rows_do_not_come_again,
+    one_relay_works_at_a_time,
+    of_many_relays_one_is_let_in,
+    a_lease_that_ends_lets_another_in,
+    published_rows_are_pruned_by_age_and_in_pieces,
+);
+
+async fn add(database: &Database, events: &[DomainEvent]) {
+    database
+        .work(async |work| work.add_events(events).await.expect("it is in"))
+        .await;
+}
+
+fn claim(holder: u128, now: Timestamp, limit: u32) -> OutboxClaim {
+    OutboxClaim {
+        holder: Uuid::from_u128(holder),
+        now,
+        lease: Duration::from_secs(30),
+        limit,
+    }
+}
+
+async fn batch(database: &Database, claim: OutboxClaim) -> Option<Vec<OutboxRow>> {
+    let batch = database.store.outbox_batch(claim).await;
+    batch.expect("it reads")
+}
+
+fn ids(rows: &[OutboxRow]) -> Vec<Uuid> {
+    rows.iter().map(|row| row.id).collect()
+}
+
+async fn an_event_comes_out_as_it_is_published(database: &Database) {
+    let mut bare = event("größe „x“", 1);
+    bare.context.traceparent = None;
+    bare.data = serde_json::from_str(r#"{"z":18450.00,"a":{"b":null},"nul":"\u0000"}"#)
+        .expect("it is JSON");
+    let events = [event("a", 1), bare];
+
+    add(database, &events).await;
+
+    let expected = events.each_ref().map(|event| OutboxRow {
+        id: event.id,
+        event_type: event.event_type.clone(),
+        traceparent: event.context.traceparent.clone(),
+        body: event.to_json(),
+    });
+    assert_eq!(
+        batch(database, claim(1, at(0), 10)).await,
+        Some(expected.into())
+    );
+}
+
+async fn events_come_in_the_order_of_their_versions(database: &Database) {
+    // Of three subjects, interleaved; some in one unit of work, some in their own.
+    let all: Vec<DomainEvent> = (1..=20)
+        .flat_map(|version| ["a", "b", "c"].map(|subject| event(subject, version)))
+        .collect();
+    let (together, alone) = all.split_at(45);
+    add(database, together).await;
+    for one in alone {
+        add(database, std::slice::from_ref(one)).await;
+    }
+
+    let mut found = Vec::new();
+    loop {
+        let rows = batch(database, claim(1, at(0), 7)).await;
+        let rows = rows.expect("it holds the lease");
+        if rows.is_empty() {
+            break;
+        }
+        assert!(rows.len() <= 7);
+        let published = database.store.outbox_published(&ids(&rows), at(1)).await;
+        published.expect("it marks");
+        found.extend(rows);
+    }
+
+    assert_eq!(sorted(ids(&found)), sorted(all.iter().map(|one| one.id)));
+    let mut versions: BTreeMap<String, Vec<i64>> = BTreeMap::new();
+    for row in &found {
+        let body: Value = serde_json::from_slice(&row.body).expect("it is JSON");
+        let subject = body["subject"].as_str().expect("it has one").to_owned();
+        let version = body["aggregateversion"].as_i64().expect("a number");
+        versions.entry(subject).or_default().push(version);
+    }
+    for subject in ["a", "b", "c"] {
+        assert_eq!(versions[subject], (1..=20).collect::<Vec<_>>(), "{subject}");
+    }
+}
+
+async fn an_event_that_is_there_already_is_left_alone(database: &Database) {
+    let first = event("a", 1);
+    let mut twin = event("b", 7);
+    twin.id = first.id;
+    let next = event("a", 2);
+    add(database, &[first.clone(), twin.clone(), next.clone()]).await;
+    add(database, &[twin.clone()]).await;
+
+    let rows = batch(database, claim(1, at(0), 10))
+        .await
+        .expect("it is ours");
+    assert_eq!(ids(&rows), [first.id, next.id]);
+    assert_eq!(rows[0].body, first.to_json());
+    // Nor does it come again once it is published.
+    let published = database.store.outbox_published(&[first.id], at(1)).await;
+    published.expect("it marks");
+    add(database, &[twin]).await;
+    let rows = batch(database, claim(1, at(0), 10))
+        .await
+        .expect("it is ours");
+    assert_eq!(ids(&rows), [next.id]);
+}
+
+async fn published_rows_do_not_come_again(database: &Database) {
+    let all: Vec<DomainEvent> = (1..=5).map(|version| event("a", version)).collect();
+    add(database, &all).await;
+    let rows = batch(database, claim(1, at(0), 3))
+        .await
+        .expect("it is ours");
+    assert_eq!(ids(&rows), [all[0].id, all[1].id, all[2].id]);
+    // Unmarked, they come again.
+    let again = batch(database, claim(1, at(1), 3))
+        .await
+        .expect("it is ours");
+    assert_eq!(again, rows);
+
+    // In any order, with gaps, twice, and beside one that is unknown.
+    for _ in 0..2 {
+        let ids = [all[3].id, new_id(), all[0].id];
+        let published = database.store.outbox_published(&ids, at(2)).await;
+        published.expect("it marks");
+    }
+
+    let rest = batch(database, claim(1, at(3), 10))
+        .await
+        .expect("it is ours");
+    assert_eq!(ids(&rest), [all[1].id, all[2].id, all[4].id]);
+}
+
+async fn one_relay_works_at_a_time(database: &Database) {
+    add(database, &[event("a", 1)]).await;
+    assert_eq!(
+        batch(database, claim(1, at(0), 10))
+            .await
+            .map(|rows| rows.len()),
+        Some(1)
+    );
+
+    assert_eq!(batch(database, claim(2, at(1), 10)).await, None);
+    // Somebody else's release changes nothing.
+    let released = database.store.outbox_release(Uuid::from_u128(2)).await;
+    released.expect("it is ignored");
+    assert_eq!(batch(database, claim(2, at(2), 10)).await, None);
+    let released = database.store.outbox_release(Uuid::from_u128(1)).await;
+    released.expect("it is given up");
+    assert_eq!(
+        batch(database, claim(2, at(3), 10))
+            .await
+            .map(|rows| rows.len()),
+        Some(1)
+    );
+    assert_eq!(batch(database, claim(1, at(4), 10)).await, None);
+}
+
+async fn of_many_relays_one_is_let_in(database: &Database) {
+    let mut tasks = JoinSet::new();
+    for holder in 1..=12 {
+        let store = Arc::clone(&database.store);
+        tasks.spawn(async move { store.outbox_batch(claim(holder, at(0), 10)).await });
+    }
+    let answers = tasks.join_all().await;
+    let let_in = answers
+        .into_iter()
+        .filter(|answer| answer.as_ref().expect("it reads").is_some());
+    assert_eq!(let_in.count(), 1);
+}
+
+async fn a_lease_that_ends_lets_another_in(database: &Database) {
+    add(database, &[event("a", 1)]).await;
+    let lets_in = async |holder, now| batch(database, claim(holder, at(now), 10)).await.is_some();
+    assert!(lets_in(1, 0).await);
+    // It is renewed by each batch, also by an empty one.
+    assert!(lets_in(1, 20_000).await);
+    assert!(!lets_in(2, 30_001).await);
+    assert!(!lets_in(2, 49_999).await);
+    assert!(lets_in(2, 50_001).await);
+    assert!(!lets_in(1, 50_002).await);
+    // Its own lease may have ended; nobody was faster.
+    assert!(lets_in(2, 500_000).await);
+}
+
+async fn published_rows_are_pruned_by_age_and_in_pieces(database: &Database) {
+    let all: Vec<DomainEvent> = (1..=10).map(|version| event("a", version)).collect();
+    add(database, &all).await;
+    // Published at 1 … 8; two still wait.
+    for (one, n) in all.iter().zip(1..=8) {
+        let published = database.store.outbox_published(&[one.id], at(n)).await;
+        published.expect("it marks");
+    }
+    let prune = async |before, limit| {
+        let pruned = database.store.prune_outbox(at(before), limit).await;
+        pruned.expect("it prunes")
+    };
+
+    assert_eq!(prune(1, 100).await, 0);
+    assert_eq!(prune(6, 3).await, 3);
+    assert_eq!(prune(6, 3).await, 2);
+    assert_eq!(prune(6, 3).await, 0);
+    assert_eq!(database.count("outbox").await, 5);
+    assert_eq!(prune(1_000_000, 100).await, 3);
+    let rest = batch(database, claim(1, at(0), 10))
+        .await
+        .expect("it is ours");
+    assert_eq!(ids(&rest), [all[8].id, all[9].id]);
+}
