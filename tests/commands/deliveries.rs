@@ -5,7 +5,7 @@ use integration_worker::{
     domain::{
         entities::DeliveryStatus,
         events::BusinessEvent,
-        interfaces::{DeliveryStore, LeasedRecord, RecordBatch},
+        interfaces::{LeasedRecord, RecordBatch},
     },
 };
 use serde_json::json;
@@ -169,7 +169,7 @@ async fn a_test_answers_what_the_endpoint_said_and_leaves_no_delivery() {
 }
 
 #[tokio::test]
-async fn a_waiting_delivery_is_cancelled_for_good() {
+async fn a_waiting_delivery_is_cancelled_and_tried_again() {
     let world = World::new().await;
     let integration = world.integration().await;
     let webhook = id(&world.webhook(&integration, "a").await);
@@ -183,20 +183,11 @@ async fn a_waiting_delivery_is_cancelled_for_good() {
     assert_eq!(cancelled.get("nextAttemptAt"), None);
     assert!(cancelled["completedAt"].is_string());
     assert_eq!(world.ok("delivery.cancel", body.clone()).await, cancelled);
-    // A cancelled delivery keeps no event, so there is nothing to send again.
-    let retried = world
-        .call("delivery.retry", &body)
-        .send()
-        .await
-        .reply
-        .to_json();
-    assert_eq!(retried["error"]["code"], "invalid_transition");
-    assert!(
-        retried["error"]["message"]
-            .as_str()
-            .unwrap()
-            .contains("pruned")
-    );
+    assert!(world.due().await.is_empty());
+    let retried = world.ok("delivery.retry", body).await;
+    assert_eq!(retried["status"], "pending");
+    assert_eq!(retried.get("completedAt"), None);
+    assert_eq!(world.due().await.len(), 1);
     // Deliveries' changes by users publish nothing.
     assert_eq!(world.event_types().await, [""; 0]);
     let missing = json!({ "id": webhook });
@@ -250,6 +241,26 @@ async fn an_exhausted_delivery_is_retried_and_a_delivered_one_is_not() {
         (&view["status"], &view["attemptCount"]),
         (&json!("pending"), &json!(1))
     );
+    // A lane that gives up on it drops the event, and there is nothing left to send.
+    end(DeliveryStatus::Cancelled).await;
+    let reply = world
+        .call("delivery.retry", &body)
+        .send()
+        .await
+        .reply
+        .to_json();
+    assert_eq!(reply["error"]["code"], "invalid_transition");
+    assert!(
+        reply["error"]["message"]
+            .as_str()
+            .unwrap()
+            .contains("pruned")
+    );
+
+    let other = world
+        .ok("webhook.trigger", json!({ "id": webhook, "payload": {} }))
+        .await;
+    let body = json!({ "id": other["id"] });
     end(DeliveryStatus::Delivered).await;
     for action in ["delivery.retry", "delivery.cancel"] {
         assert_eq!(world.call(action, &body).refused().await, forbidden);

@@ -1,7 +1,9 @@
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc};
 
-use integration_worker::application::commands::CommandHandler;
-use serde_json::{Value, json};
+use integration_worker::{
+    application::commands::CommandHandler, infrastructure::sqlite::SqliteStore,
+};
+use serde_json::json;
 
 use crate::world::{SEED, World, refusal};
 
@@ -120,16 +122,15 @@ async fn every_listed_action_is_handled_and_no_other() {
 }
 
 #[tokio::test]
-async fn a_closed_database_is_something_to_wait_for() {
+async fn a_database_that_is_gone_is_something_to_wait_for() {
     let world = World::new().await;
-    world.store.close().await;
-    for action in ["integration.create", "integration.list"] {
-        let body: Value = match action {
-            "integration.create" => serde_json::from_str(SEED).unwrap(),
-            _ => json!({}),
-        };
+    let file = world.folder.path().join("store.db");
+    let other = SqliteStore::open(&file).await.unwrap();
+    other.close().await;
+    let world = world.with_store(Arc::new(other));
+    for (action, body) in [("integration.create", SEED), ("integration.list", "{}")] {
         let reply = world
-            .call(action, &body)
+            .raw(action, body)
             .durable()
             .send()
             .await

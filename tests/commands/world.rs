@@ -16,19 +16,22 @@ use integration_worker::{
         wakers::Wakers,
     },
     domain::{
-        interfaces::{ClaimRequest, ClaimedDelivery, DeliveryStore, OutboxClaim, OutboxStore},
+        interfaces::{ClaimRequest, ClaimedDelivery, OutboxClaim, Store},
         policies::EgressPolicy,
         values::TenantId,
     },
     infrastructure::{
         clock::SystemClock,
         crypto::{RingCipher, generate_key_line},
+        postgres::{ConnectOptions, PostgresStore},
         sqlite::SqliteStore,
     },
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use uuid::Uuid;
+
+use crate::support::postgres::Postgres;
 
 pub(crate) const SEED: &str = r#"{"name":"My API Integration","type":"api","config":{"endpoint":"https://api.example.com","credentials":{"apiKey":"your-api-key"},"timeout":30000},"description":"Integration with external API","tags":["production","api"]}"#;
 
@@ -56,11 +59,13 @@ impl HttpSender for PlayedEndpoints {
 
 pub(crate) struct World {
     pub(crate) handler: Arc<CommandHandler>,
-    pub(crate) store: Arc<SqliteStore>,
+    pub(crate) store: Arc<dyn Store>,
     pub(crate) endpoints: Arc<PlayedEndpoints>,
     pub(crate) clock: Arc<SystemClock>,
     pub(crate) wakers: Arc<Wakers>,
     pub(crate) folder: TempDir,
+    /// Dropped with this.
+    _database: Option<Postgres>,
 }
 
 /// A command or query to be sent.
@@ -70,27 +75,47 @@ pub(crate) struct Call<'w> {
 }
 
 impl World {
+    /// Over an SQLite file.
     pub(crate) async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let clock = Arc::new(SystemClock::new());
-        let keys = generate_key_line("k1", clock.as_ref());
         let store = SqliteStore::open(&folder.path().join("store.db"))
             .await
             .unwrap();
         store.migrate().await.unwrap();
-        let store = Arc::new(store);
+        Self::over(Arc::new(store), folder, None)
+    }
+
+    /// Over a database of PostgreSQL.
+    pub(crate) async fn on_postgres() -> Self {
+        let database = Postgres::database().await;
+        let options = ConnectOptions { max_connections: 8 };
+        let store = PostgresStore::connect(&database.url(), options)
+            .await
+            .unwrap();
+        store.migrate().await.unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        Self::over(Arc::new(store), folder, Some(database))
+    }
+
+    fn over(store: Arc<dyn Store>, folder: TempDir, database: Option<Postgres>) -> Self {
+        let clock = Arc::new(SystemClock::new());
+        let keys = generate_key_line("k1", clock.as_ref());
         let endpoints = Arc::new(PlayedEndpoints::default());
         let wakers = Arc::new(Wakers::default());
-        let mut world = Self {
+        Self {
             handler: Arc::new(handler(&store, &keys, &clock, &endpoints, &wakers)),
             store,
             endpoints,
             clock,
             wakers,
             folder,
-        };
-        world.with_keys(&keys);
-        world
+            _database: database,
+        }
+    }
+
+    /// The same over another store.
+    pub(crate) fn with_store(self, store: Arc<dyn Store>) -> Self {
+        Self::over(store, self.folder, None)
     }
 
     /// Replaces the key ring.
@@ -261,14 +286,14 @@ fn holds(path: &Path, text: &str) -> bool {
 }
 
 fn handler(
-    store: &Arc<SqliteStore>,
+    store: &Arc<dyn Store>,
     keys: &str,
     clock: &Arc<SystemClock>,
     endpoints: &Arc<PlayedEndpoints>,
     wakers: &Arc<Wakers>,
 ) -> CommandHandler {
     CommandHandler::new(
-        Arc::<SqliteStore>::clone(store),
+        Arc::clone(store),
         Arc::new(RingCipher::from_text(keys).unwrap()),
         Arc::<SystemClock>::clone(clock),
         Arc::<PlayedEndpoints>::clone(endpoints),
