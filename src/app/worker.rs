@@ -101,7 +101,7 @@ struct Running {
 ///
 /// # Errors
 /// [`RunError`] when it cannot start, or when a task of it has crashed.
-pub async fn run(
+pub(crate) async fn run(
     config: Config,
     metrics: MetricsRecorder,
     shutdown: CancellationToken,
