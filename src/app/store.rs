@@ -85,7 +85,10 @@ impl OpenStore {
     ///
     /// # Errors
     /// A fault that waiting does not mend.
-    pub(crate) async fn wait_for(config: &DatabaseConfig, health: &Health) -> Result<Self, RunError> {
+    pub(crate) async fn wait_for(
+        config: &DatabaseConfig,
+        health: &Health,
+    ) -> Result<Self, RunError> {
         let place = config.location.to_string();
         health.starting(DATABASE, place.clone());
         health.starting(MIGRATIONS, place.clone());

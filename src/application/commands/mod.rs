@@ -27,18 +27,13 @@ use std::{
 use bytes::Bytes;
 use uuid::Uuid;
 
-use metrics::{counter, histogram};
-
 use crate::{
     domain::{
         interfaces::{Store, StoreError},
         policies::EgressPolicy,
         values::TenantId,
     },
-    shared::{
-        error_chain::Chain,
-        metrics::{COMMAND_SECONDS, COMMANDS},
-    },
+    shared::error_chain::Chain,
 };
 
 use super::{
@@ -240,6 +235,7 @@ fn refusal_of(command: &Command, error: &CommandError) -> Refusal {
     Refusal::new(code, message)
 }
 
+/// One line a command; the inbound adapters count it, since they see also what never gets here.
 fn report(command: &Command, reply: &Reply, took: Duration) {
     let known = !command.entity.is_empty();
     let action = if known { &command.name } else { "unknown" };
@@ -249,11 +245,9 @@ fn report(command: &Command, reply: &Reply, took: Duration) {
         "request"
     };
     let result = reply.result();
-    counter!(COMMANDS, "action" => action.to_owned(), "path" => path, "result" => result)
-        .increment(1);
-    histogram!(COMMAND_SECONDS, "path" => path).record(took);
     let context = &command.context;
     let entity_id = command.entity_id(reply);
+    let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
     macro_rules! line {
         ($level:ident, $text:literal) => {
             tracing::$level!(
@@ -262,7 +256,9 @@ fn report(command: &Command, reply: &Reply, took: Duration) {
                 command_id = context.command_id,
                 correlation_id = context.correlation_id,
                 tenant = context.tenant.as_str(),
+                path,
                 result,
+                duration_ms,
                 $text
             )
         };
