@@ -11,9 +11,15 @@ use crate::{
     shared::{config::ConfigFaults, error_chain::Chain},
 };
 
+<<<<<<< HEAD
+=======
+/// Exit code of a fault in the configuration, after `sysexits.h`.
+pub(crate) const EX_CONFIG: u8 = 78;
+
+>>>>>>> main
 /// Why the worker ended otherwise than it was told to.
 #[derive(Debug, thiserror::Error)]
-pub enum RunError {
+pub(crate) enum RunError {
     /// Faults of the configuration, all at once.
     #[error(transparent)]
     Configuration(#[from] ConfigFaults),
@@ -48,18 +54,27 @@ pub enum RunError {
 
 impl RunError {
     /// A fault that was found when a variable's value was put to use.
-    pub fn configuration(variable: &'static str, problem: &(dyn Error + 'static)) -> Self {
+    pub(crate) fn configuration(variable: &'static str, problem: &(dyn Error + 'static)) -> Self {
         let mut faults = ConfigFaults(Vec::new());
         faults.add(variable, Chain(problem).to_string());
         Self::Configuration(faults)
     }
 
+<<<<<<< HEAD
     /// How the process ends.
     pub fn exit(&self) -> Exit {
         match self {
             Self::Configuration(_) => Exit::Configuration,
             Self::Command(trouble) => trouble.exit,
             _ => Exit::Failed,
+=======
+    /// The exit code of the process.
+    pub(crate) fn exit_code(&self) -> u8 {
+        if matches!(self, Self::Configuration(_)) {
+            EX_CONFIG
+        } else {
+            1
+>>>>>>> main
         }
     }
 }

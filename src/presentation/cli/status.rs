@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use async_nats::{Client, jetstream};
+use async_nats::{
+    Client,
+    jetstream::{self, ErrorCode, context::GetStreamErrorKind},
+};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
@@ -127,7 +130,14 @@ async fn streams(client: &Client, names: &StatusNames) -> Vec<Value> {
     for (name, consumer) in &names.streams {
         rows.push(match context.get_stream(name).await {
             Ok(stream) => stream_row(&stream, consumer.as_deref()).await,
-            Err(error) => json!({ "stream": name, "messages": Chain(&error).to_string() }),
+            Err(error) => match error.kind() {
+                GetStreamErrorKind::JetStream(e)
+                    if e.error_code() == ErrorCode::STREAM_NOT_FOUND =>
+                {
+                    json!({ "stream": name, "messages": "missing" })
+                }
+                _ => json!({ "stream": name, "messages": Chain(&error).to_string() }),
+            },
         });
     }
     rows
