@@ -1,6 +1,6 @@
 //! `dev`: a worker with servers of its own, and a receiver to send to, until it is told to stop.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{net::SocketAddr, path::Path, sync::Arc};
 
 use tokio_util::sync::CancellationToken;
 
@@ -28,13 +28,10 @@ const SHOWN: usize = 160;
 ///
 /// # Errors
 /// [`RunError`] when its servers cannot be had, or the worker does not run.
-pub(crate) async fn run(
-    data: Option<PathBuf>,
-    shutdown: CancellationToken,
-) -> Result<(), RunError> {
+pub(crate) async fn run(data: Option<&Path>, shutdown: CancellationToken) -> Result<(), RunError> {
     let out = Transcript::stdout();
     let folder = match data {
-        Some(path) => Folder::given(&path)?,
+        Some(path) => Folder::given(path)?,
         None => Folder::temporary("dev")?,
     };
     let variables = Environment::Settings;
@@ -93,7 +90,7 @@ fn request_line(request: &Received, time: &str) -> String {
     )
 }
 
-fn introduce(surroundings: &Surroundings, worker: &Worker, receiver: &Receiver, out: &Transcript) {
+fn introduce(surroundings: &Surroundings, ops: SocketAddr, receiver: &Receiver, out: &Transcript) {
     let (nats, hook) = (surroundings.nats_url(), receiver.url("/orders"));
     let prefix = &surroundings.config.nats.prefix;
     let folder = surroundings.folder.path().display();

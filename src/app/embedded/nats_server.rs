@@ -69,15 +69,15 @@ impl NatsServer {
         let lifeline = child.stdin.take();
         let deadline = Instant::now() + PATIENCE;
         loop {
-            if let Some(address) = address_in(&ports) {
-                if TcpStream::connect(address).await.is_ok() {
-                    return Ok(Self {
-                        address,
-                        version: binary.version,
-                        child,
-                        lifeline,
-                    });
-                }
+            if let Some(address) = address_in(&ports)
+                && TcpStream::connect(address).await.is_ok()
+            {
+                return Ok(Self {
+                    address,
+                    version: binary.version,
+                    child,
+                    lifeline,
+                });
             }
             if let Ok(Some(status)) = child.try_wait() {
                 return Err(failed(

@@ -134,7 +134,8 @@ mod tests {
 
     impl Write for Paper {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
+            let mut paper = self.0.lock().map_err(|_| io::ErrorKind::Other)?;
+            paper.write(bytes)
         }
 
         fn flush(&mut self) -> io::Result<()> {

@@ -1,4 +1,4 @@
-//! Which nats-server there is: the one that NATS_SERVER_BIN names, else the one on the PATH.
+//! Which nats-server there is: the one that `NATS_SERVER_BIN` names, else the one on the PATH.
 
 use std::{io, process::Stdio, time::Duration};
 
