@@ -11,12 +11,6 @@ use crate::{
     shared::{config::ConfigFaults, error_chain::Chain},
 };
 
-<<<<<<< HEAD
-=======
-/// Exit code of a fault in the configuration, after `sysexits.h`.
-pub(crate) const EX_CONFIG: u8 = 78;
-
->>>>>>> main
 /// Why the worker ended otherwise than it was told to.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RunError {
@@ -60,21 +54,12 @@ impl RunError {
         Self::Configuration(faults)
     }
 
-<<<<<<< HEAD
     /// How the process ends.
-    pub fn exit(&self) -> Exit {
+    pub(crate) fn exit(&self) -> Exit {
         match self {
             Self::Configuration(_) => Exit::Configuration,
             Self::Command(trouble) => trouble.exit,
             _ => Exit::Failed,
-=======
-    /// The exit code of the process.
-    pub(crate) fn exit_code(&self) -> u8 {
-        if matches!(self, Self::Configuration(_)) {
-            EX_CONFIG
-        } else {
-            1
->>>>>>> main
         }
     }
 }
