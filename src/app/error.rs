@@ -9,11 +9,11 @@ use crate::{
 };
 
 /// Exit code of a fault in the configuration, after `sysexits.h`.
-pub const EX_CONFIG: u8 = 78;
+pub(crate) const EX_CONFIG: u8 = 78;
 
 /// Why the worker ended otherwise than it was told to.
 #[derive(Debug, thiserror::Error)]
-pub enum RunError {
+pub(crate) enum RunError {
     /// Faults of the configuration, all at once.
     #[error("the configuration has faults\n{0}")]
     Configuration(#[from] ConfigFaults),
@@ -45,14 +45,14 @@ pub enum RunError {
 
 impl RunError {
     /// A fault that was found when a variable's value was put to use.
-    pub fn configuration(variable: &'static str, problem: &(dyn Error + 'static)) -> Self {
+    pub(crate) fn configuration(variable: &'static str, problem: &(dyn Error + 'static)) -> Self {
         let mut faults = ConfigFaults(Vec::new());
         faults.add(variable, Chain(problem).to_string());
         Self::Configuration(faults)
     }
 
     /// The exit code of the process.
-    pub fn exit_code(&self) -> u8 {
+    pub(crate) fn exit_code(&self) -> u8 {
         if matches!(self, Self::Configuration(_)) {
             EX_CONFIG
         } else {

@@ -7,11 +7,7 @@ mod signals;
 mod store;
 mod worker;
 
-use std::{
-    io::Write as _,
-    process::ExitCode,
-    time::Duration,
-};
+use std::{io::Write as _, process::ExitCode, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
@@ -28,7 +24,10 @@ const GOODBYE: Duration = Duration::from_millis(500);
 
 /// Runs the command and answers the exit code.
 pub fn main() -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => return failed(&RunError::Telemetry(Box::new(error))),
     };
@@ -39,7 +38,11 @@ pub fn main() -> ExitCode {
 
 fn failed(error: &RunError) -> ExitCode {
     // Nobody is left to be told that standard error is closed.
-    drop(writeln!(std::io::stderr(), "integration-worker: {}", Chain(error)));
+    drop(writeln!(
+        std::io::stderr(),
+        "integration-worker: {}",
+        Chain(error)
+    ));
     ExitCode::from(error.exit_code())
 }
 

@@ -3,5 +3,6 @@
 
 mod bad_days;
 mod deliveries;
+mod intake;
 mod servers;
 mod support;

@@ -98,7 +98,7 @@ impl Installation {
         let count = usize::try_from(count).expect("a few");
         let all = messages
             .take(count)
-            .map(|message| message.expect("a message").message.clone())
+            .map(|message| message.expect("a message").message)
             .collect();
         tokio::time::timeout(PATIENCE, all).await.expect("in time")
     }

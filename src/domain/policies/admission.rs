@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 /// How long an event may be expected to wait for a slot.
-pub const PATIENCE: Duration = Duration::from_millis(100);
+pub const PATIENCE: Duration = Duration::from_millis(250);
 /// Without an attempt ending for this long, a full endpoint is stalled.
 pub const STALL: Duration = Duration::from_millis(500);
 
@@ -65,7 +65,7 @@ pub struct Window {
 
 impl Window {
     /// Where a new endpoint starts.
-    pub const INITIAL: u32 = 16;
+    pub const INITIAL: u32 = 32;
 
     /// A window that grows up to `max` (at least 1).
     pub fn new(max: u32) -> Self {
@@ -155,8 +155,8 @@ mod tests {
     #[test]
     fn a_window_shrinks_to_one_and_grows_back_to_its_bound() {
         let mut window = Window::new(20);
-        assert_eq!(window.size(), Window::INITIAL);
-        for expected in [8, 4, 2, 1, 1] {
+        assert_eq!(Window::new(64).size(), Window::INITIAL);
+        for expected in [10, 5, 2, 1, 1] {
             window = window.fell_behind();
             assert_eq!(window.size(), expected);
         }

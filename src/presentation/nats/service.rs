@@ -131,14 +131,16 @@ impl RequestService {
         let stopping = group.stopping();
         let permits = Arc::new(Semaphore::new(self.settings.concurrency.max(1)));
         loop {
-            let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
-                break;
+            let next = async {
+                // The permit comes first: a request is taken when it can be handled.
+                let permit = Arc::clone(&permits).acquire_owned().await.ok()?;
+                Some((requests.next().await?, permit))
             };
-            let asked = tokio::select! {
+            let next = tokio::select! {
                 () = stopping.cancelled() => break,
-                asked = requests.next() => asked,
+                next = next => next,
             };
-            let Some(asked) = asked else { return };
+            let Some((asked, permit)) = next else { return };
             self.answer_in(&group, asked, permit);
         }
         self.drain(service, requests, &permits, &group).await;

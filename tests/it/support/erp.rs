@@ -205,22 +205,14 @@ impl Erp {
         .await;
     }
 
-    /// Waits until a delivery of this webhook is as wanted.
-    pub(crate) async fn wait_delivery(
-        &self,
-        webhook: &str,
-        wanted: impl Fn(&Value) -> bool,
-    ) -> Value {
+    /// Waits until a delivery of this webhook passes the filters; with its attempts.
+    pub(crate) async fn wait_delivery(&self, webhook: &str, filters: Value) -> Value {
+        let mut body = filters;
+        body["webhookId"] = json!(webhook);
         eventually(PATIENCE, async || {
-            let list = self
-                .ask("delivery.list", json!({ "webhookId": webhook }))
-                .await;
-            let found = list["items"]
-                .as_array()?
-                .iter()
-                .find(|one| wanted(one))
-                .cloned()?;
-            Some(self.ask("delivery.get", json!({ "id": found["id"] })).await)
+            let list = self.ask("delivery.list", body.clone()).await;
+            let found = list["items"].as_array()?.first()?["id"].clone();
+            Some(self.ask("delivery.get", json!({ "id": found })).await)
         })
         .await
     }

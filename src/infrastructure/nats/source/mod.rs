@@ -38,7 +38,7 @@ const PACE: Duration = Duration::from_millis(100);
 const API_TIMEOUT: Duration = Duration::from_secs(3);
 /// How old the knowledge of what was settled may be: so much is done again after somebody has
 /// deleted the consumer.
-const RESUME_AGE: Duration = Duration::from_secs(5);
+const RESUME_AGE: Duration = Duration::from_secs(1);
 
 /// Messages of one durable pull consumer, which is made again where somebody deletes it.
 pub struct PullSource {
