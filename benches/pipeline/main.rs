@@ -4,6 +4,7 @@
 //! Nothing is asserted: a bar that is missed is told, and the exit code is 0 unless a scenario
 //! could not run.
 
+mod database;
 mod matching;
 mod memory;
 mod obstacles;
@@ -12,7 +13,12 @@ mod raw;
 mod report;
 mod sink;
 #[path = "../../tests/it/support/mod.rs"]
-#[expect(dead_code, reason = "the figures need a part of it")]
+#[expect(
+    dead_code,
+    unused_imports,
+    unused_macros,
+    reason = "the figures need a part of it"
+)]
 mod support;
 mod throughput;
 mod world;

@@ -64,7 +64,7 @@ pub(crate) async fn parked(effort: Effort, report: &mut Report) {
     world.wait_webhook_status(&webhook, "error").await;
     world.publish(effort.choose(100_000, 5_000)).await;
     world.settled().await;
-    let rows = world.parked_rows().await;
+    let rows = world.database.parked_rows().await;
     world.tell_sink("back").await;
     world.tell_sink("reset").await;
 

@@ -2,8 +2,7 @@
 
 use std::fs;
 
-use crate::support::postgres::Postgres;
-use sqlx::{ConnectOptions as _, postgres::PgConnectOptions};
+use crate::database::Database;
 
 /// Linux counts CPU time in hundredths of a second on every platform that matters here.
 const SECONDS_PER_TICK: f64 = 0.01;
@@ -104,23 +103,9 @@ pub(crate) fn worker_memory() -> (f64, f64) {
 }
 
 /// The process that all others of this PostgreSQL are children of.
-pub(crate) async fn postmaster_of(database: &Postgres) -> Option<u32> {
-    let backend = number(database, "SELECT pg_backend_pid()::bigint").await;
+pub(crate) async fn postmaster_of(database: &Database) -> Option<u32> {
+    let backend = database.number("SELECT pg_backend_pid()::bigint").await;
     stat(u32::try_from(backend).ok()?).map(|process| process.parent)
-}
-
-/// Deliveries that wait.
-pub(crate) async fn parked_rows(database: &Postgres) -> u64 {
-    let count = "SELECT count(*) FROM deliveries WHERE status = 'pending'";
-    u64::try_from(number(database, count).await).unwrap_or(0)
-}
-
-async fn number(database: &Postgres, statement: &'static str) -> i64 {
-    let options: PgConnectOptions = database.url().parse().expect("a URL of PostgreSQL");
-    let options = options.ssl_mode(sqlx::postgres::PgSslMode::Disable);
-    let mut connection = options.connect().await.expect("PostgreSQL takes it");
-    let number = sqlx::query_scalar(statement).fetch_one(&mut connection);
-    number.await.expect("PostgreSQL answers")
 }
 
 fn all() -> Vec<Stat> {

@@ -5,17 +5,16 @@ use std::{net::SocketAddr, process::Command, time::Duration};
 use async_nats::jetstream::consumer::{Consumer, pull};
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use tokio::time::Instant;
 
 use crate::{
+    database::Database,
     processes::{self, Cpu},
     sink::{self, Seen},
     support::{
         PATIENCE,
         erp::Erp,
         nats::NatsServer,
-        postgres::Postgres,
         process::Process,
         worker::{Environment, Worker},
     },
@@ -44,35 +43,23 @@ pub(crate) struct World {
     /// The stream's last message.
     last_sequence: u64,
     _nats: NatsServer,
-    database: Database,
-}
-
-enum Database {
-    Postgres(Postgres),
-    Sqlite(TempDir),
+    pub(crate) database: Database,
 }
 
 impl World {
     pub(crate) async fn on_postgres() -> Self {
-        let database = Postgres::database().await;
+        let database = Database::postgres().await;
         let postmaster = processes::postmaster_of(&database).await;
-        Self::start(Database::Postgres(database), postmaster).await
+        Self::start(database, postmaster).await
     }
 
     pub(crate) async fn on_sqlite() -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        Self::start(Database::Sqlite(folder), None).await
+        Self::start(Database::sqlite(), None).await
     }
 
     /// With a worker that is ready.
     async fn start(database: Database, postmaster: Option<u32>) -> Self {
         let nats = NatsServer::start().await;
-        let url = match &database {
-            Database::Postgres(database) => database.url(),
-            Database::Sqlite(folder) => {
-                format!("sqlite://{}", folder.path().join("bench.db").display())
-            }
-        };
         let this = std::env::current_exe().expect("this program has a path");
         let process = Process::spawn(Command::new(this).arg(sink::ARGUMENT));
         let (requests, commands) = process
@@ -81,7 +68,7 @@ impl World {
             .await;
         let mut world = Self {
             worker: None,
-            environment: Environment::new(&nats.url(), &url),
+            environment: Environment::new(&nats.url(), &database.url()),
             erp: Erp::connect(&nats.url()).await,
             _sink: process,
             requests,
@@ -199,18 +186,10 @@ impl World {
         .await;
     }
 
-    /// Rows that wait, in PostgreSQL.
-    pub(crate) async fn parked_rows(&self) -> u64 {
-        let Database::Postgres(database) = &self.database else {
-            return 0;
-        };
-        processes::parked_rows(database).await
-    }
-
     /// Waits until no row waits: when, in nanoseconds since 1970.
     pub(crate) async fn drained(&self) -> u64 {
         watch(async || {
-            let left = self.parked_rows().await;
+            let left = self.database.parked_rows().await;
             Some(((left == 0).then(sink::wall_nanos), left))
         })
         .await
