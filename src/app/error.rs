@@ -4,18 +4,24 @@ use std::error::Error;
 
 use crate::{
     domain::interfaces::StoreError,
-    presentation::ops::OpsError,
+    presentation::{
+        cli::{Exit, Trouble},
+        ops::OpsError,
+    },
     shared::{config::ConfigFaults, error_chain::Chain},
 };
 
+<<<<<<< HEAD
+=======
 /// Exit code of a fault in the configuration, after `sysexits.h`.
 pub(crate) const EX_CONFIG: u8 = 78;
 
+>>>>>>> main
 /// Why the worker ended otherwise than it was told to.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RunError {
     /// Faults of the configuration, all at once.
-    #[error("the configuration has faults\n{0}")]
+    #[error(transparent)]
     Configuration(#[from] ConfigFaults),
     /// The ops server could not listen.
     #[error("the worker cannot be watched")]
@@ -35,6 +41,9 @@ pub(crate) enum RunError {
     /// A part of `dev` or `demo` could not be set up.
     #[error("{0}")]
     Embedded(String),
+    /// A command was not done.
+    #[error(transparent)]
+    Command(#[from] Trouble),
     /// A second signal.
     #[error("ended at once by a second signal")]
     Interrupted,
@@ -51,12 +60,21 @@ impl RunError {
         Self::Configuration(faults)
     }
 
+<<<<<<< HEAD
+    /// How the process ends.
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Configuration(_) => Exit::Configuration,
+            Self::Command(trouble) => trouble.exit,
+            _ => Exit::Failed,
+=======
     /// The exit code of the process.
     pub(crate) fn exit_code(&self) -> u8 {
         if matches!(self, Self::Configuration(_)) {
             EX_CONFIG
         } else {
             1
+>>>>>>> main
         }
     }
 }

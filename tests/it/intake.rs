@@ -188,7 +188,7 @@ async fn a_worker_ends_in_order_under_load(site: Site) {
         erp,
         receiver,
         worker,
-        _database: database,
+        database,
         ..
     } = site;
     receiver.answer("/a", Answer::status(200).after(Duration::from_millis(5)));
