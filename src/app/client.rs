@@ -22,7 +22,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What is asked.
 #[derive(Debug)]
-pub(super) enum Question<'a> {
+pub(crate) enum Question<'a> {
     /// An action of an entity.
     Entity(&'static str, &'a EntityRequest),
     /// Who works, and what waits.
@@ -35,7 +35,7 @@ pub(super) enum Question<'a> {
 ///
 /// # Errors
 /// Faults of the configuration, or the trouble with the answer.
-pub(super) async fn ask(question: Question<'_>, output: &mut Output<'_>) -> Result<Exit, RunError> {
+pub(crate) async fn ask(question: Question<'_>, output: &mut Output<'_>) -> Result<Exit, RunError> {
     let config = ClientConfig::from_lookup(&environment)?;
     let prefix = nats::prefix(&config.nats)?;
     let client = connect(&config.nats).await?;
@@ -58,7 +58,7 @@ pub(super) async fn ask(question: Question<'_>, output: &mut Output<'_>) -> Resu
 ///
 /// # Errors
 /// A fault of the configuration, or that nobody answers.
-pub(super) async fn connect(config: &NatsConfig) -> Result<Client, RunError> {
+pub(crate) async fn connect(config: &NatsConfig) -> Result<Client, RunError> {
     let settings = nats::settings(config);
     match connect_once(&settings, CONNECT_TIMEOUT).await {
         Ok(client) => Ok(client),

@@ -81,7 +81,7 @@ impl Report {
 }
 
 /// Prints a line for each check.
-pub(super) async fn doctor(json: bool, output: &mut Output<'_>) -> Exit {
+pub(crate) async fn doctor(json: bool, output: &mut Output<'_>) -> Exit {
     let mut report = Report::default();
     let config = match Config::from_lookup(&environment) {
         Ok(config) => config,

@@ -19,7 +19,7 @@ use super::error::RunError;
 ///
 /// # Errors
 /// Faults of the configuration, or why it was not done.
-pub(super) fn run(command: &KeysCommand, output: &mut Output<'_>) -> Result<Exit, RunError> {
+pub(crate) fn run(command: &KeysCommand, output: &mut Output<'_>) -> Result<Exit, RunError> {
     match command {
         KeysCommand::List(options) => {
             let text = match &options.file {

@@ -11,7 +11,7 @@ use super::{error::RunError, store::OpenStore};
 ///
 /// # Errors
 /// Faults of the configuration, or what the database says.
-pub(super) async fn migrate(output: &mut Output<'_>) -> Result<Exit, RunError> {
+pub(crate) async fn migrate(output: &mut Output<'_>) -> Result<Exit, RunError> {
     let config = MigrateConfig::from_lookup(&environment)?;
     super::start_telling(&config.log)?;
     let store = OpenStore::open(&config.database)

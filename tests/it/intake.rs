@@ -20,50 +20,52 @@ on_both!(
     a_worker_ends_in_order_under_load,
 );
 
+/// What the ERP really sends: the fixture, its type and its tenant.
+const ENVELOPES: [(&str, &str, &str); 8] = [
+    (
+        "sales.order.created",
+        "sales.order.created",
+        "genossenschaft-nord",
+    ),
+    (
+        "inventory.goods.received",
+        "inventory.goods.received",
+        "genossenschaft-nord",
+    ),
+    (
+        "fibu.booking.created",
+        "fibu.booking.created",
+        "genossenschaft-nord",
+    ),
+    (
+        "document.created",
+        "document.created",
+        "genossenschaft-nord",
+    ),
+    (
+        "cloudevent.binary",
+        "contract.created",
+        "genossenschaft-nord",
+    ),
+    (
+        "cloudevent.structured",
+        "quality.batch.rejected",
+        "genossenschaft-nord",
+    ),
+    (
+        "logistics.weight.measured",
+        "logistics.weight.measured",
+        "genossenschaft-nord",
+    ),
+    (
+        "purchase.order.delivered",
+        "purchase.order.delivered",
+        "genossenschaft-nord",
+    ),
+];
+
 async fn every_envelope_of_the_erp_arrives(site: Site) {
     let Site { erp, receiver, .. } = site;
-    let fixtures = [
-        (
-            "sales.order.created",
-            "sales.order.created",
-            "genossenschaft-nord",
-        ),
-        (
-            "inventory.goods.received",
-            "inventory.goods.received",
-            "genossenschaft-nord",
-        ),
-        (
-            "fibu.booking.created",
-            "fibu.booking.created",
-            "genossenschaft-nord",
-        ),
-        (
-            "document.created",
-            "document.created",
-            "genossenschaft-nord",
-        ),
-        (
-            "cloudevent.binary",
-            "contract.created",
-            "genossenschaft-nord",
-        ),
-        (
-            "cloudevent.structured",
-            "quality.batch.rejected",
-            "genossenschaft-nord",
-        ),
-        (
-            "logistics.weight.measured",
-            "logistics.weight.measured",
-            "genossenschaft-nord",
-        ),
-        (
-            "purchase.order.delivered",
-            "purchase.order.delivered",
-            "genossenschaft-nord",
-        ),
-    ];
     let tenant = [("X-Tenant-Id", "genossenschaft-nord")];
     let integration = json!({ "name": "i", "type": "webhook", "config": {} });
     let integration = erp
@@ -75,13 +77,13 @@ async fn every_envelope_of_the_erp_arrives(site: Site) {
     });
     let created = erp.request("webhook.create", &tenant, &webhook).await;
     assert_eq!(created["success"], true, "{created}");
-    for (fixture, _, _) in fixtures {
+    for (fixture, _, _) in ENVELOPES {
         erp.fixture(fixture).await;
     }
 
-    let requests = receiver.wait_for(fixtures.len(), PATIENCE).await;
+    let requests = receiver.wait_for(ENVELOPES.len(), PATIENCE).await;
 
-    for (fixture, kind, tenant) in fixtures {
+    for (fixture, kind, tenant) in ENVELOPES {
         let found = requests.iter().find(|one| one.json()["type"] == kind);
         let body = found
             .unwrap_or_else(|| panic!("{fixture} did not arrive"))

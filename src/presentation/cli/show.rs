@@ -106,6 +106,7 @@ pub(super) fn aligned(rows: &[Vec<String>]) -> String {
 fn scalar(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
+        Value::Array(items) if items.is_empty() => "-".to_owned(),
         Value::String(text) => printable(text),
         Value::Array(items)
             if items

@@ -1,5 +1,7 @@
 //! One worker with everything around it, on either database.
 
+use std::path::PathBuf;
+
 use tempfile::TempDir;
 
 use super::{
@@ -25,6 +27,14 @@ pub(crate) enum Database {
 }
 
 impl Database {
+    /// The database's file, where it is one.
+    pub(crate) fn file(&self) -> Option<PathBuf> {
+        match self {
+            Self::Postgres(_) => None,
+            Self::Sqlite(folder) => Some(folder.path().join("it.db")),
+        }
+    }
+
     pub(crate) fn url(&self) -> String {
         match self {
             Self::Postgres(database) => database.url(),
