@@ -121,7 +121,7 @@ fn introduce(surroundings: &Surroundings, ops: SocketAddr, receiver: &Receiver, 
         out.say(&format!("{name:<9} {value}"));
     }
     out.heading("Try, in another terminal");
-    for line in client_commands(&nats, &hook) {
+    for line in client_commands(&program(), &nats, &hook) {
         out.say(&line);
     }
     out.heading("Or with the `nats` command line");
@@ -140,17 +140,22 @@ fn webhook(hook: &str) -> String {
     )
 }
 
-fn client_commands(nats: &str, hook: &str) -> Vec<String> {
+/// How this program was called.
+fn program() -> String {
+    std::env::args()
+        .next()
+        .unwrap_or_else(|| "integration-worker".to_owned())
+}
+
+fn client_commands(program: &str, nats: &str, hook: &str) -> Vec<String> {
     vec![
         format!("export NATS_URL={nats}"),
-        "integration-worker events tail".to_owned(),
-        format!("integration-worker integration create --data '{INTEGRATION}'"),
-        format!(
-            "integration-worker webhook create --data '{}'",
-            webhook(hook)
-        ),
-        "  (ID is the id that the integration was answered with)".to_owned(),
-        "integration-worker delivery list".to_owned(),
+        format!("{program} events tail"),
+        format!("{program} integration create --data '{INTEGRATION}'"),
+        format!("{program} webhook create --data '{}'", webhook(hook)),
+        "  (ID is what the one before has answered as id, here and below)".to_owned(),
+        format!("{program} webhook test --id ID"),
+        format!("{program} delivery list"),
     ]
 }
 

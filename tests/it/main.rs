@@ -4,6 +4,7 @@
 mod bad_days;
 mod commands;
 mod deliveries;
+mod demo;
 mod intake;
 mod operations;
 mod servers;

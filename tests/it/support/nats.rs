@@ -101,7 +101,7 @@ fn port_in(folder: &Path) -> Option<u16> {
 }
 
 /// `$NATS_SERVER_BIN`, else what `.ci/nats-server` finds or fetches.
-fn binary() -> &'static str {
+pub(crate) fn binary() -> &'static str {
     static BINARY: OnceLock<String> = OnceLock::new();
     BINARY.get_or_init(|| {
         variable("NATS_SERVER_BIN").unwrap_or_else(|| {
