@@ -5,6 +5,7 @@ mod doctor;
 mod error;
 mod key_files;
 mod keys;
+mod lag;
 mod migrate;
 mod nats;
 mod signals;
