@@ -4,9 +4,9 @@ FROM rust:1.95.0-slim-bookworm AS build
 WORKDIR /build
 # The dependencies alone, so that their layer lasts until Cargo.lock changes.
 COPY Cargo.toml Cargo.lock LICENSE ./
-RUN mkdir src benches \
+RUN mkdir -p src benches/pipeline \
     && echo 'fn main() {}' > src/main.rs \
-    && touch src/lib.rs benches/pipeline.rs \
+    && touch src/lib.rs benches/pipeline/main.rs \
     && cargo build --release --locked \
     && rm -rf src
 COPY migrations migrations

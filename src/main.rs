@@ -2,9 +2,12 @@
 
 use std::process::ExitCode;
 
+use clap::Parser as _;
+use integration_worker::{app, presentation::cli::Cli};
+
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    integration_worker::app::main()
+    app::main(&Cli::parse())
 }

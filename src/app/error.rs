@@ -4,18 +4,18 @@ use std::error::Error;
 
 use crate::{
     domain::interfaces::StoreError,
-    presentation::ops::OpsError,
+    presentation::{
+        cli::{Exit, Trouble},
+        ops::OpsError,
+    },
     shared::{config::ConfigFaults, error_chain::Chain},
 };
 
-/// Exit code of a fault in the configuration, after `sysexits.h`.
-pub const EX_CONFIG: u8 = 78;
-
 /// Why the worker ended otherwise than it was told to.
 #[derive(Debug, thiserror::Error)]
-pub enum RunError {
+pub(crate) enum RunError {
     /// Faults of the configuration, all at once.
-    #[error("the configuration has faults\n{0}")]
+    #[error(transparent)]
     Configuration(#[from] ConfigFaults),
     /// The ops server could not listen.
     #[error("the worker cannot be watched")]
@@ -35,6 +35,9 @@ pub enum RunError {
     /// A part of `dev` or `demo` could not be set up.
     #[error("{0}")]
     Embedded(String),
+    /// A command was not done.
+    #[error(transparent)]
+    Command(#[from] Trouble),
     /// A second signal.
     #[error("ended at once by a second signal")]
     Interrupted,
@@ -45,18 +48,18 @@ pub enum RunError {
 
 impl RunError {
     /// A fault that was found when a variable's value was put to use.
-    pub fn configuration(variable: &'static str, problem: &(dyn Error + 'static)) -> Self {
+    pub(crate) fn configuration(variable: &'static str, problem: &(dyn Error + 'static)) -> Self {
         let mut faults = ConfigFaults(Vec::new());
         faults.add(variable, Chain(problem).to_string());
         Self::Configuration(faults)
     }
 
-    /// The exit code of the process.
-    pub fn exit_code(&self) -> u8 {
-        if matches!(self, Self::Configuration(_)) {
-            EX_CONFIG
-        } else {
-            1
+    /// How the process ends.
+    pub(crate) fn exit(&self) -> Exit {
+        match self {
+            Self::Configuration(_) => Exit::Configuration,
+            Self::Command(trouble) => trouble.exit,
+            _ => Exit::Failed,
         }
     }
 }

@@ -15,7 +15,7 @@ use super::error::RunError;
 
 /// The cipher, and which variable its keys came from.
 #[derive(Clone)]
-pub struct Keys {
+pub(crate) struct Keys {
     cipher: Arc<RingCipher>,
     variable: &'static str,
 }
@@ -25,7 +25,7 @@ impl Keys {
     ///
     /// # Errors
     /// Every fault, under the variable's name.
-    pub fn read(source: &KeySource) -> Result<Self, RunError> {
+    pub(crate) fn read(source: &KeySource) -> Result<Self, RunError> {
         let (read, variable) = match source {
             KeySource::File(path) => (RingCipher::from_file(path), "ENCRYPTION_KEYS_FILE"),
             KeySource::Inline(text) => (
@@ -41,7 +41,7 @@ impl Keys {
     }
 
     /// The cipher as a port.
-    pub fn cipher(&self) -> Arc<dyn Cipher> {
+    pub(crate) fn cipher(&self) -> Arc<dyn Cipher> {
         Arc::<RingCipher>::clone(&self.cipher)
     }
 
@@ -49,7 +49,7 @@ impl Keys {
     ///
     /// # Errors
     /// A fault of the configuration names the keys that are missing.
-    pub async fn check(&self, store: &(dyn Queries + 'static)) -> Result<(), RunError> {
+    pub(crate) async fn check(&self, store: &(dyn Queries + 'static)) -> Result<(), RunError> {
         let needed = store.key_ids().await.map_err(RunError::Store)?;
         let ring = self.cipher.keys();
         let missing: Vec<String> = needed
@@ -65,7 +65,7 @@ impl Keys {
     }
 
     /// Reads the file again, where the keys came from one; a faulty file changes nothing.
-    pub fn reload(&self) {
+    pub(crate) fn reload(&self) {
         match self.cipher.reload() {
             Ok(keys) => {
                 let ids: Vec<&str> = keys.ids().collect();

@@ -1,21 +1,30 @@
 //! The composition root: the one place that sees all layers.
 
+mod client;
+mod doctor;
 mod error;
+mod key_files;
 mod keys;
+mod migrate;
 mod nats;
 mod signals;
 mod store;
 mod worker;
 
-use std::{io::Write as _, process::ExitCode, time::Duration};
+use std::{io, process::ExitCode, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     infrastructure::telemetry::{MetricsRecorder, install_panic_hook, start_logging},
-    shared::{config::Config, error_chain::Chain},
+    presentation::cli::{Cli, Command, Exit, Output},
+    shared::{
+        config::{Config, LogConfig},
+        error_chain::Chain,
+    },
 };
 
+use client::{Question, ask};
 use error::RunError;
 use signals::Signals;
 
@@ -23,33 +32,52 @@ use signals::Signals;
 const GOODBYE: Duration = Duration::from_millis(500);
 
 /// Runs the command and answers the exit code.
-pub fn main() -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
+pub fn main(cli: &Cli) -> ExitCode {
+    let (mut out, mut err) = (io::stdout(), io::stderr());
+    let mut output = Output::new(&mut out, &mut err);
+    let result = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-    {
-        Ok(runtime) => runtime,
-        Err(error) => return failed(&RunError::Telemetry(Box::new(error))),
-    };
-    let result = runtime.block_on(run());
-    runtime.shutdown_timeout(GOODBYE);
-    result.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
+        .map_err(|error| RunError::Telemetry(Box::new(error)))
+        .and_then(|runtime| {
+            let result = runtime.block_on(dispatch(&cli.command, &mut output));
+            runtime.shutdown_timeout(GOODBYE);
+            result
+        });
+    let exit = result.unwrap_or_else(|error| {
+        output.remark(format_args!("integration-worker: {}", Chain(&error)));
+        error.exit()
+    });
+    ExitCode::from(exit as u8)
 }
 
-fn failed(error: &RunError) -> ExitCode {
-    // Nobody is left to be told that standard error is closed.
-    drop(writeln!(
-        std::io::stderr(),
-        "integration-worker: {}",
-        Chain(error)
-    ));
-    ExitCode::from(error.exit_code())
+async fn dispatch(command: &Command, output: &mut Output<'_>) -> Result<Exit, RunError> {
+    match command {
+        Command::Run => run().await.map(|()| Exit::Done),
+        Command::Dev | Command::Demo => Err(RunError::Embedded("it is not there yet".to_owned())),
+        Command::Migrate => migrate::migrate(output).await,
+        Command::Doctor(options) => Ok(doctor::doctor(options.json, output).await),
+        Command::Keys(command) => key_files::run(command, output),
+        Command::Integration(request) => {
+            ask(Question::Entity("integration", request), output).await
+        }
+        Command::Webhook(request) => ask(Question::Entity("webhook", request), output).await,
+        Command::Delivery(request) => ask(Question::Entity("delivery", request), output).await,
+        Command::Status(options) => ask(Question::Status(options), output).await,
+        Command::Events(command) => ask(Question::Events(command), output).await,
+    }
+}
+
+/// From now on the process tells what it does, panics included, in its log.
+fn start_telling(config: &LogConfig) -> Result<(), RunError> {
+    start_logging(config).map_err(|error| RunError::Telemetry(Box::new(error)))?;
+    install_panic_hook();
+    Ok(())
 }
 
 async fn run() -> Result<(), RunError> {
     let config = Config::from_env()?;
-    start_logging(&config.log).map_err(|error| RunError::Telemetry(Box::new(error)))?;
-    install_panic_hook();
+    start_telling(&config.log)?;
     let metrics = MetricsRecorder::install(config.database.location.kind())
         .map_err(|error| RunError::Telemetry(Box::new(error)))?;
     let signals = Signals::install().map_err(|error| RunError::Telemetry(Box::new(error)))?;

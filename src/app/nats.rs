@@ -29,13 +29,13 @@ const CLIENT_NAME: &str = concat!("integration-worker/", env!("CARGO_PKG_VERSION
 ///
 /// # Errors
 /// A fault of the configuration.
-pub fn prefix(config: &NatsConfig) -> Result<SubjectPrefix, RunError> {
+pub(crate) fn prefix(config: &NatsConfig) -> Result<SubjectPrefix, RunError> {
     SubjectPrefix::try_new(&config.prefix)
         .map_err(|error| RunError::configuration("NATS_SUBJECT_PREFIX", &error))
 }
 
 /// The client's settings.
-pub fn settings(config: &NatsConfig) -> NatsSettings {
+pub(crate) fn settings(config: &NatsConfig) -> NatsSettings {
     let auth = match config.credentials.clone() {
         NatsCredentials::None => NatsAuth::None,
         NatsCredentials::CredsFile(path) => NatsAuth::CredentialsFile(path),
@@ -63,7 +63,7 @@ pub fn settings(config: &NatsConfig) -> NatsSettings {
 ///
 /// # Errors
 /// A fault of the configuration.
-pub fn topology(config: &NatsConfig) -> Result<Topology, RunError> {
+pub(crate) fn topology(config: &NatsConfig) -> Result<Topology, RunError> {
     Ok(Topology::new(&TopologySettings {
         prefix: prefix(config)?,
         erp_stream: config.source_stream.clone(),
@@ -77,7 +77,7 @@ pub fn topology(config: &NatsConfig) -> Result<Topology, RunError> {
 ///
 /// # Errors
 /// A fault of the configuration, or of the streams, that waiting does not mend.
-pub async fn wait_for(
+pub(crate) async fn wait_for(
     config: &NatsConfig,
     clock: Arc<dyn Clock>,
     health: &Health,

@@ -5,7 +5,7 @@ use tokio_util::sync::CancellationToken;
 
 /// The signals that end the process.
 #[derive(Debug)]
-pub struct Signals {
+pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
 }
@@ -15,7 +15,7 @@ impl Signals {
     ///
     /// # Errors
     /// When the system refuses, as it does outside of a runtime.
-    pub fn install() -> std::io::Result<Self> {
+    pub(crate) fn install() -> std::io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
@@ -23,7 +23,7 @@ impl Signals {
     }
 
     /// The first signal cancels `shutdown`; returns on the second one.
-    pub async fn watch(mut self, shutdown: CancellationToken) {
+    pub(crate) async fn watch(mut self, shutdown: CancellationToken) {
         self.next().await;
         shutdown.cancel();
         self.next().await;
@@ -39,7 +39,7 @@ impl Signals {
 }
 
 /// Calls `reload` on every SIGHUP until `stopping`.
-pub async fn on_hangup(stopping: CancellationToken, reload: impl Fn() + Send) {
+pub(crate) async fn on_hangup(stopping: CancellationToken, reload: impl Fn() + Send) {
     let mut hangup = match signal(SignalKind::hangup()) {
         Ok(hangup) => hangup,
         Err(error) => {

@@ -25,9 +25,9 @@ use super::error::RunError;
 
 /// An open store, and how to bring its schema up and close it.
 #[derive(Clone)]
-pub struct OpenStore {
+pub(crate) struct OpenStore {
     /// The store as the application sees it.
-    pub store: Arc<dyn Store>,
+    pub(crate) store: Arc<dyn Store>,
     adapter: Adapter,
 }
 
@@ -42,7 +42,7 @@ impl OpenStore {
     ///
     /// # Errors
     /// What the adapter says.
-    pub async fn open(config: &DatabaseConfig) -> Result<Self, StoreError> {
+    pub(crate) async fn open(config: &DatabaseConfig) -> Result<Self, StoreError> {
         let adapter = match &config.location {
             DatabaseLocation::Postgres(url) => {
                 let options = ConnectOptions {
@@ -63,7 +63,7 @@ impl OpenStore {
     ///
     /// # Errors
     /// What the adapter says.
-    pub async fn migrate(&self) -> Result<(), StoreError> {
+    pub(crate) async fn migrate(&self) -> Result<(), StoreError> {
         match &self.adapter {
             Adapter::Postgres(store) => store.migrate().await,
             Adapter::Sqlite(store) => store.migrate().await,
@@ -74,7 +74,7 @@ impl OpenStore {
     ///
     /// # Errors
     /// What the adapter says.
-    pub async fn migrations_current(&self) -> Result<bool, StoreError> {
+    pub(crate) async fn migrations_current(&self) -> Result<bool, StoreError> {
         match &self.adapter {
             Adapter::Postgres(store) => store.migrations_current().await,
             Adapter::Sqlite(store) => store.migrations_current().await,
@@ -85,7 +85,10 @@ impl OpenStore {
     ///
     /// # Errors
     /// A fault that waiting does not mend.
-    pub async fn wait_for(config: &DatabaseConfig, health: &Health) -> Result<Self, RunError> {
+    pub(crate) async fn wait_for(
+        config: &DatabaseConfig,
+        health: &Health,
+    ) -> Result<Self, RunError> {
         let place = config.location.to_string();
         health.starting(DATABASE, place.clone());
         health.starting(MIGRATIONS, place.clone());
@@ -113,7 +116,7 @@ impl OpenStore {
     }
 
     /// Waits for what is under way and closes the connections.
-    pub async fn close(&self) {
+    pub(crate) async fn close(&self) {
         match &self.adapter {
             Adapter::Postgres(store) => store.close().await,
             Adapter::Sqlite(store) => store.close().await,

@@ -15,7 +15,7 @@ use crate::{
         leases::Leases,
         normalise::Normaliser,
         parked::ParkedLane,
-        ports::{Clock, EventPublisher, HttpSender, MessageSource},
+        ports::{Clock, EventPublisher, HttpSender},
         recorder::Recorder,
         registry::Registry,
         relay::Relay,
@@ -89,6 +89,12 @@ struct Parts {
     publisher: Arc<JetStreamPublisher>,
 }
 
+impl Parts {
+    fn publisher(&self) -> Arc<dyn EventPublisher> {
+        Arc::<JetStreamPublisher>::clone(&self.publisher)
+    }
+}
+
 /// What is given back at the end.
 struct Running {
     in_hand: Arc<InHand>,
@@ -101,7 +107,7 @@ struct Running {
 ///
 /// # Errors
 /// [`RunError`] when it cannot start, or when a task of it has crashed.
-pub async fn run(
+pub(crate) async fn run(
     config: Config,
     metrics: MetricsRecorder,
     shutdown: CancellationToken,
@@ -179,75 +185,86 @@ async fn prepare(
 }
 
 async fn start(parts: &Parts, groups: &Groups) -> Result<Running, RunError> {
-    let give_up = CancellationToken::new();
-    let store: Arc<dyn Store> = Arc::clone(&parts.store.store);
-    let clock = Arc::clone(&parts.clock);
-    let publisher: Arc<dyn EventPublisher> = Arc::<JetStreamPublisher>::clone(&parts.publisher);
-    let (in_hand, leases) = (Arc::<InHand>::default(), Arc::<Leases>::default());
-    let registry = Arc::new(Registry::new(
-        Arc::clone(&store),
-        parts.keys.cipher(),
-        parts.egress.clone(),
-    ));
-    let per_endpoint =
-        u32::try_from(parts.config.limits.in_flight_per_endpoint).unwrap_or(u32::MAX);
-    let deliverer = Arc::new(Deliverer::new(
-        Arc::clone(&clock),
-        Arc::clone(&parts.sender),
-        WebhookChanges::new(
-            Arc::clone(&store),
-            Arc::clone(&clock),
-            Arc::clone(&parts.wakers),
-        ),
-        Endpoints::new(per_endpoint),
-        parts.config.limits.in_flight,
-        give_up.clone(),
-    ));
-    let recorder = Recorder {
-        store: Arc::clone(&store),
-        publisher: Arc::clone(&publisher),
-        in_hand: Arc::clone(&in_hand),
-        leases: Arc::clone(&leases),
-        wakers: Arc::clone(&parts.wakers),
-        give_up: give_up.clone(),
+    let running = Running {
+        in_hand: Arc::default(),
+        leases: Arc::default(),
+        give_up: CancellationToken::new(),
+        source: Arc::new(PullSource::erp(&parts.connection, &parts.topology)),
     };
-    let outcomes = recorder.start(&groups.recording, MAX_DELIVERIES_IN_HAND);
     Relay {
-        store: Arc::clone(&store),
-        publisher: Arc::clone(&publisher),
-        clock: Arc::clone(&clock),
+        store: Arc::clone(&parts.store.store),
+        publisher: parts.publisher(),
+        clock: Arc::clone(&parts.clock),
         wakers: Arc::clone(&parts.wakers),
         health: Arc::clone(&parts.health),
     }
     .start(&groups.relay);
+    let deliverer = Arc::new(deliverer(parts, &running));
+    start_upkeep(parts, groups, &deliverer, &running.in_hand);
+    start_commands(parts, groups).await?;
+    start_lanes(parts, groups, &running, &deliverer);
+    Ok(running)
+}
+
+fn deliverer(parts: &Parts, running: &Running) -> Deliverer {
+    let limits = parts.config.limits;
+    let changes = WebhookChanges::new(
+        Arc::clone(&parts.store.store),
+        Arc::clone(&parts.clock),
+        Arc::clone(&parts.wakers),
+    );
+    let per_endpoint = u32::try_from(limits.in_flight_per_endpoint).unwrap_or(u32::MAX);
+    Deliverer::new(
+        Arc::clone(&parts.clock),
+        Arc::clone(&parts.sender),
+        changes,
+        Endpoints::new(per_endpoint),
+        limits.in_flight,
+        running.give_up.clone(),
+    )
+}
+
+fn start_lanes(parts: &Parts, groups: &Groups, running: &Running, deliverer: &Arc<Deliverer>) {
+    let store = &parts.store.store;
+    let registry = Arc::new(Registry::new(
+        Arc::clone(store),
+        parts.keys.cipher(),
+        parts.egress.clone(),
+    ));
+    let recorder = Recorder {
+        store: Arc::clone(store),
+        publisher: parts.publisher(),
+        in_hand: Arc::clone(&running.in_hand),
+        leases: Arc::clone(&running.leases),
+        wakers: Arc::clone(&parts.wakers),
+        give_up: running.give_up.clone(),
+    };
+    let outcomes = recorder.start(&groups.recording, MAX_DELIVERIES_IN_HAND);
     ParkedLane {
-        store: Arc::clone(&store),
+        store: Arc::clone(store),
         registry: Arc::clone(&registry),
-        clock: Arc::clone(&clock),
-        deliverer: Arc::clone(&deliverer),
+        clock: Arc::clone(&parts.clock),
+        deliverer: Arc::clone(deliverer),
         outcomes: outcomes.clone(),
-        leases: Arc::clone(&leases),
+        leases: Arc::clone(&running.leases),
         wakers: Arc::clone(&parts.wakers),
         health: Arc::clone(&parts.health),
     }
     .start(&groups.lanes);
-    start_upkeep(parts, groups, &deliverer, &in_hand);
-    start_commands(parts, groups).await?;
-    let source = Arc::new(PullSource::erp(&parts.connection, &parts.topology));
     Intake {
-        source: Arc::<PullSource>::clone(&source) as Arc<dyn MessageSource>,
+        source: Arc::<PullSource>::clone(&running.source),
         normaliser: Normaliser {
             stream: parts.config.nats.source_stream.clone(),
             default_tenant: parts.tenant.clone(),
             max_bytes: parts.config.limits.event_bytes,
         },
         registry,
-        store,
-        publisher,
-        clock,
-        deliverer,
+        store: Arc::clone(store),
+        publisher: parts.publisher(),
+        clock: Arc::clone(&parts.clock),
+        deliverer: Arc::clone(deliverer),
         outcomes,
-        in_hand: Arc::clone(&in_hand),
+        in_hand: Arc::clone(&running.in_hand),
         health: Arc::clone(&parts.health),
         limits: IntakeLimits {
             events: parts.config.limits.events_in_hand,
@@ -255,12 +272,6 @@ async fn start(parts: &Parts, groups: &Groups) -> Result<Running, RunError> {
         },
     }
     .start(&groups.lanes);
-    Ok(Running {
-        in_hand,
-        leases,
-        give_up,
-        source,
-    })
 }
 
 fn start_upkeep(parts: &Parts, groups: &Groups, deliverer: &Deliverer, in_hand: &Arc<InHand>) {

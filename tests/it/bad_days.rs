@@ -19,7 +19,7 @@ use crate::support::{
 };
 
 /// Long enough for leases and leftovers of the dead to run out.
-const RECOVERY: Duration = Duration::from_secs(120);
+const RECOVERY: Duration = Duration::from_mins(2);
 
 struct Site {
     server: NatsServer,

@@ -2,6 +2,9 @@
 //! receiver. Every test has its own servers or its own database and subjects.
 
 mod bad_days;
+mod commands;
 mod deliveries;
+mod intake;
+mod operations;
 mod servers;
 mod support;

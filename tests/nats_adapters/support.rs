@@ -6,7 +6,7 @@ pub(crate) mod nats;
 #[expect(dead_code, reason = "these tests need a part of it")]
 #[path = "../it/support/output.rs"]
 pub(crate) mod output;
-#[expect(dead_code, unused_imports, reason = "these tests need a part of it")]
+#[expect(dead_code, reason = "these tests need a part of it")]
 #[path = "../support/mod.rs"]
 mod shared;
 

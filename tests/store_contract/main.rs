@@ -16,6 +16,7 @@ mod leases;
 mod lists;
 mod outages;
 mod outbox;
+mod races;
 mod registry;
 mod replies;
 mod units_of_work;

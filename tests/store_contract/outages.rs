@@ -19,12 +19,20 @@ fn assert_unavailable<T>(answer: Result<T, StoreError>, what: &str) {
     );
 }
 
+/// All at once: each may wait a while for a connection.
 async fn assert_all_unavailable(store: &dyn Store) {
-    assert_unavailable(store.ping().await, "ping");
-    assert_unavailable(store.begin().await.map(drop), "begin");
-    assert_unavailable(store.registry_version().await, "registry");
-    assert_unavailable(store.prune_outbox(at(0), 1).await, "prune");
-    assert_unavailable(store.stats(at(0)).await, "stats");
+    let (ping, begun, version, pruned, stats) = tokio::join!(
+        store.ping(),
+        store.begin(),
+        store.registry_version(),
+        store.prune_outbox(at(0), 1),
+        store.stats(at(0)),
+    );
+    assert_unavailable(ping, "ping");
+    assert_unavailable(begun, "begin");
+    assert_unavailable(version, "registry");
+    assert_unavailable(pruned, "prune");
+    assert_unavailable(stats, "stats");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

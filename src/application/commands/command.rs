@@ -83,8 +83,8 @@ impl From<Reply> for Answer {
 
 impl Command {
     /// Reads headers and body.
-    pub(super) fn read(incoming: Incoming, default_tenant: &TenantId, max_body: usize) -> Self {
-        let (context, faults) = context::read(&incoming, default_tenant);
+    pub(super) fn read(incoming: &Incoming, default_tenant: &TenantId, max_body: usize) -> Self {
+        let (context, faults) = context::read(incoming, default_tenant);
         let name = format!("{}.{}", incoming.entity, incoming.action);
         let known = ACTIONS
             .iter()
@@ -125,18 +125,17 @@ impl Command {
         }
     }
 
-    /// The entity that the command is about, as far as reply and body say.
+    /// The entity that the command is about: the one that the body names, else the one that was made.
     pub(super) fn entity_id(&self, reply: &Reply) -> Option<String> {
-        let from_reply = match reply {
-            Reply::Success(data) => data.get("id").and_then(Value::as_str),
+        let body = self.body.as_ref().ok()?;
+        let named = body.map.get("id").and_then(Value::as_str);
+        if let Some(id) = named.and_then(|id| Uuid::try_parse(id).ok()) {
+            return Some(id.to_string());
+        }
+        match reply {
+            Reply::Success(data) => data.get("id")?.as_str().map(str::to_owned),
             Reply::Failure(_) => None,
-        };
-        let body = self.body.as_ref().ok();
-        let from_body = || {
-            let id = body?.map.get("id")?.as_str()?;
-            Uuid::try_parse(id).ok().map(|id| id.to_string())
-        };
-        from_reply.map(str::to_owned).or_else(from_body)
+        }
     }
 
     /// A line about this command for the audit log.

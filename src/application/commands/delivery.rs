@@ -35,7 +35,7 @@ pub(super) async fn retry(work: &mut Work<'_>, body: Body) -> Outcome {
         remedy,
     };
     if !event_kept {
-        return Err(refused("its event was pruned, so it cannot be sent again").into());
+        return Err(refused("its event was pruned, so there is nothing to send").into());
     }
     let webhook = work
         .unit

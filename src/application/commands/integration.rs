@@ -56,7 +56,7 @@ pub(super) async fn create(work: &mut Work<'_>, body: Body) -> Outcome {
     let meta = EntityMeta::new(tenant, labels, work.actor(), work.now);
     let (new, change) = Integration::create(id, meta, kind, config);
     free_name(work.unit.insert_integration(&new).await?, &new)?;
-    done(work, &new, change)
+    Ok(done(work, &new, change))
 }
 
 /// `update {id, name?, type?, config?, description?, tags?, expectedVersion?}`
@@ -87,7 +87,7 @@ pub(super) async fn update(work: &mut Work<'_>, body: Body) -> Outcome {
         work.unit.update_integration(&integration).await?,
         &integration,
     )?;
-    done(work, &integration, change)
+    Ok(done(work, &integration, change))
 }
 
 /// `activate {id, expectedVersion?}`
@@ -145,7 +145,7 @@ pub(super) async fn rotate_credentials(work: &mut Work<'_>, body: Body) -> Outco
         work.unit.update_integration(&integration).await?,
         &integration,
     )?;
-    done(work, &integration, change)
+    Ok(done(work, &integration, change))
 }
 
 /// `delete {id, cascade?, expectedVersion?}`: refused while webhooks hang on it, unless they are to go too.
@@ -252,13 +252,13 @@ async fn moved(
     work.effects
         .registry
         .push(RegistryChange::Integration(integration.id));
-    done(work, integration, change)
+    Ok(done(work, integration, change))
 }
 
-fn done(work: &mut Work<'_>, integration: &Integration, change: IntegrationChange) -> Outcome {
+fn done(work: &mut Work<'_>, integration: &Integration, change: IntegrationChange) -> Value {
     let data = views::integration_event(integration, change.change);
     work.integration_changed(change, data);
-    Ok(views::integration(integration))
+    views::integration(integration)
 }
 
 fn free_name(inserted: Inserted, integration: &Integration) -> Result<(), Refusal> {

@@ -27,18 +27,13 @@ use std::{
 use bytes::Bytes;
 use uuid::Uuid;
 
-use metrics::{counter, histogram};
-
 use crate::{
     domain::{
         interfaces::{Store, StoreError},
         policies::EgressPolicy,
         values::TenantId,
     },
-    shared::{
-        error_chain::Chain,
-        metrics::{COMMAND_SECONDS, COMMANDS},
-    },
+    shared::error_chain::Chain,
 };
 
 use super::{
@@ -172,7 +167,7 @@ impl CommandHandler {
     pub async fn handle(&self, incoming: Incoming) -> Handled {
         let started = Instant::now();
         let settings = &self.ports.settings;
-        let command = Command::read(incoming, &settings.default_tenant, settings.max_body);
+        let command = Command::read(&incoming, &settings.default_tenant, settings.max_body);
         let answer = self.answer(&command).await;
         report(&command, &answer.reply, started.elapsed());
         Handled {
@@ -198,7 +193,7 @@ impl CommandHandler {
     /// Turns a fault into an answer and logs it, here alone. A durable command that will not be tried
     /// again has its outcome told; where that fails too, it has to be tried again.
     async fn failed(&self, command: &Command, error: CommandError) -> Answer {
-        let answer = Answer::failure(refusal_of(command, error));
+        let answer = Answer::failure(refusal_of(command, &error));
         let retryable = matches!(&answer.reply, Reply::Failure(r) if r.code.is_retryable());
         if !command.durable || retryable {
             return answer;
@@ -207,15 +202,15 @@ impl CommandHandler {
             Ok(()) => answer,
             Err(error) => Answer::failure(Refusal::new(
                 ErrorCode::Unavailable,
-                refusal_of(command, error).message,
+                refusal_of(command, &error).message,
             )),
         }
     }
 }
 
 /// The answer to a fault: what a stranger may know of it. The log has the rest.
-fn refusal_of(command: &Command, error: CommandError) -> Refusal {
-    let (code, message) = match &error {
+fn refusal_of(command: &Command, error: &CommandError) -> Refusal {
+    let (code, message) = match error {
         CommandError::Refused(refusal) => return refusal.clone(),
         CommandError::Store(store) if store.is_retryable() => (
             ErrorCode::Unavailable,
@@ -233,13 +228,14 @@ fn refusal_of(command: &Command, error: CommandError) -> Refusal {
     let command_id = &command.context.command_id;
     let action = &command.name;
     if code.is_retryable() {
-        tracing::warn!(action, command_id, error = %Chain(&error), "a command has to wait");
+        tracing::warn!(action, command_id, error = %Chain(error), "a command has to wait");
     } else {
-        tracing::error!(action, command_id, error = %Chain(&error), "a command failed");
+        tracing::error!(action, command_id, error = %Chain(error), "a command failed");
     }
     Refusal::new(code, message)
 }
 
+/// One line a command; the inbound adapters count it, since they see also what never gets here.
 fn report(command: &Command, reply: &Reply, took: Duration) {
     let known = !command.entity.is_empty();
     let action = if known { &command.name } else { "unknown" };
@@ -249,11 +245,9 @@ fn report(command: &Command, reply: &Reply, took: Duration) {
         "request"
     };
     let result = reply.result();
-    counter!(COMMANDS, "action" => action.to_owned(), "path" => path, "result" => result)
-        .increment(1);
-    histogram!(COMMAND_SECONDS, "path" => path).record(took);
     let context = &command.context;
     let entity_id = command.entity_id(reply);
+    let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
     macro_rules! line {
         ($level:ident, $text:literal) => {
             tracing::$level!(
@@ -262,7 +256,9 @@ fn report(command: &Command, reply: &Reply, took: Duration) {
                 command_id = context.command_id,
                 correlation_id = context.correlation_id,
                 tenant = context.tenant.as_str(),
+                path,
                 result,
+                duration_ms,
                 $text
             )
         };

@@ -195,9 +195,10 @@ impl Reply {
 
     /// Reads a body back; `None` when it is no reply.
     pub fn from_json(mut body: Value) -> Option<Self> {
-        match body.get("success")?.as_bool()? {
-            true => Some(Self::Success(body.get_mut("data")?.take())),
-            false => Refusal::from_json(body.get("error")?).map(Self::Failure),
+        if body.get("success")?.as_bool()? {
+            Some(Self::Success(body.get_mut("data")?.take()))
+        } else {
+            Refusal::from_json(body.get("error")?).map(Self::Failure)
         }
     }
 

@@ -7,7 +7,7 @@ use crate::domain::{
         Attempt, Delivery, EntityMeta, Integration, IntegrationStatus, Webhook, WebhookStatus,
     },
     events::Change,
-    values::{Timestamp, format_time},
+    values::{EventPattern, Timestamp, format_time},
 };
 
 use super::config_fields::published;
@@ -43,7 +43,7 @@ pub(super) fn webhook(webhook: &Webhook) -> Value {
         config,
         secrets: _,
     } = webhook;
-    let events: Vec<&str> = events.iter().map(|pattern| pattern.as_str()).collect();
+    let events: Vec<&str> = events.iter().map(EventPattern::as_str).collect();
     let mut view = head(id.to_string(), meta);
     view.insert(
         "integrationId".to_owned(),

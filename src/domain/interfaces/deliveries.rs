@@ -104,7 +104,8 @@ pub trait DeliveryStore: Send + Sync {
 
     /// Records a batch in one transaction and answers which deliveries it changed. A first record of a
     /// delivery that exists, and a leased record whose lease was lost, change nothing, and neither do
-    /// their attempts and events. Recording the same batch again is harmless.
+    /// their attempts and events. Recording the same batch again is harmless. A delivery that waits for
+    /// a webhook that is gone is cancelled, at the latest when it is due.
     async fn record(&self, batch: &RecordBatch) -> Result<HashSet<DeliveryId>, StoreError>;
 
     /// Claims due deliveries of webhooks that are `pending` or `active` and whose integration runs,

@@ -1,6 +1,7 @@
 //! NATS JetStream, outbound: the connection, the streams, the source of messages and the publisher.
 
 pub mod connect;
+mod connect_once;
 pub mod publisher;
 pub mod settings;
 pub mod source;
@@ -8,8 +9,9 @@ pub mod subjects;
 pub mod topology;
 
 pub use connect::{Connection, connect};
+pub use connect_once::{ConnectOnceError, connect_once};
 pub use publisher::JetStreamPublisher;
 pub use settings::{NatsAuth, NatsSettings, NatsSettingsError, NatsTls};
 pub use source::PullSource;
 pub use subjects::{SubjectPrefix, SubjectPrefixError};
-pub use topology::{Difference, Topology, TopologyError, TopologySettings};
+pub use topology::{Difference, Inspection, Topology, TopologyError, TopologySettings};

@@ -80,10 +80,14 @@ impl DeliveryStore for PostgresStore {
         if leases.is_empty() {
             return Ok(());
         }
-        let leases = by_id(leases);
         sqlx::query(
-            "UPDATE deliveries d SET due_at = GREATEST(d.next_attempt_at, $3)
+            "WITH locked AS MATERIALIZED (
+                 SELECT l.id FROM deliveries l WHERE l.id = ANY($1::uuid[])
+                 ORDER BY l.id FOR UPDATE
+             )
+             UPDATE deliveries d SET due_at = GREATEST(d.next_attempt_at, $3)
              FROM UNNEST($1::uuid[], $2::bigint[]) AS l (id, epoch)
+                 JOIN locked ON locked.id = l.id
              WHERE d.id = l.id AND d.lease_epoch = l.epoch AND d.status = 'pending'",
         )
         .bind(leases.iter().map(|lease| lease.delivery_id.0).bind_iter())
@@ -103,11 +107,15 @@ impl DeliveryStore for PostgresStore {
         if leases.is_empty() {
             return Ok(());
         }
-        let leases = by_id(leases);
         sqlx::query(
-            "UPDATE deliveries d
+            "WITH locked AS MATERIALIZED (
+                 SELECT l.id FROM deliveries l WHERE l.id = ANY($1::uuid[])
+                 ORDER BY l.id FOR UPDATE
+             )
+             UPDATE deliveries d
              SET next_attempt_at = $3, due_at = $3, lease_epoch = d.lease_epoch + 1
              FROM UNNEST($1::uuid[], $2::bigint[]) AS l (id, epoch)
+                 JOIN locked ON locked.id = l.id
              WHERE d.id = l.id AND d.lease_epoch = l.epoch AND d.status = 'pending'",
         )
         .bind(leases.iter().map(|lease| lease.delivery_id.0).bind_iter())
@@ -189,11 +197,4 @@ impl DeliveryStore for PostgresStore {
         attempts.extend(all::<_, Attempt>(later)?);
         Ok(Some((delivery, attempts)))
     }
-}
-
-/// In the order in which batches lock their rows.
-fn by_id(leases: &[Lease]) -> Vec<Lease> {
-    let mut sorted = leases.to_vec();
-    sorted.sort_by_key(|lease| lease.delivery_id);
-    sorted
 }

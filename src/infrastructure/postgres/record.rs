@@ -222,8 +222,13 @@ async fn update(
             .iter()
             .map(|record| number_one(record.attempt.as_ref()))
     };
+    // Locked by id first: a join takes its rows in an order of its own, and whoever cancels the
+    // deliveries of a webhook meanwhile would wait for us as we wait for them.
     let held = sqlx::query_scalar(
-        "UPDATE deliveries d
+        "WITH locked AS MATERIALIZED (
+             SELECT l.id FROM deliveries l WHERE l.id = ANY($1::uuid[]) ORDER BY l.id FOR UPDATE
+         )
+         UPDATE deliveries d
          SET status = r.status, attempt_count = r.attempt_count, event_version = r.event_version,
              budget_base = r.budget_base, next_attempt_at = r.next_attempt_at, error = r.error,
              completed_at = r.completed_at, due_at = r.next_attempt_at,
@@ -241,6 +246,7 @@ async fn update(
              AS r (id, epoch, status, attempt_count, event_version, budget_base, next_attempt_at,
                  error, completed_at, first_started_at, first_duration_ms, first_status_code,
                  first_error, first_response, keeps_event)
+             JOIN locked ON locked.id = r.id
          WHERE d.id = r.id AND d.lease_epoch = r.epoch AND d.status = 'pending'
          RETURNING d.id",
     )

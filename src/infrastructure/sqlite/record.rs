@@ -19,7 +19,12 @@ use crate::domain::{
     values::DeliveryId,
 };
 
-use super::{SqliteStore, batch::ManyRows, error::failed, outbox};
+use super::{
+    SqliteStore,
+    batch::{ManyRows, hex_array},
+    error::failed,
+    outbox,
+};
 
 const RECORD: &str = "record deliveries";
 
@@ -41,6 +46,7 @@ pub(super) async fn record(
         Some((record.delivery.id, event))
     });
     insert_events(&mut transaction, &events.collect::<Vec<_>>()).await?;
+    cancel_orphans(&mut transaction, &first).await?;
     let attempts = first
         .iter()
         .map(|record| (record.delivery.id, &record.attempt))
@@ -183,6 +189,33 @@ async fn newest(
             .await
             .map_err(failed(RECORD))?;
     Ok(ids.into_iter().map(DeliveryId).collect())
+}
+
+/// Cancels what waits for a webhook that was deleted since the event was matched: nobody else would.
+async fn cancel_orphans(
+    connection: &mut SqliteConnection,
+    inserted: &[&FirstRecord],
+) -> Result<(), StoreError> {
+    let waiting = inserted
+        .iter()
+        .filter(|record| record.delivery.status == DeliveryStatus::Pending);
+    let waiting = waiting.map(|record| record.delivery.id.0);
+    let waiting: Vec<Uuid> = waiting.collect();
+    if waiting.is_empty() {
+        return Ok(());
+    }
+    let orphans: Vec<i64> = sqlx::query_scalar(
+        "UPDATE deliveries SET status = 'cancelled', next_attempt_at = NULL, due_at = NULL,
+            completed_at = created_at, lease_epoch = lease_epoch + 1
+        WHERE id IN (SELECT unhex(value) FROM json_each(?1))
+            AND NOT EXISTS (SELECT 1 FROM webhooks WHERE webhooks.id = webhook_id)
+        RETURNING seq",
+    )
+    .bind(hex_array(waiting.into_iter()))
+    .fetch_all(&mut *connection)
+    .await
+    .map_err(failed(RECORD))?;
+    delete_events(connection, &orphans).await
 }
 
 // ---- Records under a lease ----------------------------------------------------------------

@@ -100,4 +100,19 @@ mod tests {
             assert!(text.contains(line), "{line} in\n{text}");
         }
     }
+
+    #[test]
+    fn every_metric_stands_on_its_page() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let page = std::fs::read_to_string(root.join("docs/metrics.md")).unwrap();
+        let source = include_str!("../../shared/metrics.rs");
+        let names: Vec<&str> = source
+            .split('"')
+            .filter(|text| text.starts_with("integration_"))
+            .collect();
+        assert!(names.len() > 15);
+        for name in names {
+            assert!(page.contains(&format!("| `{name}` |")), "{name}");
+        }
+    }
 }

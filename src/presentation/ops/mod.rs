@@ -110,7 +110,7 @@ async fn ready(State(ops): State<Ops>) -> Response {
 
 async fn health(State(ops): State<Ops>) -> Response {
     match serde_json::to_string_pretty(&ops.health.report(ops.clock.now())) {
-        Ok(text) => answer("application/json", text),
+        Ok(text) => answer("application/json", text + "\n"),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }

@@ -7,6 +7,7 @@ pub(crate) mod output;
 pub(crate) mod receiver;
 #[path = "../../support/mod.rs"]
 mod shared;
+pub(crate) mod site;
 pub(crate) mod worker;
 
 pub(crate) use shared::{PATIENCE, eventually, postgres, process, variable};

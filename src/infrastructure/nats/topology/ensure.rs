@@ -56,7 +56,7 @@ impl TopologyError {
         !matches!(self, Self::Server { .. })
     }
 
-    fn server(what: &'static str, name: &str, error: impl Into<Source>) -> Self {
+    pub(super) fn server(what: &'static str, name: &str, error: impl Into<Source>) -> Self {
         Self::Server {
             what,
             name: name.to_owned(),

@@ -5,6 +5,7 @@
 
 mod differences;
 mod ensure;
+mod inspect;
 
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use super::subjects::SubjectPrefix;
 pub use differences::Difference;
 pub(super) use ensure::ResumePoint;
 pub use ensure::TopologyError;
+pub use inspect::Inspection;
 
 const DAY: Duration = Duration::from_hours(24);
 /// Within it a `Nats-Msg-Id` is taken once.

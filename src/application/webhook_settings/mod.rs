@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use http::HeaderName;
 use serde_json::{Map, Value};
 use url::Url;
 
@@ -12,9 +11,12 @@ use crate::domain::{
     values::Faults,
 };
 
-use super::commands::{
-    config_fields::{headers, retry_policy, timeout},
-    fields::{Fields, Text},
+use super::{
+    commands::{
+        config_fields::{headers, retry_policy, timeout},
+        fields::{Fields, Text},
+    },
+    endpoint::is_reserved_header,
 };
 
 /// Longest URL, in characters.
@@ -48,7 +50,7 @@ pub fn webhook_settings(
         fields.fault("url", problem);
     }
     let method = fields.choice("method", &HttpMethod::ALL, |method| method.as_str());
-    let headers = headers(&mut fields, is_reserved);
+    let headers = headers(&mut fields, |name| is_reserved_header(name.as_str()));
     let timeout = timeout(&mut fields);
     let retry = retry_policy(&mut fields);
     let format = fields.choice("format", &BodyFormat::ALL, |format| format.as_str());
@@ -114,22 +116,6 @@ pub(super) fn http_url(text: &str) -> Result<Url, String> {
 /// Whether a URL holds a user or a password.
 pub(super) fn has_userinfo(url: &Url) -> bool {
     !url.username().is_empty() || url.password().is_some()
-}
-
-fn is_reserved(name: &HeaderName) -> bool {
-    const RESERVED: [&str; 9] = [
-        "host",
-        "content-length",
-        "transfer-encoding",
-        "connection",
-        "upgrade",
-        "te",
-        "trailer",
-        "user-agent",
-        "traceparent",
-    ];
-    let name = name.as_str();
-    RESERVED.contains(&name) || name.starts_with("webhook-")
 }
 
 #[cfg(test)]

@@ -1,0 +1,263 @@
+//! `doctor`: checks the configuration and everything that it points to, and changes nothing.
+
+use std::{future::Future, path::Path, time::Duration};
+
+use async_nats::{Client, jetstream};
+use serde::Serialize;
+
+use crate::{
+    infrastructure::nats::Inspection,
+    presentation::cli::{Exit, Output},
+    shared::{
+        config::{Config, DatabaseLocation, environment},
+        error_chain::Chain,
+    },
+};
+
+use super::{client, keys::Keys, nats, store::OpenStore};
+
+/// How long one check may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// What the ERP runs; nothing needs a newer server.
+const OLDEST_SERVER: (u64, u64) = (2, 10);
+
+/// How a check ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Mark {
+    Good,
+    Note,
+    Bad,
+}
+
+/// What a check found.
+#[derive(Debug, Serialize)]
+struct Finding {
+    result: Mark,
+    check: &'static str,
+    text: String,
+}
+
+#[derive(Debug, Default)]
+struct Report(Vec<Finding>);
+
+impl Report {
+    fn add(&mut self, result: Mark, check: &'static str, text: impl Into<String>) {
+        self.0.push(Finding {
+            result,
+            check,
+            text: text.into(),
+        });
+    }
+
+    fn good(&mut self, check: &'static str, text: impl Into<String>) {
+        self.add(Mark::Good, check, text);
+    }
+
+    fn note(&mut self, check: &'static str, text: impl Into<String>) {
+        self.add(Mark::Note, check, text);
+    }
+
+    fn bad(&mut self, check: &'static str, text: impl Into<String>) {
+        self.add(Mark::Bad, check, text);
+    }
+
+    fn print(&self, json: bool, output: &mut Output<'_>) -> Exit {
+        let failed = self.0.iter().any(|finding| finding.result == Mark::Bad);
+        if json {
+            output.line(serde_json::json!({ "ok": !failed, "checks": self.0 }));
+        } else {
+            for finding in &self.0 {
+                let mark = match finding.result {
+                    Mark::Good => '✓',
+                    Mark::Note => '!',
+                    Mark::Bad => '✗',
+                };
+                output.line(format_args!("{mark} {}: {}", finding.check, finding.text));
+            }
+        }
+        if failed { Exit::Failed } else { Exit::Done }
+    }
+}
+
+/// Prints a line for each check.
+pub(crate) async fn doctor(json: bool, output: &mut Output<'_>) -> Exit {
+    let mut report = Report::default();
+    let config = match Config::from_lookup(&environment) {
+        Ok(config) => config,
+        Err(faults) => {
+            for fault in &faults.0 {
+                report.bad(fault.variable, &fault.problem);
+            }
+            report.print(json, output);
+            return Exit::Configuration;
+        }
+    };
+    report.good("configuration", "no faults");
+    check_nats(&config, &mut report).await;
+    check_database(&config, &mut report).await;
+    report.print(json, output)
+}
+
+async fn check_nats(config: &Config, report: &mut Report) {
+    let client = match client::connect(&config.nats).await {
+        Ok(client) => client,
+        Err(error) => return report.bad("NATS", Chain(&error).to_string()),
+    };
+    let server = client.server_info();
+    let servers = config.nats.servers.join(",");
+    if is_old(&server.version) {
+        let remedy = "too old: 2.10 is the oldest that is supported";
+        report.bad(
+            "NATS",
+            format!("{servers} runs {}, {remedy}", server.version),
+        );
+    } else {
+        report.good("NATS", format!("{servers} runs {}", server.version));
+    }
+    let (largest, longest) = (server.max_payload, config.limits.event_bytes);
+    if largest > longest {
+        report.note(
+            "NATS",
+            format!(
+                "messages may have {largest} bytes, and events over MAX_EVENT_BYTES ({longest}) \
+                 become dead letters"
+            ),
+        );
+    }
+    check_streams(config, &client, report).await;
+}
+
+fn is_old(version: &str) -> bool {
+    let mut parts = version.split('.').map_while(|part| part.parse().ok());
+    (parts.next().unwrap_or(0_u64), parts.next().unwrap_or(0)) < OLDEST_SERVER
+}
+
+async fn check_streams(config: &Config, client: &Client, report: &mut Report) {
+    let topology = match nats::topology(&config.nats) {
+        Ok(topology) => topology,
+        Err(error) => return report.bad("streams", Chain(&error).to_string()),
+    };
+    let context = jetstream::new(client.clone());
+    match within(topology.inspect(&context)).await {
+        Err(problem) => {
+            report.bad(
+                "streams",
+                format!("{problem}; is JetStream switched on for us?"),
+            );
+        }
+        Ok(found) => tell_streams(&found, report),
+    }
+}
+
+fn tell_streams(found: &Inspection, report: &mut Report) {
+    if !found.present.is_empty() {
+        report.good("streams", format!("there: {}", found.present.join(", ")));
+    }
+    if !found.missing.is_empty() {
+        let missing = found.missing.join(", ");
+        report.note("streams", format!("missing, made by `run`: {missing}"));
+    }
+    for difference in &found.differences {
+        report.note(
+            "streams",
+            format!(
+                "{}: {} is {}, the worker would set {}; it leaves it as it is",
+                difference.of, difference.field, difference.actual, difference.expected
+            ),
+        );
+    }
+}
+
+async fn check_database(config: &Config, report: &mut Report) {
+    let place = config.database.location.to_string();
+    if let DatabaseLocation::Sqlite(path) = &config.database.location
+        && !path.exists()
+    {
+        return tell_missing_file(path, report);
+    }
+    let store = match within(OpenStore::open(&config.database)).await {
+        Ok(store) => store,
+        Err(problem) => return report.bad("database", format!("{place}: {problem}")),
+    };
+    match within(store.migrations_current()).await {
+        Err(problem) => report.bad("database", format!("{place}: {problem}")),
+        Ok(false) => report.bad(
+            "database",
+            format!("{place} does not have this program's tables: integration-worker migrate"),
+        ),
+        Ok(true) => {
+            report.good("database", format!("{place} is there and up to date"));
+            check_keys(config, &store, report).await;
+        }
+    }
+    store.close().await;
+}
+
+/// Opening would make it.
+fn tell_missing_file(path: &Path, report: &mut Report) {
+    let folder = path.parent().filter(|folder| *folder != Path::new(""));
+    if folder.is_none_or(Path::is_dir) {
+        let text = format!("{} is missing, made by `migrate` or `run`", path.display());
+        report.note("database", text);
+    } else {
+        let text = format!("{}: make its folder first", path.display());
+        report.bad("database", text);
+    }
+}
+
+async fn check_keys(config: &Config, store: &OpenStore, report: &mut Report) {
+    let keys = match Keys::read(&config.keys) {
+        Ok(keys) => keys,
+        Err(error) => return report.bad("keys", Chain(&error).to_string()),
+    };
+    match within(keys.check(&*store.store)).await {
+        Ok(()) => report.good("keys", "every key that the database needs is there"),
+        Err(problem) => report.bad("keys", problem),
+    }
+}
+
+/// What the check answers, or why it does not, within [`PATIENCE`].
+async fn within<T, E: std::error::Error + 'static>(
+    check: impl Future<Output = Result<T, E>>,
+) -> Result<T, String> {
+    match tokio::time::timeout(PATIENCE, check).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(Chain(&error).to_string()),
+        Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_before_2_10_are_too_old() {
+        for (version, old) in [
+            ("2.9.25", true),
+            ("1.4.1", true),
+            ("", true),
+            ("2.10.0", false),
+            ("2.11.0-RC.1", false),
+            ("3.0.0", false),
+        ] {
+            assert_eq!(is_old(version), old, "{version}");
+        }
+    }
+
+    #[test]
+    fn a_bad_finding_fails_and_a_note_does_not() {
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let mut report = Report::default();
+        report.good("a", "well");
+        report.note("b", "hm");
+        let exit = report.print(false, &mut Output::new(&mut out, &mut err));
+        assert_eq!(exit, Exit::Done);
+        report.bad("c", "ill");
+        let exit = report.print(false, &mut Output::new(&mut out, &mut err));
+        assert_eq!(exit, Exit::Failed);
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.ends_with("✓ a: well\n! b: hm\n✗ c: ill\n"), "{text}");
+    }
+}

@@ -1,0 +1,166 @@
+//! The command line: what can be asked of the program, and the client that asks a running worker.
+
+mod client;
+mod events;
+mod exit;
+mod keys;
+mod output;
+mod show;
+mod status;
+#[cfg(test)]
+mod tests;
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::shared::{config::variables::help_text, duration::parse_duration};
+
+pub use client::request;
+pub use events::tail;
+pub use exit::{Exit, Trouble};
+pub use keys::{list_keys, rotate_keys};
+pub use output::Output;
+pub use status::{StatusNames, status};
+
+/// The integration worker of VALEO NeuroERP: business events from NATS JetStream go out as signed
+/// webhooks.
+#[derive(Debug, Parser)]
+#[command(name = "integration-worker", version, after_long_help = help_text())]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What can be asked of the program.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Runs the worker until SIGTERM or SIGINT
+    Run,
+    /// Runs a worker with its own nats-server and SQLite, until Ctrl-C
+    Dev,
+    /// Walks through the main job on embedded servers, and ends
+    Demo,
+    /// Brings the database's tables up to this program's
+    Migrate,
+    /// Checks the configuration and everything that it points to
+    Doctor(DoctorOptions),
+    /// Looks after the encryption keys
+    #[command(subcommand)]
+    Keys(KeysCommand),
+    #[command(
+        about = "Integrations: create get list update activate deactivate mark_error rotate_credentials delete"
+    )]
+    Integration(EntityRequest),
+    #[command(
+        about = "Webhooks: create get list update activate deactivate delete trigger test rotate_secret"
+    )]
+    Webhook(EntityRequest),
+    /// Deliveries: get list retry cancel
+    Delivery(EntityRequest),
+    /// Shows the workers that answer, and what waits in their streams
+    Status(StatusOptions),
+    /// The domain events that the workers publish
+    #[command(subcommand)]
+    Events(EventsCommand),
+}
+
+/// Options of `doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorOptions {
+    /// Prints JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What is done with encryption keys.
+#[derive(Debug, Subcommand)]
+pub enum KeysCommand {
+    /// Lists the ids; the first key encrypts, all decrypt
+    List(KeysListOptions),
+    /// Puts a new key first, and makes the file where there is none
+    Rotate(KeysRotateOptions),
+}
+
+/// Options of `keys list`.
+#[derive(Debug, Args)]
+pub struct KeysListOptions {
+    #[arg(
+        long,
+        help = "The key file [default: ENCRYPTION_KEYS_FILE, else the keys in ENCRYPTION_KEYS]"
+    )]
+    pub file: Option<PathBuf>,
+    /// Prints JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `keys rotate`.
+#[derive(Debug, Args)]
+pub struct KeysRotateOptions {
+    #[arg(long, help = "The key file [default: ENCRYPTION_KEYS_FILE]")]
+    pub file: Option<PathBuf>,
+    /// The new key's id [default: k1, k2, …]
+    #[arg(long)]
+    pub id: Option<String>,
+}
+
+/// A request to a worker: any action of the entity.
+#[derive(Debug, Args)]
+pub struct EntityRequest {
+    /// The action
+    pub action: String,
+    /// The body: a JSON object, @FILE, or - for standard input [default: {}]
+    #[arg(long, short, value_name = "JSON|@FILE|-")]
+    pub data: Option<String>,
+    /// The entity's id, put into the body as "id"
+    #[arg(long)]
+    pub id: Option<String>,
+    #[arg(long, help = "The tenant [default: the worker's DEFAULT_TENANT]")]
+    pub tenant: Option<String>,
+    /// Who asks [default: system]
+    #[arg(long)]
+    pub user: Option<String>,
+    /// The idempotency key: the same key again does nothing twice
+    #[arg(long)]
+    pub key: Option<String>,
+    /// How long to wait for the answer
+    #[arg(long, value_parser = parse_duration, default_value = "60s")]
+    pub timeout: Duration,
+    /// Prints the reply as it came
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `status`.
+#[derive(Debug, Args)]
+pub struct StatusOptions {
+    /// How long to wait for workers to answer
+    #[arg(long, value_parser = parse_duration, default_value = "1s")]
+    pub wait: Duration,
+    /// Prints JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What is done with domain events.
+#[derive(Debug, Subcommand)]
+pub enum EventsCommand {
+    /// Shows events as they are published, until Ctrl-C
+    Tail(TailOptions),
+}
+
+/// Options of `events tail`.
+#[derive(Debug, Args)]
+pub struct TailOptions {
+    /// Types: exact, or with the wildcards of NATS, such as webhook.*
+    #[arg(long = "type", value_name = "PATTERN", default_value = ">")]
+    pub pattern: String,
+    /// Ends after so many events
+    #[arg(long, value_name = "NUMBER")]
+    pub count: Option<u64>,
+    /// Prints the events as they came, one a line
+    #[arg(long)]
+    pub json: bool,
+}

@@ -1,0 +1,125 @@
+//! What hangs on locks between connections, which SQLite does not have.
+
+use std::sync::Arc;
+
+use serde_json::json;
+use tokio::task::JoinSet;
+
+use crate::{
+    idempotency::{one_of_many_executes, versions_have_no_gaps},
+    world::{SEED, World, id, refusal},
+};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_many_at_once_one_executes_and_the_others_get_its_reply() {
+    one_of_many_executes(World::on_postgres().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn versions_have_no_gaps_when_commands_run_at_once() {
+    versions_have_no_gaps(World::on_postgres().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_whole_life_goes_as_on_sqlite() {
+    let world = World::on_postgres().await;
+    let created = world
+        .raw("integration.create", SEED)
+        .durable()
+        .key("k")
+        .ok()
+        .await;
+    assert_eq!(
+        world
+            .raw("integration.create", SEED)
+            .durable()
+            .key("k")
+            .ok()
+            .await,
+        created
+    );
+    let same = json!({ "id": created["id"], "config": created["config"] });
+    assert_eq!(world.ok("integration.update", same).await, created);
+    let taken = refusal("conflict", &["name"]);
+    assert_eq!(
+        world
+            .raw("integration.create", SEED)
+            .durable()
+            .refused()
+            .await,
+        taken
+    );
+    let hook = world.webhook(&id(&created), "a").await;
+    let again = json!({
+        "name": "a", "integrationId": created["id"], "events": ["*"], "config": hook["config"],
+    });
+    assert_eq!(
+        world
+            .call("webhook.create", &again)
+            .key("w")
+            .refused()
+            .await,
+        taken
+    );
+    let trigger = json!({ "id": hook["id"], "payload": { "n": 1.10 } });
+    let delivery = world.ok("webhook.trigger", trigger).await;
+    let body = json!({ "id": delivery["id"] });
+    world.ok("delivery.retry", body.clone()).await;
+    assert_eq!(
+        world.ok("delivery.cancel", body).await["status"],
+        "cancelled"
+    );
+    world.ok("webhook.test", json!({ "id": hook["id"] })).await;
+    world
+        .ok(
+            "integration.delete",
+            json!({ "id": created["id"], "cascade": true }),
+        )
+        .await;
+    assert_eq!(
+        world.event_types().await,
+        [
+            "integration.created",
+            "command.completed",
+            "command.rejected",
+            "webhook.created",
+            "webhook.deleted",
+            "integration.deleted",
+        ]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commands_that_lock_in_different_orders_all_end() {
+    let world = Arc::new(World::on_postgres().await);
+    for _ in 0..10 {
+        let integration = world.integration().await;
+        let hook = id(&world.webhook(&integration, "a").await);
+        let delivery = id(&world
+            .ok("webhook.trigger", json!({ "id": hook, "payload": 1 }))
+            .await);
+        let cascade = json!({ "id": integration, "cascade": true });
+        let mut calls = JoinSet::new();
+        for (action, body) in [
+            ("webhook.trigger", json!({ "id": hook, "payload": 1 })),
+            ("integration.delete", cascade.clone()),
+            ("delivery.retry", json!({ "id": delivery })),
+            ("webhook.activate", json!({ "id": hook })),
+        ] {
+            let world = Arc::clone(&world);
+            calls.spawn(async move { world.call(action, &body).send().await.reply.result() });
+        }
+        for result in calls.join_all().await {
+            let expected = ["success", "not_found", "invalid_transition", "unavailable"];
+            assert!(expected.contains(&result), "{result}");
+        }
+        // Whatever gave way, trying again ends it.
+        let ended = world
+            .call("integration.delete", &cascade)
+            .send()
+            .await
+            .reply
+            .result();
+        assert!(["success", "not_found"].contains(&ended), "{ended}");
+    }
+}
