@@ -1,7 +1,10 @@
 //! The composition root: the one place that sees all layers.
 
 mod client;
+mod demo;
+mod dev;
 mod doctor;
+mod embedded;
 mod error;
 mod key_files;
 mod keys;
@@ -55,7 +58,14 @@ pub fn main(cli: &Cli) -> ExitCode {
 async fn dispatch(command: &Command, output: &mut Output<'_>) -> Result<Exit, RunError> {
     match command {
         Command::Run => run().await.map(|()| Exit::Done),
-        Command::Dev | Command::Demo => Err(RunError::Embedded("it is not there yet".to_owned())),
+        Command::Dev(options) => {
+            let dev = until_signal(|shutdown| dev::run(options.data.as_deref(), shutdown));
+            dev.await.map(|()| Exit::Done)
+        }
+        Command::Demo => {
+            let seen = until_signal(demo::run).await?;
+            Ok(if seen { Exit::Done } else { Exit::Failed })
+        }
         Command::Migrate => migrate::migrate(output).await,
         Command::Doctor(options) => Ok(doctor::doctor(options.json, output).await),
         Command::Keys(command) => key_files::run(command, output),
@@ -81,10 +91,18 @@ async fn run() -> Result<(), RunError> {
     start_telling(&config.log)?;
     let metrics = MetricsRecorder::install(config.database.location.kind())
         .map_err(|error| RunError::Telemetry(Box::new(error)))?;
+    until_signal(|shutdown| worker::run(config, metrics, shutdown)).await
+}
+
+/// The first signal cancels the token that the work is given, the second one ends it at once.
+async fn until_signal<T, W>(work: impl FnOnce(CancellationToken) -> W) -> Result<T, RunError>
+where
+    W: Future<Output = Result<T, RunError>>,
+{
     let signals = Signals::install().map_err(|error| RunError::Telemetry(Box::new(error)))?;
     let shutdown = CancellationToken::new();
     tokio::select! {
-        result = worker::run(config, metrics, shutdown.clone()) => result,
+        result = Box::pin(work(shutdown.clone())) => result,
         () = signals.watch(shutdown) => Err(RunError::Interrupted),
     }
 }

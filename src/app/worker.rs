@@ -112,11 +112,24 @@ pub(crate) async fn run(
     metrics: MetricsRecorder,
     shutdown: CancellationToken,
 ) -> Result<(), RunError> {
+    let ops = OpsServer::bind(config.ops_addr).await?;
+    run_on(ops, config, metrics, shutdown).await
+}
+
+/// The same on an ops server that is bound already.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) async fn run_on(
+    ops: OpsServer,
+    config: Config,
+    metrics: MetricsRecorder,
+    shutdown: CancellationToken,
+) -> Result<(), RunError> {
     let alarm = Alarm::default();
     let groups = Groups::new(&alarm);
     let health = Arc::new(Health::default());
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let ops = OpsServer::bind(config.ops_addr).await?;
     let render = metrics.clone();
     ops.spawn(
         &groups.ops,

@@ -1,8 +1,10 @@
 //! Log lines on standard error: readable ones, or one JSON object a line.
 
 use std::{
+    fs::File,
     io::{self, IsTerminal as _},
     panic::{self, PanicHookInfo},
+    sync::Arc,
 };
 
 use tracing::Subscriber;
@@ -36,6 +38,15 @@ pub enum LoggingError {
 pub fn start_logging(config: &LogConfig) -> Result<(), LoggingError> {
     let colours = io::stderr().is_terminal();
     subscriber(config, colours, io::stderr)?.try_init()?;
+    Ok(())
+}
+
+/// Sends all log lines of the process to a file, without colours.
+///
+/// # Errors
+/// [`LoggingError`]; the second call fails.
+pub fn start_logging_to(config: &LogConfig, file: File) -> Result<(), LoggingError> {
+    subscriber(config, false, Arc::new(file))?.try_init()?;
     Ok(())
 }
 
@@ -84,7 +95,7 @@ fn log_panic(info: &PanicHookInfo<'_>) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
 
     use super::*;
 

@@ -3,5 +3,5 @@
 mod logging;
 mod metrics;
 
-pub use logging::{LoggingError, install_panic_hook, start_logging};
+pub use logging::{LoggingError, install_panic_hook, start_logging, start_logging_to};
 pub use metrics::{MetricsError, MetricsRecorder};

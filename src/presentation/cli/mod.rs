@@ -39,7 +39,7 @@ pub enum Command {
     /// Runs the worker until SIGTERM or SIGINT
     Run,
     /// Runs a worker with its own nats-server and SQLite, until Ctrl-C
-    Dev,
+    Dev(DevOptions),
     /// Walks through the main job on embedded servers, and ends
     Demo,
     /// Brings the database's tables up to this program's
@@ -64,6 +64,17 @@ pub enum Command {
     /// The domain events that the workers publish
     #[command(subcommand)]
     Events(EventsCommand),
+}
+
+/// Options of `dev`.
+#[derive(Debug, Args)]
+pub struct DevOptions {
+    #[arg(
+        long,
+        value_name = "DIR",
+        help = "Keeps database, streams and keys there [default: a temporary folder, removed in the end]"
+    )]
+    pub data: Option<PathBuf>,
 }
 
 /// Options of `doctor`.
