@@ -8,6 +8,7 @@ mod embedded;
 mod error;
 mod key_files;
 mod keys;
+mod lag;
 mod migrate;
 mod nats;
 mod signals;

@@ -41,7 +41,7 @@ use crate::{
     },
 };
 
-use super::{error::RunError, keys::Keys, nats, signals, store::OpenStore};
+use super::{error::RunError, keys::Keys, lag, nats, signals, store::OpenStore};
 
 /// What is left of the time to stop, after the work in hand, for recording, publishing and goodbyes.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -301,6 +301,12 @@ fn start_upkeep(parts: &Parts, groups: &Groups, deliverer: &Deliverer, in_hand: 
         progress_every: parts.config.nats.source_ack_wait / 3,
     }
     .start(&groups.upkeep);
+    lag::watch(
+        &groups.upkeep,
+        parts.connection.client.clone(),
+        Arc::clone(&parts.topology),
+        Arc::clone(&parts.health),
+    );
     let keys = parts.keys.clone();
     let hangups = signals::on_hangup(groups.upkeep.stopping(), move || keys.reload());
     groups.upkeep.spawn_loop("hangup", hangups);

@@ -102,6 +102,6 @@ mod tests {
             });
             assert_eq!(line(&event, &names), expected);
         }
-        assert_eq!(line(&json!({}), &names), "                      v0");
+        assert_eq!(line(&json!({}), &names), "                       v0");
     }
 }

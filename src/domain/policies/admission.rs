@@ -128,20 +128,20 @@ mod tests {
         assert_eq!(admit(FULL), Verdict::Wait);
         assert_eq!(
             admit(EndpointLoad {
-                waiting: 1500,
+                waiting: 3500,
                 ..FULL
             }),
             Verdict::Wait
         );
         assert_eq!(
             admit(EndpointLoad {
-                waiting: 1700,
+                waiting: 4100,
                 ..FULL
             }),
             Verdict::Park
         );
         let slow = EndpointLoad {
-            latency: Duration::from_millis(200),
+            latency: Duration::from_millis(300),
             ..FULL
         };
         assert_eq!(admit(slow), Verdict::Park);

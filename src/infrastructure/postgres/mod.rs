@@ -1,9 +1,9 @@
 //! The store on PostgreSQL, for any number of workers.
 //!
-//! - The control plane is [`unit_of_work`]: one command, one transaction, rows locked as they are read.
-//! - The data plane works on whole sets: [`record`] writes outcomes, [`claim`] takes due deliveries,
-//!   [`outbox`] hands out what is to be published.
-//! - [`registry`] and [`queries`] only read.
+//! - The control plane is `unit_of_work`: one command, one transaction, rows locked as they are read.
+//! - The data plane works on whole sets: `record` writes outcomes, `claim` takes due deliveries,
+//!   `outbox` hands out what is to be published.
+//! - `registry` and `queries` only read.
 //!
 //! Three things keep many workers apart: unique keys (a delivery is recorded once), `SKIP LOCKED` (no
 //! two claim the same row), and `lease_epoch` (who lost a lease writes nothing).

@@ -67,7 +67,7 @@ fn understood(
 /// does not run nor a long queue cost anything; takes the webhooks whose oldest row is oldest
 /// (`runnable`), and of each its oldest rows (`due`): first the first of each, then the second of each,
 /// and so on.
-const CANDIDATES: &str = "
+pub(super) const CANDIDATES: &str = "
 WITH RECURSIVE waiting (webhook_id) AS (
     SELECT min(webhook_id) FROM deliveries WHERE status = 'pending'
     UNION ALL
@@ -79,7 +79,6 @@ WITH RECURSIVE waiting (webhook_id) AS (
     FROM waiting w
     CROSS JOIN webhooks e ON e.id = w.webhook_id
     CROSS JOIN integrations i ON i.id = e.integration_id
-    CROSS JOIN (SELECT 1)
     WHERE e.status IN ('pending', 'active') AND i.status IN ('pending', 'active')
         AND e.id NOT IN (SELECT unhex(value) FROM json_each(?2))
         AND (SELECT min(d.due_at) FROM deliveries d

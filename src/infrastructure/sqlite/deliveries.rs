@@ -153,28 +153,30 @@ async fn on_leases(
 
 // ---- Pruning ------------------------------------------------------------------------------
 
-/// Looks first, by the index on the time (each tenant's oldest, since nothing ends before it began),
-/// and then has the turn to write only for what was found. Attempts and events go with their delivery.
+/// By the index on the time, each tenant's oldest, since nothing ends before it began.
+pub(super) const PRUNABLE: &str = "
+WITH RECURSIVE tenants (tenant) AS (
+    SELECT min(tenant) FROM deliveries
+    UNION ALL
+    SELECT (SELECT min(d.tenant) FROM deliveries d WHERE d.tenant > t.tenant)
+    FROM tenants t WHERE t.tenant IS NOT NULL
+)
+SELECT d.seq FROM tenants t CROSS JOIN deliveries d INDEXED BY deliveries_by_time
+ON d.tenant = t.tenant AND d.created_at < ?1
+WHERE d.status <> 'pending' AND d.completed_at < ?1
+LIMIT ?2";
+
+/// Looks first, and then takes the turn to write only for what was found. Attempts and events go with
+/// their delivery.
 async fn prune(store: &SqliteStore, before: i64, limit: u32) -> Result<u64, StoreError> {
     const PRUNE: &str = "prune deliveries";
     let mut connection = store.read(PRUNE).await?;
-    let found: Vec<i64> = sqlx::query_scalar(
-        "WITH RECURSIVE tenants (tenant) AS (
-            SELECT min(tenant) FROM deliveries
-            UNION ALL
-            SELECT (SELECT min(d.tenant) FROM deliveries d WHERE d.tenant > t.tenant)
-            FROM tenants t WHERE t.tenant IS NOT NULL
-        )
-        SELECT d.seq FROM tenants t CROSS JOIN deliveries d INDEXED BY deliveries_by_time
-        ON d.tenant = t.tenant AND d.created_at < ?1
-        WHERE d.status <> 'pending' AND d.completed_at < ?1
-        LIMIT ?2",
-    )
-    .bind(before)
-    .bind(limit)
-    .fetch_all(&mut *connection)
-    .await
-    .map_err(failed(PRUNE))?;
+    let found: Vec<i64> = sqlx::query_scalar(PRUNABLE)
+        .bind(before)
+        .bind(limit)
+        .fetch_all(&mut *connection)
+        .await
+        .map_err(failed(PRUNE))?;
     drop(connection);
     if found.is_empty() {
         return Ok(0);

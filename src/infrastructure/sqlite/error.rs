@@ -10,7 +10,12 @@ type Source = Box<dyn std::error::Error + Send + Sync>;
 pub(super) fn failed(operation: &'static str) -> impl FnOnce(sqlx::Error) -> StoreError {
     move |error| {
         let may_pass = may_pass(&error);
-        store_error(operation, may_pass, error.into())
+        let source = match error {
+            // What the driver puts around it says the same again.
+            sqlx::Error::Database(error) => error.into_error(),
+            other => other.into(),
+        };
+        store_error(operation, may_pass, source)
     }
 }
 
