@@ -142,17 +142,21 @@ async fn take(
     lanes: &[Lane],
     request: &ClaimRequest,
 ) -> Result<Vec<ClaimRow>, StoreError> {
+    // Of rows that are due at the same time, those are taken that come first in the index (it falls back
+    // on `ctid`). Otherwise some would be passed by again and again, and keep dead entries around them
+    // alive that every later claim has to read.
     // No lane needs to offer more than its share and some, in case that others have less.
     let share = 2 * u64::from(request.limit) / lanes.len() as u64 + 1;
     let offered = u64::from(request.per_webhook).min(share);
     sqlx::query_as(concat!(
         "WITH offered AS MATERIALIZED (
              SELECT o.id, o.due_at, o.bytes,
-                 row_number() OVER (PARTITION BY l.webhook_id ORDER BY o.due_at, o.created_at, o.id)
-                     AS turn
+                 row_number() OVER (
+                     PARTITION BY l.webhook_id ORDER BY o.due_at, o.created_at, o.place) AS turn
              FROM UNNEST($1::uuid[]) AS l (webhook_id)
              CROSS JOIN LATERAL (
-                 SELECT d.id, d.due_at, d.created_at, octet_length(d.event_raw) AS bytes
+                 SELECT d.id, d.ctid AS place, d.due_at, d.created_at,
+                     octet_length(d.event_raw) AS bytes
                  FROM deliveries d
                  WHERE d.status = 'pending' AND d.webhook_id = l.webhook_id AND d.due_at <= $2
                  ORDER BY d.due_at, d.created_at LIMIT $3

@@ -87,8 +87,8 @@ impl DeliveryStore for PostgresStore {
              )
              UPDATE deliveries d SET due_at = GREATEST(d.next_attempt_at, $3)
              FROM UNNEST($1::uuid[], $2::bigint[]) AS l (id, epoch)
-                 JOIN locked ON locked.id = l.id
-             WHERE d.id = l.id AND d.lease_epoch = l.epoch AND d.status = 'pending'",
+             WHERE (SELECT count(*) FROM locked) > 0
+                 AND d.id = l.id AND d.lease_epoch = l.epoch AND d.status = 'pending'",
         )
         .bind(leases.iter().map(|lease| lease.delivery_id.0).bind_iter())
         .bind(leases.iter().map(|lease| lease.epoch).bind_iter())
@@ -115,8 +115,8 @@ impl DeliveryStore for PostgresStore {
              UPDATE deliveries d
              SET next_attempt_at = $3, due_at = $3, lease_epoch = d.lease_epoch + 1
              FROM UNNEST($1::uuid[], $2::bigint[]) AS l (id, epoch)
-                 JOIN locked ON locked.id = l.id
-             WHERE d.id = l.id AND d.lease_epoch = l.epoch AND d.status = 'pending'",
+             WHERE (SELECT count(*) FROM locked) > 0
+                 AND d.id = l.id AND d.lease_epoch = l.epoch AND d.status = 'pending'",
         )
         .bind(leases.iter().map(|lease| lease.delivery_id.0).bind_iter())
         .bind(leases.iter().map(|lease| lease.epoch).bind_iter())

@@ -223,7 +223,8 @@ async fn update(
             .map(|record| number_one(record.attempt.as_ref()))
     };
     // Locked by id first: a join takes its rows in an order of its own, and whoever cancels the
-    // deliveries of a webhook meanwhile would wait for us as we wait for them.
+    // deliveries of a webhook meanwhile would wait for us as we wait for them. They are counted, not
+    // joined: that runs first, once, and no plan compares each row with each.
     let held = sqlx::query_scalar(
         "WITH locked AS MATERIALIZED (
              SELECT l.id FROM deliveries l WHERE l.id = ANY($1::uuid[]) ORDER BY l.id FOR UPDATE
@@ -246,8 +247,8 @@ async fn update(
              AS r (id, epoch, status, attempt_count, event_version, budget_base, next_attempt_at,
                  error, completed_at, first_started_at, first_duration_ms, first_status_code,
                  first_error, first_response, keeps_event)
-             JOIN locked ON locked.id = r.id
-         WHERE d.id = r.id AND d.lease_epoch = r.epoch AND d.status = 'pending'
+         WHERE (SELECT count(*) FROM locked) > 0
+             AND d.id = r.id AND d.lease_epoch = r.epoch AND d.status = 'pending'
          RETURNING d.id",
     )
     .bind(records.iter().map(|r| r.lease.delivery_id.0).bind_iter())
