@@ -84,13 +84,18 @@ CREATE TABLE deliveries (
     first_response TEXT
 ) STRICT;
 
+-- Every index that is not partial is paid for by each delivery; one on `event_id`, whose values come in
+-- no order, more than halves the speed (measured).
 -- For lists and pruning.
 CREATE INDEX deliveries_by_time ON deliveries (tenant, created_at, id);
 -- For claims and figures; it costs nothing for a delivery that succeeds at once.
 CREATE INDEX deliveries_waiting ON deliveries (webhook_id, due_at, next_attempt_at)
 WHERE status = 'pending';
+-- For lists of what was not delivered.
+CREATE INDEX deliveries_undelivered ON deliveries (tenant, status, created_at, id)
+WHERE status <> 'delivered';
 
--- The event of a delivery that waits or is exhausted. Apart, so that a lease does not write it anew.
+-- The event of a delivery that may be attempted again. Apart, so that a lease does not write it anew.
 CREATE TABLE delivery_events (
     delivery INTEGER PRIMARY KEY REFERENCES deliveries (seq) ON DELETE CASCADE,
     meta TEXT NOT NULL,

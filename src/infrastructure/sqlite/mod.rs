@@ -5,7 +5,7 @@
 //! - A few connections read. In WAL mode they see the last commit and never wait for the writer.
 //! - `synchronous = FULL`: a message is acked after its commit, so a commit must outlive a power cut
 //!   too. `NORMAL` would outlive only the end of the process. Outcomes are committed in batches, so it
-//!   is one sync a batch.
+//!   is one sync a batch: measured, a batch of 500 is as fast with either.
 
 mod batch;
 mod claim;
