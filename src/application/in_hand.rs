@@ -4,7 +4,7 @@ use std::{
     collections::{HashMap, HashSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -19,14 +19,19 @@ use crate::{
 
 use super::ports::Settle;
 
+/// Bounds what is in hand, in events and in bytes.
+pub type Room = (OwnedSemaphorePermit, OwnedSemaphorePermit);
+
 /// A message whose event is being delivered. It is acknowledged when its last delivery is recorded and
 /// told; never before.
 pub struct Ticket {
+    number: u64,
     message: Box<dyn Settle>,
     remaining: AtomicUsize,
     failed: AtomicBool,
     taken: Instant,
-    _permits: (OwnedSemaphorePermit, OwnedSemaphorePermit),
+    in_hand: Arc<InHand>,
+    _room: Room,
 }
 
 impl std::fmt::Debug for Ticket {
@@ -38,21 +43,6 @@ impl std::fmt::Debug for Ticket {
 }
 
 impl Ticket {
-    /// A message with so many deliveries to come; `permits` bound what is in hand, in events and bytes.
-    pub fn new(
-        message: Box<dyn Settle>,
-        deliveries: usize,
-        permits: (OwnedSemaphorePermit, OwnedSemaphorePermit),
-    ) -> Self {
-        Self {
-            message,
-            remaining: AtomicUsize::new(deliveries),
-            failed: AtomicBool::new(false),
-            taken: Instant::now(),
-            _permits: permits,
-        }
-    }
-
     /// One delivery of it is recorded and told.
     pub async fn done(&self) {
         if self.remaining.fetch_sub(1, Ordering::AcqRel) == 1 {
@@ -67,6 +57,8 @@ impl Ticket {
     }
 
     async fn settle(&self) {
+        // Whoever holds the last end of it gives its room back.
+        lock(&self.in_hand.tickets).remove(&self.number);
         let settled = if self.failed.load(Ordering::Acquire) {
             self.message.nak(Duration::from_secs(30)).await
         } else {
@@ -76,10 +68,6 @@ impl Ticket {
         if let Err(error) = settled {
             tracing::debug!(error = %Chain(&error), "a message was not settled and will come again");
         }
-    }
-
-    fn is_open(&self) -> bool {
-        self.remaining.load(Ordering::Acquire) > 0
     }
 
     async fn progress(&self) {
@@ -94,9 +82,30 @@ impl Ticket {
 pub struct InHand {
     deliveries: Mutex<HashSet<DeliveryId>>,
     tickets: Mutex<HashMap<u64, Arc<Ticket>>>,
+    next: AtomicU64,
 }
 
 impl InHand {
+    /// Takes a message in hand that has so many deliveries to come.
+    pub fn ticket(
+        self: &Arc<Self>,
+        message: Box<dyn Settle>,
+        deliveries: usize,
+        room: Room,
+    ) -> Arc<Ticket> {
+        let ticket = Arc::new(Ticket {
+            number: self.next.fetch_add(1, Ordering::Relaxed),
+            message,
+            remaining: AtomicUsize::new(deliveries),
+            failed: AtomicBool::new(false),
+            taken: Instant::now(),
+            in_hand: Arc::clone(self),
+            _room: room,
+        });
+        lock(&self.tickets).insert(ticket.number, Arc::clone(&ticket));
+        ticket
+    }
+
     /// Takes all of these deliveries in hand, or none when one of them is already.
     #[must_use]
     pub fn take(&self, ids: &[DeliveryId]) -> bool {
@@ -116,12 +125,7 @@ impl InHand {
         }
     }
 
-    /// Watches over a message, by its sequence, until it is settled.
-    pub fn watch(&self, sequence: u64, ticket: &Arc<Ticket>) {
-        lock(&self.tickets).insert(sequence, Arc::clone(ticket));
-    }
-
-    /// Tells the bus about the messages in hand, and forgets settled ones.
+    /// Tells the bus that the messages are still in hand.
     pub async fn signal_progress(&self) {
         for ticket in self.open() {
             ticket.progress().await;
@@ -140,9 +144,7 @@ impl InHand {
     }
 
     fn open(&self) -> Vec<Arc<Ticket>> {
-        let mut tickets = lock(&self.tickets);
-        tickets.retain(|_, ticket| ticket.is_open());
-        tickets.values().map(Arc::clone).collect()
+        lock(&self.tickets).values().map(Arc::clone).collect()
     }
 }
 

@@ -4,7 +4,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use metrics::{counter, histogram};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -27,7 +27,7 @@ use super::{
     delivery_events,
     first_attempt::FirstAttempt,
     health::Health,
-    in_hand::{InHand, Ticket},
+    in_hand::{InHand, Room},
     normalise::{Normaliser, Unreadable},
     patience::until_done,
     ports::{Clock, DeadLetter, EventPublisher, MessageSource, Settle, SourceMessage},
@@ -94,7 +94,6 @@ struct Wanted {
     event: Arc<BusinessEvent>,
     webhooks: Vec<(DeliveryId, Arc<CompiledWebhook>)>,
     is_redelivery: bool,
-    sequence: u64,
     size: usize,
     message: Box<dyn Settle>,
 }
@@ -118,7 +117,7 @@ impl Permits {
     }
 
     /// Room for one event of this size; one that is larger than all room takes all of it.
-    async fn room(&self, size: usize) -> Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)> {
+    async fn room(&self, size: usize) -> Option<Room> {
         let events = Arc::clone(&self.events).acquire_owned().await.ok()?;
         let bytes = u32::try_from(size.clamp(1, self.all_bytes)).unwrap_or(u32::MAX);
         let bytes = Arc::clone(&self.bytes)
@@ -250,7 +249,6 @@ impl Intake {
             event: Arc::new(event),
             webhooks,
             is_redelivery: message.deliveries > 1,
-            sequence: message.sequence,
             size: message.body.len(),
             message: settle,
         })
@@ -288,7 +286,6 @@ impl Intake {
             event,
             webhooks,
             is_redelivery,
-            sequence,
             size,
             message,
         } = wanted;
@@ -311,8 +308,7 @@ impl Intake {
             rest(message.as_ref(), Duration::ZERO).await;
             return None;
         };
-        let ticket = Arc::new(Ticket::new(message, old.len() + new.len(), room));
-        self.in_hand.watch(sequence, &ticket);
+        let ticket = self.in_hand.ticket(message, old.len() + new.len(), room);
         for (id, _) in &old {
             let again = is_redelivery.then(|| recorded.get(id)).flatten();
             let announce = again.and_then(|row| announcement(row, &event));

@@ -6,8 +6,10 @@ use serde_json::json;
 
 use crate::support::{
     PATIENCE,
-    erp::order,
-    receiver::{Answer, Received},
+    erp::{Erp, order},
+    nats::NatsServer,
+    postgres::Postgres,
+    receiver::{Answer, Received, Receiver},
     site::{Site, on_both},
     worker::{Environment, Worker},
 };
@@ -220,4 +222,24 @@ async fn a_worker_ends_in_order_under_load(site: Site) {
     assert_eq!(requests, 2000, "an orderly end repeats nothing");
     erp.wait_delivery(&webhook, json!({ "status": "delivered" }))
         .await;
+}
+
+#[tokio::test]
+async fn a_backlog_flows_through_what_may_be_in_hand() {
+    let (server, database) = (NatsServer::start().await, Postgres::database().await);
+    let environment =
+        Environment::new(&server.url(), &database.url()).with("MAX_EVENTS_IN_HAND", "10");
+    let mut worker = Worker::start(&environment);
+    worker.wait_ready().await;
+    let (erp, receiver) = (Erp::connect(&server.url()).await, Receiver::start());
+    erp.webhook(&receiver.url("/a"), &["*"], json!({})).await;
+
+    erp.publish_all(
+        "sales.order.created",
+        (0..500).map(|n| order(&format!("e-{n}"))),
+    )
+    .await;
+
+    receiver.wait_for(500, PATIENCE).await;
+    erp.wait_all_settled(PATIENCE).await;
 }
