@@ -99,6 +99,8 @@ struct Wanted {
     event: Arc<BusinessEvent>,
     webhooks: Vec<(DeliveryId, Arc<CompiledWebhook>)>,
     size: usize,
+    /// Whether its deliveries are in hand for it, and not for the same event in another message.
+    is_ours: bool,
     ticket: Arc<Ticket>,
 }
 
@@ -233,7 +235,7 @@ impl Intake {
     }
 
     /// Matches one event, and takes its deliveries in hand. Settles the message at once when nobody
-    /// wants it; gives it back when one of its deliveries is in hand already.
+    /// wants it.
     async fn sort_out(
         &self,
         event: BusinessEvent,
@@ -255,18 +257,15 @@ impl Intake {
             return None;
         }
         counter!(MATCHES).increment(webhooks.len() as u64);
-        let wanted = Wanted {
+        let ids: Vec<_> = webhooks.iter().map(|(id, _)| *id).collect();
+        Some(Wanted {
             event: Arc::new(event),
             webhooks,
             size: message.body.len(),
+            // Before they are looked up: what another message records meanwhile is found then.
+            is_ours: self.in_hand.take(&ids),
             ticket,
-        };
-        // Before it is looked up: what is recorded meanwhile by another message is found then.
-        if self.in_hand.take(&wanted.ids()) {
-            return Some(wanted);
-        }
-        wanted.ticket.rest(DUPLICATE_REST).await;
-        None
+        })
     }
 
     async fn recorded(
@@ -296,18 +295,25 @@ impl Intake {
         group: &Group,
         permits: &Permits,
     ) -> Option<()> {
+        if !wanted.is_ours && wanted.ids().iter().any(|id| !recorded.contains_key(id)) {
+            wanted.ticket.rest(DUPLICATE_REST).await;
+            return Some(());
+        }
         let stopping = group.stopping();
         let Wanted {
             event,
             webhooks,
             size,
+            is_ours,
             ticket,
         } = wanted;
         let room = permits.room(size, &stopping).await?;
         ticket.expect(webhooks.len(), room);
         for (id, webhook) in webhooks {
             if let Some(row) = recorded.get(&id) {
-                self.in_hand.release([&id]);
+                if is_ours {
+                    self.in_hand.release([&id]);
+                }
                 // In case the worker that recorded it died before it told it.
                 let announce = delivery_events::first_success(row, &event);
                 let ticket = Arc::clone(&ticket);
