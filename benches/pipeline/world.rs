@@ -79,7 +79,7 @@ impl World {
             database,
         };
         world.start_worker();
-        world.worker_ready().await;
+        world.wait_answers().await;
         world
     }
 
@@ -87,10 +87,17 @@ impl World {
         self.worker = Some(Worker::start(&self.environment));
     }
 
-    pub(crate) async fn worker_ready(&mut self) {
+    /// Waits until the worker is ready and its commands are answered.
+    async fn wait_answers(&mut self) {
         if let Some(worker) = &mut self.worker {
             worker.wait_ready().await;
         }
+        watch(async || {
+            let subject = "integration.api.webhook.list";
+            let asked = self.erp.client.request(subject, "{}".into()).await;
+            Some((asked.ok().map(drop), 0))
+        })
+        .await;
     }
 
     /// As an administrator would, so that nothing is left in its hands.
