@@ -16,6 +16,7 @@ use crate::{
         erp::Erp,
         nats::NatsServer,
         process::Process,
+        variable,
         worker::{Environment, Worker},
     },
 };
@@ -68,7 +69,7 @@ impl World {
             .await;
         let mut world = Self {
             worker: None,
-            environment: Environment::new(&nats.url(), &database.url()),
+            environment: environment(&nats.url(), &database.url()),
             erp: Erp::connect(&nats.url()).await,
             _sink: process,
             requests,
@@ -205,6 +206,16 @@ impl World {
     pub(crate) fn cpu(&self) -> Cpu {
         Cpu::now(self.postmaster)
     }
+}
+
+/// The defaults, and what `BENCH_WORKER_ENV` changes of them (`MAX_IN_FLIGHT=128 RUST_LOG=warn`).
+fn environment(nats_url: &str, database_url: &str) -> Environment {
+    let changes = variable("BENCH_WORKER_ENV").unwrap_or_default();
+    let changes = changes.split_whitespace();
+    changes.filter_map(|one| one.split_once('=')).fold(
+        Environment::new(nats_url, database_url),
+        |environment, (name, value)| environment.with(name, value),
+    )
 }
 
 /// Looks again and again until the first is `Some`; panics when neither it comes nor the second,
