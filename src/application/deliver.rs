@@ -227,6 +227,7 @@ impl Deliverer {
             Some(_) => {}
         }
         let events = apply(
+            lane,
             &mut delivery,
             &attempt,
             step,
@@ -302,6 +303,7 @@ fn attempt_of(
 
 /// Moves the delivery on and answers what is to be told.
 fn apply(
+    lane: Lane,
     delivery: &mut Delivery,
     attempt: &Attempt,
     step: NextStep,
@@ -316,6 +318,10 @@ fn apply(
             delivery.status = DeliveryStatus::Delivered;
             delivery.next_attempt_at = None;
             delivery.completed_at = Some(now);
+            // A first success is told without the outbox, once it is recorded.
+            if lane == Lane::Fast {
+                return Vec::new();
+            }
             vec![delivery_events::triggered(delivery, attempt, traceparent)]
         }
         NextStep::Retry(at) => {

@@ -134,12 +134,13 @@ impl Endpoints {
         })
     }
 
-    /// Endpoints that can take nothing now: not worth claiming for.
+    /// Endpoints that have enough to do for now: not worth claiming for.
     pub fn saturated(&self) -> Vec<WebhookId> {
+        let initial = Window::INITIAL.min(self.max_in_flight);
         let states = self.lock();
         let full = states
             .iter()
-            .filter(|(_, state)| admit(state.load()) != Verdict::Attempt);
+            .filter(|(_, state)| state.is_saturated(initial));
         full.map(|(id, _)| *id).collect()
     }
 
@@ -187,6 +188,15 @@ impl State {
             latency: self.latency,
             since_progress: self.progress.elapsed(),
         }
+    }
+
+    /// Whether it stalls, or is full with a line that will keep it busy; one that does not keep up needs
+    /// no line for that.
+    fn is_saturated(&self, initial: u32) -> bool {
+        let load = self.load();
+        let is_behind = self.window.size() < initial;
+        let is_full = load.in_flight >= load.window;
+        load.is_stalled() || is_full && (is_behind || load.waiting >= load.window)
     }
 
     /// A place in the line; the end of an attempt calls the next one.

@@ -310,12 +310,12 @@ impl Intake {
         let room = permits.room(size, &stopping).await?;
         ticket.expect(webhooks.len(), room);
         for (id, webhook) in webhooks {
-            if let Some(row) = recorded.get(&id) {
+            if let Some((delivery, attempt)) = recorded.get(&id) {
                 if is_ours {
                     self.in_hand.release([&id]);
                 }
                 // In case the worker that recorded it died before it told it.
-                let announce = delivery_events::first_success(row, &event);
+                let announce = delivery_events::first_success(delivery, attempt.as_ref(), &event);
                 let ticket = Arc::clone(&ticket);
                 self.hand_in(Outcome::Again { announce, ticket }).await;
                 continue;
@@ -325,7 +325,7 @@ impl Intake {
                 () = stopping.cancelled() => return None,
             };
             let (this, event, ticket) = (Arc::clone(self), Arc::clone(&event), Arc::clone(&ticket));
-            group.spawn("first attempt", async move {
+            let attempt = Box::pin(async move {
                 let first = FirstAttempt {
                     id,
                     webhook: &webhook,
@@ -344,6 +344,8 @@ impl Intake {
                     this.hand_in(outcome).await;
                 }
             });
+            // Boxed: it is large, and would be copied a few times on its way.
+            group.spawn("first attempt", attempt);
         }
         ticket.done().await;
         Some(())

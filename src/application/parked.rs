@@ -34,9 +34,11 @@ use super::{
 /// Parked deliveries in hand at a time.
 pub const MAX_IN_HAND: u32 = 1000;
 /// Of one webhook, in one claim.
-pub const MAX_PER_WEBHOOK: u32 = 128;
+pub const MAX_PER_WEBHOOK: u32 = 250;
 /// How often the database is asked for due deliveries when nothing wakes the lane.
 pub const POLL_EVERY: Duration = Duration::from_millis(250);
+/// The same while deliveries are in hand: endpoints that were busy may have room again.
+pub const POLL_BUSY: Duration = Duration::from_millis(20);
 /// When a delivery that got no slot is due again.
 pub const BUSY_WAIT: Duration = Duration::from_secs(1);
 /// When a delivery that got no slot at an endpoint that does not keep up is due again.
@@ -97,12 +99,14 @@ impl ParkedLane {
                 0
             });
             let some_free = in_hand.acquire_many(MAX_PER_WEBHOOK);
+            let is_idle = in_hand.available_permits() == MAX_IN_HAND as usize;
+            let pause = if is_idle { POLL_EVERY } else { POLL_BUSY };
             tokio::select! {
                 () = stopping.cancelled() => return,
                 // There may be more: claim again as soon as there is room for it.
                 _ = some_free, if found > 0 => {}
                 () = self.wakers.parked.notified(), if found == 0 => {}
-                () = tokio::time::sleep(POLL_EVERY), if found == 0 => {}
+                () = tokio::time::sleep(pause), if found == 0 => {}
             }
         }
     }

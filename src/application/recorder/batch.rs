@@ -109,7 +109,9 @@ impl Batch {
             }
             // What is told is what the store holds, not what was attempted here.
             let row = match written.before.get(&id) {
-                Some(stored) => delivery_events::first_success(stored, &event),
+                Some((delivery, attempt)) => {
+                    delivery_events::first_success(delivery, attempt.as_ref(), &event)
+                }
                 None => announce,
             };
             announcement.rows.extend(row);
