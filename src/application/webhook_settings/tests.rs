@@ -94,7 +94,7 @@ fn an_address_must_be_a_plain_http_url() {
 fn all_faults_are_listed_at_once() {
     let config = json!({
         "method": "post",
-        "headers": { "a b": "x", "webhook-id": "x", "Host": "x", "x": "a\nb", "y": 1, "Z": "1", "z": "2" },
+        "headers": { "a b": "x", "webhook-id": "x", "Host": "x", "User-Agent": "x", "x": "a\nb", "y": 1, "Z": "1", "z": "2" },
         "timeout": 999,
         "retryPolicy": { "maxRetries": 11, "backoffMs": 99, "extra": 1 },
         "format": "xml",
@@ -110,6 +110,7 @@ fn all_faults_are_listed_at_once() {
             "config.headers.a b",
             "config.headers.webhook-id",
             "config.headers.Host",
+            "config.headers.User-Agent",
             "config.headers.x",
             "config.headers.y",
             "config.headers.z",
