@@ -9,7 +9,7 @@ fn read(config: Value) -> Result<WebhookSettings, Vec<String>> {
         panic!("not an object")
     };
     let paths = |faults: Faults| faults.into_vec().into_iter().map(|f| f.path).collect();
-    webhook_settings(&config, &EgressPolicy::default()).map_err(paths)
+    webhook_settings(&config, Some(&EgressPolicy::default())).map_err(paths)
 }
 
 fn faults(config: Value) -> Vec<String> {
@@ -183,7 +183,7 @@ fn what_this_version_cannot_do_is_said_so() {
         let Value::Object(config) = config else {
             panic!("not an object")
         };
-        let faults = webhook_settings(&config, &EgressPolicy::default())
+        let faults = webhook_settings(&config, Some(&EgressPolicy::default()))
             .unwrap_err()
             .into_vec();
         assert_eq!(faults.len(), 1);
