@@ -48,6 +48,8 @@ impl CommandHandler {
 
     async fn change(&self, command: &Command, body: Body) -> Result<Answer, CommandError> {
         let now = self.ports.clock.now();
+        // Before the unit of work begins, which holds a connection: nobody waits for a second one.
+        let known = dispatch::beforehand(&self.ports, command, &body).await?;
         let mut unit = self.ports.store.begin().await?;
         if let Some(kept) = kept_reply(&self.ports, command, unit.as_mut()).await? {
             return self.repeat(command, kept, unit, now).await;
@@ -57,6 +59,7 @@ impl CommandHandler {
             ports: &self.ports,
             command,
             now,
+            known,
             effects: Effects::default(),
         };
         match Box::pin(dispatch::change(&mut work, body)).await {

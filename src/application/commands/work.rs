@@ -3,10 +3,10 @@
 use serde_json::{Map, Value};
 
 use crate::domain::{
-    entities::{EntityMeta, InvalidTransition},
+    entities::{EntityMeta, Integration, InvalidTransition},
     events::{Change, DomainEvent, IntegrationChange, WebhookChange},
     interfaces::{AuditRow, RegistryChange, StoreError, UnitOfWork},
-    values::{Credentials, Faults, SecretConfig, Timestamp, split_credentials},
+    values::{Credentials, Faults, SecretConfig, Timestamp, WebhookId, split_credentials},
 };
 
 use crate::application::ports::CipherError;
@@ -66,12 +66,22 @@ pub(super) struct Effects {
     pub(super) parked: bool,
 }
 
+/// What was read, without locks, before the unit of work began.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    /// The integration of the webhook that the command names.
+    pub(super) integration: Option<Integration>,
+    /// The webhook of the delivery that the command names.
+    pub(super) webhook: Option<WebhookId>,
+}
+
 /// A command and its unit of work.
 pub(super) struct Work<'a> {
     pub(super) unit: Box<dyn UnitOfWork>,
     pub(super) ports: &'a Ports,
     pub(super) command: &'a Command,
     pub(super) now: Timestamp,
+    pub(super) known: Known,
     pub(super) effects: Effects,
 }
 

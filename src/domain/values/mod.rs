@@ -9,7 +9,7 @@ mod time;
 
 pub use crate::shared::duration::{DurationError, parse_duration};
 pub use faults::{Fault, Faults};
-pub use ids::{AttemptRef, CommandId, DeliveryId, IntegrationId, WebhookId};
+pub use ids::{CommandId, DeliveryId, IntegrationId, WebhookId};
 pub use pattern::{EventPattern, PatternError, PatternToken};
 pub use secret_config::{Credentials, SealedSecrets, SecretConfig, split_credentials};
 pub use tenant::{TenantError, TenantId};
