@@ -4,8 +4,8 @@
 use serde_json::{Map, Value, json};
 
 use crate::domain::{
-    entities::{Attempt, Delivery},
-    events::{Context, DomainEvent},
+    entities::{Attempt, Delivery, DeliveryStatus},
+    events::{BusinessEvent, Context, DomainEvent},
     interfaces::OutboxRow,
     values::{Timestamp, format_time},
 };
@@ -59,6 +59,20 @@ pub fn exhausted(delivery: &Delivery, attempt: &Attempt, traceparent: Option<&st
         data,
         traceparent,
     )
+}
+
+/// What is to be published about a recorded delivery that succeeded at its first attempt; the events
+/// of all others go through the outbox.
+pub fn first_success(
+    (delivery, attempt): &(Delivery, Option<Attempt>),
+    event: &BusinessEvent,
+) -> Option<OutboxRow> {
+    let is_first = delivery.status == DeliveryStatus::Delivered
+        && delivery.attempt_count == 1
+        && delivery.event_version == 1;
+    let attempt = attempt.as_ref().filter(|_| is_first)?;
+    let told = triggered(delivery, attempt, event.meta.traceparent.as_deref());
+    Some(to_row(&told))
 }
 
 /// The event as the publisher takes it.
