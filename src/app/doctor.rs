@@ -1,11 +1,13 @@
 //! `doctor`: checks the configuration and everything that it points to, and changes nothing.
 
-use std::{future::Future, path::Path, time::Duration};
+use std::{collections::BTreeMap, future::Future, path::Path, time::Duration};
 
 use async_nats::{Client, jetstream};
 use serde::Serialize;
 
 use crate::{
+    application::ports::{Cipher, CipherError},
+    domain::interfaces::RegistryWebhook,
     infrastructure::nats::Inspection,
     presentation::cli::{Exit, Output},
     shared::{
@@ -211,10 +213,41 @@ async fn check_keys(config: &Config, store: &OpenStore, report: &mut Report) {
         Ok(keys) => keys,
         Err(error) => return report.bad("keys", Chain(&error).to_string()),
     };
-    match within(keys.check(&*store.store)).await {
-        Ok(()) => report.good("keys", "every key that the database needs is there"),
-        Err(problem) => report.bad("keys", problem),
+    if let Err(problem) = within(keys.check(&*store.store)).await {
+        return report.bad("keys", problem);
     }
+    let wrong = match within(store.store.registry_delta(0)).await {
+        Ok(all) => wrong_keys(&*keys.cipher(), &all.changed),
+        Err(problem) => return report.bad("keys", problem),
+    };
+    if wrong.is_empty() {
+        report.good("keys", "every key that the database needs is there");
+    }
+    for problem in wrong {
+        report.bad("keys", problem);
+    }
+}
+
+/// Opens a signing secret for each key that sealed some: a key of the same name may be another one.
+/// Keys that are missing are told already.
+fn wrong_keys(cipher: &dyn Cipher, webhooks: &[RegistryWebhook]) -> Vec<String> {
+    let mut tried = BTreeMap::new();
+    for RegistryWebhook { webhook, .. } in webhooks {
+        for secret in &webhook.secrets {
+            let id = secret.sealed.key_id.as_str();
+            tried
+                .entry(id)
+                .or_insert_with(|| cipher.open(&secret.sealed, &webhook.id.to_string()).err());
+        }
+    }
+    let wrong = tried
+        .into_iter()
+        .filter(|(_, error)| matches!(error, Some(CipherError::Broken)));
+    wrong
+        .map(|(id, _)| {
+            format!("the key {id:?} does not open what was sealed with it: it is another key")
+        })
+        .collect()
 }
 
 /// What the check answers, or why it does not, within [`PATIENCE`].
@@ -230,7 +263,20 @@ async fn within<T, E: std::error::Error + 'static>(
 
 #[cfg(test)]
 mod tests {
+    use chrono::DateTime;
+    use uuid::Uuid;
+
     use super::*;
+    use crate::{
+        domain::{
+            entities::{EntityMeta, Labels, NewWebhook, SigningSecret, Webhook},
+            values::{EventPattern, IntegrationId, SecretConfig, TenantId, WebhookId},
+        },
+        infrastructure::{
+            clock::SystemClock,
+            crypto::{RingCipher, generate_key_line},
+        },
+    };
 
     #[test]
     fn servers_before_2_10_are_too_old() {
@@ -244,6 +290,50 @@ mod tests {
         ] {
             assert_eq!(is_old(version), old, "{version}");
         }
+    }
+
+    fn webhook(id: u128, cipher: &dyn Cipher) -> RegistryWebhook {
+        let id = WebhookId(Uuid::from_u128(id));
+        let labels = Labels {
+            name: "w".to_owned(),
+            description: None,
+            tags: Vec::new(),
+        };
+        let tenant = TenantId::try_new("default").unwrap();
+        let (webhook, _) = Webhook::create(NewWebhook {
+            id,
+            integration_id: IntegrationId(Uuid::nil()),
+            meta: EntityMeta::new(tenant, labels, "system", DateTime::UNIX_EPOCH),
+            events: vec![EventPattern::try_new(">").unwrap()],
+            config: SecretConfig {
+                shown: serde_json::Map::new(),
+                sealed: None,
+            },
+            secret: SigningSecret {
+                sealed: cipher.seal(b"secret", &id.to_string()).unwrap(),
+                created_at: DateTime::UNIX_EPOCH,
+                expires_at: None,
+            },
+        });
+        RegistryWebhook {
+            webhook,
+            integration_runs: true,
+        }
+    }
+
+    #[test]
+    fn another_key_under_the_name_of_a_known_one_is_found() {
+        let clock = SystemClock::new();
+        let [k1, k2, other] = ["k1", "k2", "k1"].map(|id| generate_key_line(id, &clock));
+        let ring = |lines: &[&String]| {
+            let lines: Vec<&str> = lines.iter().map(|line| line.as_str()).collect();
+            RingCipher::from_text(&lines.join("\n")).unwrap()
+        };
+        let stored = [webhook(1, &ring(&[&k1])), webhook(2, &ring(&[&k2]))];
+        assert_eq!(wrong_keys(&ring(&[&k2, &k1]), &stored), [""; 0]);
+        let wrong = wrong_keys(&ring(&[&k2, &other]), &stored);
+        assert_eq!(wrong.len(), 1);
+        assert!(wrong[0].contains("\"k1\""), "{wrong:?}");
     }
 
     #[test]

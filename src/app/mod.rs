@@ -79,6 +79,13 @@ async fn dispatch(command: &Command, output: &mut Output<'_>) -> Result<Exit, Ru
     }
 }
 
+/// Says once what was asked for and is not done.
+fn warn_of_unsupported(config: &Config) {
+    if let Some(warning) = config.unsupported() {
+        tracing::warn!("{warning}");
+    }
+}
+
 /// From now on the process tells what it does, panics included, in its log.
 fn start_telling(config: &LogConfig) -> Result<(), RunError> {
     start_logging(config).map_err(|error| RunError::Telemetry(Box::new(error)))?;
@@ -89,6 +96,7 @@ fn start_telling(config: &LogConfig) -> Result<(), RunError> {
 async fn run() -> Result<(), RunError> {
     let config = Config::from_env()?;
     start_telling(&config.log)?;
+    warn_of_unsupported(&config);
     let metrics = MetricsRecorder::install(config.database.location.kind())
         .map_err(|error| RunError::Telemetry(Box::new(error)))?;
     until_signal(|shutdown| worker::run(config, metrics, shutdown)).await

@@ -17,7 +17,7 @@ use crate::{
 use super::ports::{BusError, DeadLetter, EventPublisher, Settle};
 
 /// Publishes the letter and its event, awaits both, and terminates the message. Doing it again after a
-/// crash is deduplicated: both ids are derived from stream and sequence.
+/// crash is deduplicated: both ids are derived from where the message came from.
 ///
 /// # Errors
 /// The message is untouched then, and comes again.
@@ -43,12 +43,16 @@ pub async fn bury(
     message.terminate().await
 }
 
-/// The id of a dead letter: derived from where the message came from.
+/// The id of a dead letter: derived from where the message came from. The time of publication keeps it
+/// apart from the message that had this sequence before the stream was made anew.
 pub fn dead_letter_id(letter: &DeadLetter) -> Uuid {
-    Uuid::new_v5(
-        &Uuid::NAMESPACE_URL,
-        format!("dead-letter:{}:{}", letter.stream, letter.sequence).as_bytes(),
-    )
+    let name = format!(
+        "dead-letter:{}:{}:{}",
+        letter.stream,
+        letter.sequence,
+        letter.published_at.timestamp_millis()
+    );
+    Uuid::new_v5(&Uuid::NAMESPACE_URL, name.as_bytes())
 }
 
 fn added_event(letter: &DeadLetter, tenant: &TenantId, now: Timestamp) -> OutboxRow {
@@ -79,5 +83,39 @@ fn added_event(letter: &DeadLetter, tenant: &TenantId, now: Timestamp) -> Outbox
         event_type: event.event_type.clone(),
         traceparent: None,
         body: event.to_json(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use chrono::{DateTime, TimeDelta};
+
+    use super::*;
+
+    #[test]
+    fn a_letter_is_the_same_only_with_stream_sequence_and_time_of_publication() {
+        let letter = DeadLetter {
+            kind: "events",
+            reason: "empty: there is no body".to_owned(),
+            tenant: "default".to_owned(),
+            subject: "a".to_owned(),
+            stream: "ERP_EVENTS".to_owned(),
+            sequence: 1,
+            published_at: DateTime::UNIX_EPOCH,
+            headers: Vec::new(),
+            body: Bytes::new(),
+        };
+        let id = dead_letter_id(&letter);
+        let mut again = letter.clone();
+        again.reason = "said otherwise".to_owned();
+        assert_eq!(dead_letter_id(&again), id);
+        let (mut stream, mut sequence, mut time) = (letter.clone(), letter.clone(), letter);
+        stream.stream = "OTHER".to_owned();
+        sequence.sequence = 2;
+        time.published_at += TimeDelta::milliseconds(1);
+        for other in [stream, sequence, time] {
+            assert_ne!(dead_letter_id(&other), id);
+        }
     }
 }

@@ -384,6 +384,7 @@ impl Intake {
             subject: message.subject,
             stream: self.normaliser.stream.clone(),
             sequence: message.sequence,
+            published_at: message.published_at,
             headers: message.headers,
             body: message.body,
         };

@@ -122,6 +122,8 @@ pub struct DeadLetter {
     pub stream: String,
     /// Its sequence there.
     pub sequence: u64,
+    /// When the stream took it.
+    pub published_at: Timestamp,
     /// Its headers, in order.
     pub headers: Vec<(String, String)>,
     /// Its body.
@@ -133,7 +135,7 @@ pub struct DeadLetter {
 pub trait EventPublisher: Send + Sync {
     /// Publishes events, pipelined; answers when all are acknowledged.
     async fn publish(&self, rows: &[OutboxRow]) -> Result<(), BusError>;
-    /// Publishes a dead letter, under a message id derived from stream and sequence.
+    /// Publishes a dead letter, under a message id derived from where it came from.
     async fn dead_letter(&self, letter: &DeadLetter) -> Result<(), BusError>;
 }
 

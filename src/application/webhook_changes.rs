@@ -1,5 +1,5 @@
-//! What the worker itself changes about a webhook: its first success makes it `active`, a `410` or an
-//! endless failure disables it.
+//! What the worker itself changes about a webhook: its first success makes it `active`, a `410` disables
+//! it.
 //!
 //! Both are committed before the delivery that caused them is recorded. A crash in between repeats the
 //! attempt, and the change, being made already, is not made twice.

@@ -85,32 +85,52 @@ impl Group {
         CrashGuard {
             task,
             group: self.clone(),
-            finished: false,
+            end: End::Dropped,
         }
     }
 }
 
-/// Rings the alarm when it is dropped unfinished: by a panic that unwinds the task.
+/// How a task ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// As it should.
+    Done,
+    /// It returned and should have gone on.
+    Early,
+    /// It did not return: it panicked, or the runtime went down.
+    Dropped,
+}
+
+/// Rings the alarm when its task ends early or panics.
 struct CrashGuard {
     task: &'static str,
     group: Group,
-    finished: bool,
+    end: End,
 }
 
 impl CrashGuard {
     fn finish(mut self) {
-        self.finished = true;
+        self.end = End::Done;
     }
 
     fn finish_loop(mut self) {
-        self.finished = self.group.stop.is_cancelled();
+        self.end = if self.group.stop.is_cancelled() {
+            End::Done
+        } else {
+            End::Early
+        };
     }
 }
 
 impl Drop for CrashGuard {
     fn drop(&mut self) {
-        // A runtime that goes down drops its tasks too: then there is nobody left to tell.
-        if !self.finished {
+        let crashed = match self.end {
+            End::Done => false,
+            End::Early => true,
+            // A runtime that goes down drops the tasks that are left, and nothing is wrong with them.
+            End::Dropped => std::thread::panicking(),
+        };
+        if crashed {
             tracing::error!(
                 group = self.group.name,
                 task = self.task,
@@ -138,5 +158,40 @@ mod tests {
         let group = Group::new("test", &alarm);
         group.spawn_loop("ends early", async {});
         alarm.rung().await;
+    }
+
+    #[tokio::test]
+    async fn a_panic_rings_the_alarm_even_while_the_group_is_stopping() {
+        for at_once in [true, false] {
+            let alarm = Alarm::default();
+            let group = Group::new("test", &alarm);
+            let stopping = group.stopping();
+            group.spawn("panics", async move {
+                if !at_once {
+                    stopping.cancelled().await;
+                }
+                panic!("on purpose");
+            });
+            assert!(group.shut_down(Duration::from_secs(5)).await);
+            assert!(alarm.is_rung(), "at once: {at_once}");
+        }
+    }
+
+    #[test]
+    fn a_runtime_that_goes_down_with_tasks_left_rings_nothing() {
+        let alarm = Alarm::default();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        let tasks = runtime.block_on(async {
+            let group = Group::new("test", &alarm);
+            group.spawn("outlives it", std::future::pending());
+            group.spawn_loop("outlives it too", std::future::pending());
+            tokio::task::yield_now().await;
+            group.tasks
+        });
+        drop(runtime);
+        assert!(tasks.is_empty(), "the tasks are gone");
+        assert!(!alarm.is_rung());
     }
 }

@@ -10,9 +10,9 @@ pub const MATCHES: &str = "integration_event_matches_total";
 pub const ATTEMPTS: &str = "integration_delivery_attempts_total";
 /// Histogram in seconds, label `lane`.
 pub const ATTEMPT_SECONDS: &str = "integration_delivery_attempt_duration_seconds";
-/// Histogram in seconds: from an event's publication to its being settled.
+/// Histogram in seconds: from the moment at which a worker takes an event in hand to its being settled.
 pub const EVENT_SECONDS: &str = "integration_event_duration_seconds";
-/// Gauge, label `lane`: attempts under way.
+/// Gauge: attempts under way, of both lanes.
 pub const IN_FLIGHT: &str = "integration_delivery_attempts_in_flight";
 /// Counter: deliveries that were moved aside without an attempt.
 pub const PARKED: &str = "integration_deliveries_parked_total";
@@ -61,9 +61,9 @@ pub fn describe() {
     describe_histogram!(
         EVENT_SECONDS,
         Unit::Seconds,
-        "From publication to settlement of an event"
+        "From taking an event in hand to its settlement"
     );
-    describe_gauge!(IN_FLIGHT, "Requests to endpoints under way");
+    describe_gauge!(IN_FLIGHT, "Requests to endpoints under way, of both lanes");
     describe_counter!(PARKED, "Deliveries moved aside without a request");
     describe_gauge!(PARKED_ROWS, "Deliveries that wait in the database");
     describe_gauge!(

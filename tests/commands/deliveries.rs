@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use integration_worker::{
     application::ports::{Clock, HttpAnswer, SendError},
@@ -6,10 +6,11 @@ use integration_worker::{
         entities::DeliveryStatus,
         events::BusinessEvent,
         interfaces::{LeasedRecord, RecordBatch},
+        values::DeliveryId,
     },
 };
 use serde_json::json;
-use tokio::time::timeout;
+use tokio::{task::JoinSet, time::timeout};
 
 use crate::world::{World, id, refusal};
 
@@ -166,6 +167,83 @@ async fn a_test_answers_what_the_endpoint_said_and_leaves_no_delivery() {
         world.ok("delivery.list", json!({})).await["items"],
         json!([])
     );
+}
+
+#[tokio::test]
+async fn a_test_waits_no_longer_than_somebody_who_asks() {
+    let world = World::new().await;
+    let integration = world.integration().await;
+    for (name, timeout, waits) in [("a", "5m", 30), ("b", "5s", 5)] {
+        let body = json!({
+            "name": name, "integrationId": integration, "events": ["*"],
+            "config": { "url": "https://receiver.example.com", "timeout": timeout },
+        });
+        let webhook = world.ok("webhook.create", body).await;
+        world
+            .ok("webhook.test", json!({ "id": webhook["id"] }))
+            .await;
+        let request = world.endpoints.requests.lock().unwrap().pop().unwrap();
+        assert_eq!(request.timeout, Duration::from_secs(waits));
+    }
+}
+
+#[tokio::test]
+async fn tests_of_a_tarpit_leave_room_for_everything_else() {
+    let world = Arc::new(World::new().await);
+    let integration = world.integration().await;
+    let body = json!({ "id": id(&world.webhook(&integration, "a").await) });
+    let endpoints = Arc::clone(&world.endpoints);
+    endpoints.answering.forget_permits(1000);
+    let mut tests = JoinSet::new();
+    for _ in 0..8 {
+        let (world, body) = (Arc::clone(&world), body.clone());
+        tests.spawn(async move { world.ok("webhook.test", body).await });
+    }
+    let arrived = timeout(Duration::from_secs(10), endpoints.arrived.acquire_many(8));
+    arrived.await.unwrap().unwrap().forget();
+
+    for call in [
+        world.call("webhook.test", &body),
+        world.call("webhook.test", &body).durable(),
+    ] {
+        assert_eq!(call.refused().await, refusal("unavailable", &[]));
+    }
+    assert_eq!(endpoints.requests.lock().unwrap().len(), 8);
+    world.ok("webhook.activate", body.clone()).await;
+
+    endpoints.answering.add_permits(9);
+    for answer in tests.join_all().await {
+        assert_eq!(answer["statusCode"], 200);
+    }
+    world.ok("webhook.test", body).await;
+}
+
+#[tokio::test]
+async fn a_trigger_is_another_delivery_than_the_event_of_the_same_id() {
+    let world = World::new().await;
+    let integration = world.integration().await;
+    let webhook = id(&world.webhook(&integration, "a").await);
+    let body = json!({ "id": webhook, "payload": 1 });
+    let view = world.call("webhook.trigger", &body).key("t-1").ok().await;
+
+    // What an event with the id `evt-1` would be.
+    let due = world.due().await.pop().unwrap();
+    let (mut of_event, event) = (due.delivery, due.event);
+    let derived = |id| DeliveryId::derive(of_event.webhook_id, &of_event.tenant, id);
+    assert_ne!(id(&view), derived("t-1").to_string());
+    of_event.id = derived("evt-1");
+    of_event.event_id = "evt-1".to_owned();
+    let mut unit = world.store.begin().await.unwrap();
+    unit.insert_delivery(&of_event, &event).await.unwrap();
+    unit.commit().await.unwrap();
+
+    let view = world.call("webhook.trigger", &body).key("evt-1").ok().await;
+    assert_eq!(view["eventId"], "evt-1");
+    let again = world.call("webhook.trigger", &body).key("evt-1").ok().await;
+    assert_eq!(again, view);
+    let filter = json!({ "eventId": "evt-1" });
+    let listed = world.ok("delivery.list", filter).await;
+    assert_eq!(listed["items"].as_array().unwrap().len(), 2);
 }
 
 #[tokio::test]

@@ -1,7 +1,9 @@
+use std::fmt::Write as _;
+
 use integration_worker::infrastructure::crypto::generate_key_line;
 use serde_json::{Value, json};
 
-use crate::world::{World, refusal};
+use crate::world::{World, id, refusal};
 
 const CANARY: &str = "canary-7f3a9c";
 const HEADER_CANARY: &str = "Bearer header-canary-51d2";
@@ -62,6 +64,44 @@ async fn a_secret_is_in_no_reply_no_event_and_no_row() {
     let told = json!([replies, events]).to_string();
     assert!(!told.contains(CANARY), "{told}");
     assert!(!world.stored_anywhere(CANARY));
+}
+
+/// A hash of a body tells the weak credentials in it to whoever tries some.
+#[tokio::test]
+async fn no_hash_of_a_body_is_stored_or_told() {
+    let world = World::new().await;
+    let first = body("a").to_string();
+    let other = body("b").to_string();
+    let create = |body: &str| {
+        let call = world.raw("integration.create", body.to_owned());
+        call.key("k").durable().fallback(7)
+    };
+    let created = create(&first).ok().await;
+    assert_eq!(create(&first).ok().await, created);
+    let misused = refusal("conflict", &["Idempotency-Key"]);
+    assert_eq!(create(&other).refused().await, misused);
+    let hex = |text: &str| {
+        let hash = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
+        let mut hex = String::new();
+        for byte in hash.as_ref() {
+            write!(hex, "{byte:02x}").unwrap();
+        }
+        hex
+    };
+    for body in [&first, &other] {
+        assert!(!world.stored_anywhere(&hex(body)));
+    }
+    let rejected = async |body: &str| {
+        assert_eq!(create(body).refused().await, misused);
+        world.event_types().await
+    };
+    // Told once for a message, whatever its body: the event's id holds nothing of it.
+    assert_eq!(world.event_types().await.len(), 3);
+    assert_eq!(rejected(&other).await, [""; 0]);
+    assert_eq!(rejected(&body("c").to_string()).await, [""; 0]);
+    let another = world.raw("integration.create", other).key("k").durable();
+    assert_eq!(another.fallback(8).refused().await, misused);
+    assert_eq!(world.event_types().await, ["command.rejected"]);
 }
 
 #[tokio::test]
@@ -163,10 +203,79 @@ async fn a_secret_that_does_not_open_is_a_fault_of_ours() {
     let mut world = World::new().await;
     let created = world.ok("integration.create", body("a")).await;
     world.events().await;
+    let hook = world.webhook(&id(&created), "h").await;
+    world.events().await;
     // The same key id, but another key.
     world.with_keys(&generate_key_line("k1", world.clock.as_ref()));
-    let update = json!({ "id": created["id"], "config": {} });
-    let call = world.call("integration.update", &update).durable();
+    let test = json!({ "id": hook["id"] });
+    let call = world.call("webhook.test", &test).durable();
     assert_eq!(call.refused().await, refusal("internal", &[]));
     assert_eq!(world.event_types().await, ["command.rejected"]);
+    let update = json!({ "id": created["id"], "config": {} });
+    let reply = world.call("integration.update", &update).send().await.reply;
+    let told = reply.to_json()["error"].to_string();
+    for part in ["conflict", r#"\"k1\""#, "rotate_credentials"] {
+        assert!(told.contains(part), "{told}");
+    }
+}
+
+#[tokio::test]
+async fn credentials_whose_key_is_lost_are_given_anew() {
+    // The key is gone, or another one has its name.
+    for lost in ["k2", "k1"] {
+        let mut world = World::new().await;
+        let seed = body("a");
+        let plain = json!({
+            "name": "b", "type": "api", "config": { "credentials": { "apiKey": CANARY } },
+        });
+        let deep = id(&world.ok("integration.create", seed.clone()).await);
+        let flat = id(&world.ok("integration.create", plain).await);
+        world.with_keys(&generate_key_line(lost, world.clock.as_ref()));
+
+        let rotate = json!({ "id": flat, "credentials": { "token": "t" } });
+        world.ok("integration.rotate_credentials", rotate).await;
+        let all = json!({ "id": deep, "config": seed["config"] });
+        world.ok("integration.update", all).await;
+        // From now on they open: an update keeps them.
+        for (integration, config) in [
+            (
+                &flat,
+                json!({ "credentials": { "more": "x" }, "timeout": 5000 }),
+            ),
+            (&deep, json!({ "servers": [{ "host": "h" }] })),
+        ] {
+            let keep = json!({ "id": integration, "config": config });
+            world.ok("integration.update", keep).await;
+        }
+        assert!(!world.stored_anywhere(CANARY));
+    }
+}
+
+#[tokio::test]
+async fn credentials_that_are_to_stay_need_their_key_and_the_refusal_says_so() {
+    let mut world = World::new().await;
+    let created = world.ok("integration.create", body("a")).await;
+    world.with_keys(&generate_key_line("k2", world.clock.as_ref()));
+    let id = &created["id"];
+    for (action, change) in [
+        ("integration.update", json!({ "id": id, "config": {} })),
+        (
+            "integration.update",
+            json!({ "id": id, "config": { "credentials": created["config"]["credentials"] } }),
+        ),
+        // Those of `servers` stay.
+        (
+            "integration.rotate_credentials",
+            json!({ "id": id, "credentials": { "token": "t" } }),
+        ),
+    ] {
+        let reply = world.call(action, &change).send().await.reply;
+        let told = reply.to_json()["error"].to_string();
+        for part in ["unavailable", r#"\"k1\""#, "rotate_credentials"] {
+            assert!(told.contains(part), "{told}");
+        }
+    }
+    // What leaves all of them out of the picture needs none.
+    let dropped = json!({ "id": id, "config": { "credentials": {} } });
+    world.ok("integration.update", dropped).await;
 }

@@ -29,6 +29,7 @@ use integration_worker::{
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use crate::support::postgres::Postgres;
@@ -36,16 +37,32 @@ use crate::support::postgres::Postgres;
 pub(crate) const SEED: &str = r#"{"name":"My API Integration","type":"api","config":{"endpoint":"https://api.example.com","credentials":{"apiKey":"your-api-key"},"timeout":30000},"description":"Integration with external API","tags":["production","api"]}"#;
 
 /// Endpoints that answer what they are told to, else 200.
-#[derive(Default)]
 pub(crate) struct PlayedEndpoints {
+    /// One permit for each request that came.
+    pub(crate) arrived: Semaphore,
+    /// As many requests are answered as this gives permits for.
+    pub(crate) answering: Semaphore,
     pub(crate) answers: Mutex<VecDeque<Result<HttpAnswer, SendError>>>,
     pub(crate) requests: Mutex<Vec<OutboundRequest>>,
+}
+
+impl Default for PlayedEndpoints {
+    fn default() -> Self {
+        Self {
+            arrived: Semaphore::new(0),
+            answering: Semaphore::new(1000),
+            answers: Mutex::default(),
+            requests: Mutex::default(),
+        }
+    }
 }
 
 #[async_trait]
 impl HttpSender for PlayedEndpoints {
     async fn send(&self, request: OutboundRequest) -> Result<HttpAnswer, SendError> {
         self.requests.lock().unwrap().push(request);
+        self.arrived.add_permits(1);
+        self.answering.acquire().await.unwrap().forget();
         let answer = self.answers.lock().unwrap().pop_front();
         answer.unwrap_or_else(|| {
             Ok(HttpAnswer {

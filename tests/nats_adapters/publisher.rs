@@ -1,6 +1,7 @@
 //! The publisher: events once, dead letters in shape, replies where they may go.
 
 use bytes::Bytes;
+use chrono::DateTime;
 use integration_worker::{
     application::{
         dead_letters::dead_letter_id,
@@ -40,6 +41,7 @@ fn letter(body: Bytes) -> DeadLetter {
         subject: "sales.order.created".to_owned(),
         stream: "ERP_EVENTS".to_owned(),
         sequence: 7,
+        published_at: DateTime::UNIX_EPOCH,
         headers: vec![
             ("X-Kept".to_owned(), "yes".to_owned()),
             ("Nats-Msg-Id".to_owned(), "original".to_owned()),

@@ -5,7 +5,7 @@ use std::{fs::File, future::Future, net::SocketAddr, path::Path, pin::Pin, time:
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    app::{error::RunError, worker},
+    app::{error::RunError, warn_of_unsupported, worker},
     infrastructure::telemetry::{
         MetricsRecorder, install_panic_hook, start_logging, start_logging_to,
     },
@@ -43,6 +43,7 @@ impl Worker {
             }
         }
         install_panic_hook();
+        warn_of_unsupported(&config);
         let kind = config.database.location.kind();
         let metrics = MetricsRecorder::install(kind).map_err(telemetry)?;
         let ops = OpsServer::bind(config.ops_addr).await?;

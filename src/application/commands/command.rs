@@ -43,8 +43,11 @@ pub(super) struct Command {
     pub(super) context: CommandContext,
     /// Its body, or why it is refused before anything is done.
     pub(super) body: Result<Body, Refusal>,
-    /// SHA-256 of the body, in hex.
+    /// SHA-256 of the body, in hex. A body may hold weak credentials, so it goes nowhere unsealed.
     pub(super) body_hash: String,
+    /// Tells this command from another one under the same key, as the body's hash may not be shown;
+    /// the same for a redelivery.
+    pub(super) message_id: Uuid,
     /// Under which the reply is kept.
     pub(super) key: Option<CommandKey>,
     /// Whether its outcome is an event.
@@ -120,6 +123,7 @@ impl Command {
             context,
             body,
             body_hash: hash(&incoming.body),
+            message_id: incoming.fallback_id,
             key,
             durable: incoming.durable,
         }
@@ -152,7 +156,7 @@ impl Command {
     }
 
     /// The event that tells the outcome of a durable command. Its id is derived, so that telling it
-    /// again is harmless; another command under the same key is told apart by its body.
+    /// again is harmless; another command under the same key is told apart by its message.
     pub(super) fn outcome(&self, answer: &Answer, now: Timestamp) -> DomainEvent {
         let context = &self.context;
         let mut data = json!({ "commandId": context.command_id, "action": self.name });
@@ -172,7 +176,7 @@ impl Command {
         );
         if answer.key_misused {
             id.push('\0');
-            id.push_str(&self.body_hash);
+            id.push_str(&self.message_id.to_string());
         }
         DomainEvent {
             id: Uuid::new_v5(&Uuid::NAMESPACE_URL, id.as_bytes()),

@@ -4,7 +4,8 @@ use uuid::Uuid;
 
 use crate::domain::{
     entities::{Delivery, InvalidTransition},
-    values::{DeliveryId, TenantId},
+    interfaces::StoreError,
+    values::{DeliveryId, TenantId, WebhookId},
 };
 
 use super::{
@@ -23,9 +24,24 @@ pub(super) async fn get(ports: &Ports, tenant: &TenantId, body: Body) -> Outcome
     Ok(views::delivery(&delivery, Some(&attempts)))
 }
 
+/// The webhook of the delivery that a `retry` names, read without a lock; it never changes.
+pub(super) async fn webhook_of(
+    ports: &Ports,
+    tenant: &TenantId,
+    delivery: Uuid,
+) -> Result<Option<WebhookId>, StoreError> {
+    let found = ports.store.delivery(tenant, DeliveryId(delivery)).await?;
+    Ok(found.map(|(delivery, _)| delivery.webhook_id))
+}
+
 /// `retry {id}`: due now, with its whole retry schedule anew. Answers without the attempts.
 pub(super) async fn retry(work: &mut Work<'_>, body: Body) -> Outcome {
     let id = only_id(body)?;
+    let webhook_id = work.known.webhook;
+    let webhook_id = webhook_id.ok_or_else(|| not_found("delivery", "id", id))?;
+    // The webhook first, as its deletion does; it cannot go while the delivery is changed.
+    let tenant = &work.command.context.tenant;
+    let webhook = work.unit.webhook(tenant, webhook_id).await?;
     let (mut delivery, event_kept) = locked(work, id).await?;
     let state = delivery.status.as_str();
     delivery.retry(work.now)?;
@@ -37,10 +53,6 @@ pub(super) async fn retry(work: &mut Work<'_>, body: Body) -> Outcome {
     if !event_kept {
         return Err(refused("its event was pruned, so there is nothing to send").into());
     }
-    let webhook = work
-        .unit
-        .webhook(&delivery.tenant, delivery.webhook_id)
-        .await?;
     if webhook.is_none() {
         return Err(refused("its webhook was deleted, so it cannot be sent again").into());
     }

@@ -1,5 +1,10 @@
 //! Which function handles which action.
 
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::domain::interfaces::StoreError;
+
 use super::{
     Ports,
     body::Body,
@@ -7,8 +12,32 @@ use super::{
     delivery, integration, list,
     reply::{ErrorCode, Refusal},
     trigger, webhook, webhook_secrets,
-    work::{Outcome, Work},
+    work::{Known, Outcome, Work},
 };
+
+/// What a change must know before its unit of work begins. Rows are locked in one order, integration
+/// before webhook before delivery, and a command that names the lower one learns here what is above it.
+pub(super) async fn beforehand(
+    ports: &Ports,
+    command: &Command,
+    body: &Body,
+) -> Result<Known, StoreError> {
+    let tenant = &command.context.tenant;
+    let mut known = Known::default();
+    let named = body.map.get("id").and_then(Value::as_str);
+    // A faulty body is refused by the command itself.
+    let Some(id) = named.and_then(|id| Uuid::try_parse(id).ok()) else {
+        return Ok(known);
+    };
+    match (command.entity, command.action) {
+        ("webhook", "trigger") => {
+            known.integration = trigger::integration_of(ports, tenant, id).await?;
+        }
+        ("delivery", "retry") => known.webhook = delivery::webhook_of(ports, tenant, id).await?,
+        _ => {}
+    }
+    Ok(known)
+}
 
 /// What changes something, in the unit of work.
 pub(super) async fn change(work: &mut Work<'_>, body: Body) -> Outcome {

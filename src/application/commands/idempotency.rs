@@ -48,6 +48,8 @@ impl CommandHandler {
 
     async fn change(&self, command: &Command, body: Body) -> Result<Answer, CommandError> {
         let now = self.ports.clock.now();
+        // Before the unit of work begins, which holds a connection: nobody waits for a second one.
+        let known = dispatch::beforehand(&self.ports, command, &body).await?;
         let mut unit = self.ports.store.begin().await?;
         if let Some(kept) = kept_reply(&self.ports, command, unit.as_mut()).await? {
             return self.repeat(command, kept, unit, now).await;
@@ -57,6 +59,7 @@ impl CommandHandler {
             ports: &self.ports,
             command,
             now,
+            known,
             effects: Effects::default(),
         };
         match Box::pin(dispatch::change(&mut work, body)).await {
@@ -170,12 +173,16 @@ impl CommandHandler {
             unit.add_audit(&audit).await?;
         }
         if let Some(key) = &command.key {
-            let reply = StoredReply {
+            let kept = Kept {
+                reply: answer.reply.clone(),
                 body_hash: command.body_hash.clone(),
-                reply: seal(&self.ports, key, &answer.reply)?,
+            };
+            let stored = StoredReply {
+                body_hash: String::new(),
+                reply: seal(&self.ports, key, &kept)?,
                 created_at: now,
             };
-            unit.keep_reply(key, &reply).await?;
+            unit.keep_reply(key, &stored).await?;
         }
         if !registry.is_empty() {
             unit.registry_changed(&registry).await?;
@@ -220,7 +227,8 @@ async fn kept_reply(
     let Some(stored) = unit.reply(key).await? else {
         return Ok(None);
     };
-    if stored.body_hash != command.body_hash {
+    let kept = open(ports, key, &stored.reply)?;
+    if kept.body_hash != command.body_hash {
         return Ok(Some(Answer {
             reply: Reply::Failure(Refusal::at(
                 ErrorCode::Conflict,
@@ -230,19 +238,27 @@ async fn kept_reply(
             key_misused: true,
         }));
     }
-    let reply = open(ports, key, &stored.reply)?;
-    Ok(Some(Answer::from(reply)))
+    Ok(Some(Answer::from(kept.reply)))
 }
 
-/// A reply may hold a secret, so each is sealed, bound to its command. The key's id stands before it.
-fn seal(ports: &Ports, key: &CommandKey, reply: &Reply) -> Result<Vec<u8>, CipherError> {
-    let plain = reply.to_json().to_string();
+/// A reply, and the hash of the body that it answers.
+struct Kept {
+    reply: Reply,
+    body_hash: String,
+}
+
+/// A reply may hold a secret, so each is sealed, bound to its command. So is the hash of the body: from
+/// a bare one whoever reads the table could find out weak credentials by guessing. The id of the
+/// encryption key stands before them; where the key is missing, the command has to wait, and nothing
+/// can be said about its body.
+fn seal(ports: &Ports, key: &CommandKey, kept: &Kept) -> Result<Vec<u8>, CipherError> {
+    let plain = json!({ "bodyHash": kept.body_hash, "reply": kept.reply.to_json() }).to_string();
     let sealed = ports.cipher.seal(plain.as_bytes(), &seal_context(key))?;
     let kept = json!({ "keyId": sealed.key_id, "sealed": STANDARD.encode(&sealed.bytes) });
     Ok(kept.to_string().into_bytes())
 }
 
-fn open(ports: &Ports, key: &CommandKey, kept: &[u8]) -> Result<Reply, CipherError> {
+fn open(ports: &Ports, key: &CommandKey, kept: &[u8]) -> Result<Kept, CipherError> {
     let sealed = serde_json::from_slice::<Value>(kept).ok();
     let sealed = sealed.and_then(|kept| {
         Some(SealedSecrets {
@@ -252,8 +268,14 @@ fn open(ports: &Ports, key: &CommandKey, kept: &[u8]) -> Result<Reply, CipherErr
     });
     let sealed = sealed.ok_or(CipherError::Broken)?;
     let plain = ports.cipher.open(&sealed, &seal_context(key))?;
-    let body = serde_json::from_slice(&plain).map_err(|_| CipherError::Broken)?;
-    Reply::from_json(body).ok_or(CipherError::Broken)
+    let mut plain: Value = serde_json::from_slice(&plain).map_err(|_| CipherError::Broken)?;
+    let mut taken = |field| plain.get_mut(field).map(Value::take);
+    let reply = taken("reply").and_then(Reply::from_json);
+    let body_hash = taken("bodyHash").and_then(|hash| hash.as_str().map(str::to_owned));
+    let (Some(reply), Some(body_hash)) = (reply, body_hash) else {
+        return Err(CipherError::Broken);
+    };
+    Ok(Kept { reply, body_hash })
 }
 
 fn seal_context(key: &CommandKey) -> String {

@@ -25,6 +25,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use crate::{
@@ -125,6 +126,8 @@ pub(in crate::application) struct Ports {
     sender: Arc<dyn HttpSender>,
     wakers: Arc<Wakers>,
     settings: CommandSettings,
+    /// One for each test that is under way.
+    tests: Semaphore,
 }
 
 /// Handles commands and queries.
@@ -155,6 +158,7 @@ impl CommandHandler {
             sender,
             wakers,
             settings,
+            tests: Semaphore::new(trigger::MAX_TESTS),
         };
         Self { ports }
     }

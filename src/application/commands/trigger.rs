@@ -1,16 +1,17 @@
 //! Events that a user sends to one webhook: `trigger` and `test`.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
+use uuid::Uuid;
 
 use crate::domain::{
-    entities::{Delivery, DeliveryStatus, InvalidTransition, Webhook, WebhookStatus},
+    entities::{Delivery, DeliveryStatus, Integration, InvalidTransition, Webhook, WebhookStatus},
     events::{BusinessEvent, EventMeta, Payload},
-    interfaces::StoredEvent,
-    values::{DeliveryId, EventPattern, PatternToken, Timestamp, WebhookId},
+    interfaces::{StoreError, StoredEvent},
+    values::{DeliveryId, EventPattern, PatternToken, TenantId, Timestamp, WebhookId},
 };
 
 use super::{
@@ -33,6 +34,28 @@ const SOURCE: &str = "/integration";
 const TRIGGER: &str = "webhook.trigger";
 /// The type of a test's event.
 const TEST: &str = "webhook.test";
+/// How many tests of a worker are under way at a time. They wait for strangers, and share their permits
+/// with all other commands and requests, so they may never take them all.
+pub(super) const MAX_TESTS: usize = 8;
+/// How long a test waits at most, whatever the webhook's timeout is: somebody waits for the answer.
+const LONGEST_TEST: Duration = Duration::from_secs(30);
+
+/// The integration of the webhook that a `trigger` names, read without a lock: to lock it after the
+/// webhook would be the other way round than a deletion does, and would let the triggers of all its
+/// webhooks wait for each other. If it is turned off meanwhile, the delivery waits.
+pub(super) async fn integration_of(
+    ports: &Ports,
+    tenant: &TenantId,
+    webhook: Uuid,
+) -> Result<Option<Integration>, StoreError> {
+    match ports.store.get_webhook(tenant, WebhookId(webhook)).await? {
+        Some(webhook) => {
+            let id = webhook.integration_id;
+            ports.store.get_integration(tenant, id).await
+        }
+        None => Ok(None),
+    }
+}
 
 /// `trigger {id, payload, event?}`: a delivery that is due now, whatever the webhook listens to.
 pub(super) async fn trigger(work: &mut Work<'_>, body: Body) -> Outcome {
@@ -54,13 +77,18 @@ pub(super) async fn trigger(work: &mut Work<'_>, body: Body) -> Outcome {
     let (id, payload) = checked(fields, id.zip(payload))?;
 
     let webhook = webhook::locked(work, id, None).await?;
-    may_receive(work, &webhook).await?;
+    may_receive(&webhook, work.known.integration.as_ref())?;
     let event_type = event_type.unwrap_or_else(|| TRIGGER.to_owned());
     let event = event(work.command, event_type, payload, work.now);
-    let delivery = pending(&webhook, &event, work.now);
+    let delivery = pending(
+        delivery_id(work.command, webhook.id),
+        &webhook,
+        &event,
+        work.now,
+    );
     let tenant = &work.command.context.tenant;
     if work.unit.delivery(tenant, delivery.id).await?.is_some() {
-        let message = "an event with the id of this command was delivered to this webhook before";
+        let message = "a trigger with the id of this command was delivered to this webhook before";
         return Err(Refusal::at(ErrorCode::Conflict, "Idempotency-Key", message).into());
     }
     let stored = StoredEvent {
@@ -74,7 +102,7 @@ pub(super) async fn trigger(work: &mut Work<'_>, body: Body) -> Outcome {
 }
 
 /// `test {id}`: one request with a `webhook.test` event, of which only the answer is left. It works in
-/// every state of the webhook.
+/// every state of the webhook. At most [`MAX_TESTS`] at a time, each at most [`LONGEST_TEST`].
 pub(super) async fn test(ports: &Ports, command: &Command, body: Body) -> Outcome {
     let id = only_id(body)?;
     let tenant = &command.context.tenant;
@@ -82,10 +110,12 @@ pub(super) async fn test(ports: &Ports, command: &Command, body: Body) -> Outcom
     let webhook = webhook.ok_or_else(|| not_found("webhook", "id", id))?;
     let now = ports.clock.now();
     let endpoint = endpoint(ports, &webhook, now)?;
+    let _permit = ports.tests.try_acquire().map_err(|_| busy())?;
     let data = json!({ "webhookId": webhook.id, "name": webhook.meta.name, "test": true });
     let event = event(command, TEST.to_owned(), data.to_string().into(), now);
-    let delivery = DeliveryId::derive(webhook.id, tenant, &event.meta.id);
-    let request = endpoint.request(&event, delivery, 1, now);
+    let delivery = delivery_id(command, webhook.id);
+    let mut request = endpoint.request(&event, delivery, 1, now);
+    request.timeout = request.timeout.min(LONGEST_TEST);
     let started = Instant::now();
     let answer = ports.sender.send(request).await;
     let took = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -101,6 +131,11 @@ pub(super) async fn test(ports: &Ports, command: &Command, body: Body) -> Outcom
         Err(error) => data["error"] = error.to_string().into(),
     }
     Ok(data)
+}
+
+fn busy() -> Refusal {
+    let message = format!("{MAX_TESTS} tests are under way already; try again in a while");
+    Refusal::new(ErrorCode::Unavailable, message)
 }
 
 /// The payload as it was written, so that its numbers keep their form.
@@ -125,7 +160,7 @@ fn type_problem(text: &str) -> Option<String> {
 }
 
 /// Refuses when nothing goes out to the webhook.
-async fn may_receive(work: &mut Work<'_>, webhook: &Webhook) -> Result<(), CommandError> {
+fn may_receive(webhook: &Webhook, integration: Option<&Integration>) -> Result<(), CommandError> {
     if let WebhookStatus::Inactive | WebhookStatus::Error { .. } = webhook.status {
         return Err(InvalidTransition {
             entity: "webhook",
@@ -134,10 +169,8 @@ async fn may_receive(work: &mut Work<'_>, webhook: &Webhook) -> Result<(), Comma
         }
         .into());
     }
-    let tenant = &work.command.context.tenant;
-    let id = webhook.integration_id;
-    let integration = work.unit.integration(tenant, id).await?;
-    let integration = integration.ok_or_else(|| not_found("integration", "integrationId", id))?;
+    // It was made after its integration was looked for.
+    let integration = integration.ok_or_else(|| not_found("webhook", "id", webhook.id))?;
     if integration.status.runs() {
         return Ok(());
     }
@@ -170,7 +203,18 @@ fn event(command: &Command, event_type: String, payload: Bytes, now: Timestamp) 
     }
 }
 
-fn pending(webhook: &Webhook, event: &BusinessEvent, now: Timestamp) -> Delivery {
+fn delivery_id(command: &Command, webhook: WebhookId) -> DeliveryId {
+    let context = &command.context;
+    let (tenant, id) = (&context.tenant, &context.command_id);
+    DeliveryId::derive_for_command(webhook, tenant, id, &command.name)
+}
+
+fn pending(
+    delivery: DeliveryId,
+    webhook: &Webhook,
+    event: &BusinessEvent,
+    now: Timestamp,
+) -> Delivery {
     let EventMeta {
         id,
         tenant,
@@ -179,7 +223,7 @@ fn pending(webhook: &Webhook, event: &BusinessEvent, now: Timestamp) -> Delivery
         ..
     } = &event.meta;
     Delivery {
-        id: DeliveryId::derive(webhook.id, tenant, id),
+        id: delivery,
         tenant: tenant.clone(),
         webhook_id: webhook.id,
         event_id: id.clone(),

@@ -183,7 +183,7 @@ fn events(fields: &mut Fields) -> Option<Vec<EventPattern>> {
 
 fn config(fields: &mut Fields, egress: &EgressPolicy) -> Option<Map<String, Value>> {
     let config = fields.map("config")?;
-    if let Err(faults) = webhook_settings(&config, egress) {
+    if let Err(faults) = webhook_settings(&config, Some(egress)) {
         fields.absorb(faults);
     }
     Some(config)

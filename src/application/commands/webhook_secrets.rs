@@ -73,8 +73,8 @@ pub(super) fn endpoint(
     webhook: &Webhook,
     now: Timestamp,
 ) -> Result<Endpoint, CommandError> {
-    // What was saved under other rules (egress) may be refused today.
-    let settings = webhook_settings(&webhook.config.shown, &ports.settings.egress)?;
+    // What was saved under other rules may be refused today; an address is, when it is sent to.
+    let settings = webhook_settings(&webhook.config.shown, None)?;
     let context = webhook.id.to_string();
     let mut keys = Vec::with_capacity(webhook.secrets.len());
     let signs = |secret: &&SigningSecret| secret.expires_at.is_none_or(|end| end > now);

@@ -3,10 +3,13 @@
 use serde_json::{Map, Value};
 
 use crate::domain::{
-    entities::{EntityMeta, InvalidTransition},
+    entities::{EntityMeta, Integration, InvalidTransition},
     events::{Change, DomainEvent, IntegrationChange, WebhookChange},
     interfaces::{AuditRow, RegistryChange, StoreError, UnitOfWork},
-    values::{Credentials, Faults, SecretConfig, Timestamp, split_credentials},
+    values::{
+        Credentials, Faults, SealedSecrets, SecretConfig, Timestamp, WebhookId, keeps_credentials,
+        split_credentials,
+    },
 };
 
 use crate::application::ports::CipherError;
@@ -66,12 +69,22 @@ pub(super) struct Effects {
     pub(super) parked: bool,
 }
 
+/// What was read, without locks, before the unit of work began.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    /// The integration of the webhook that the command names.
+    pub(super) integration: Option<Integration>,
+    /// The webhook of the delivery that the command names.
+    pub(super) webhook: Option<WebhookId>,
+}
+
 /// A command and its unit of work.
 pub(super) struct Work<'a> {
     pub(super) unit: Box<dyn UnitOfWork>,
     pub(super) ports: &'a Ports,
     pub(super) command: &'a Command,
     pub(super) now: Timestamp,
+    pub(super) known: Known,
     pub(super) effects: Effects,
 }
 
@@ -126,7 +139,8 @@ impl Work<'_> {
     }
 
     /// Seals what is secret in a configuration. `previous` keeps its credentials where `config` gives
-    /// none; `entity` is the id that they are bound to.
+    /// none, and is opened only then: credentials whose key is lost can be given anew. `entity` is the id
+    /// that they are bound to.
     pub(super) fn seal_config(
         &self,
         config: Map<String, Value>,
@@ -134,14 +148,15 @@ impl Work<'_> {
         entity: &str,
     ) -> Result<SecretConfig, CommandError> {
         let cipher = &self.ports.cipher;
-        let sealed_before = previous.and_then(|p| p.sealed.as_ref());
-        let kept = match sealed_before {
-            Some(sealed) => serde_json::from_slice(&cipher.open(sealed, entity)?)
-                .map_err(|_| CipherError::Broken)?,
-            None => Credentials::default(),
-        };
         let none = Map::new();
         let shown_before = previous.map_or(&none, |p| &p.shown);
+        let sealed_before = previous
+            .and_then(|p| p.sealed.as_ref())
+            .filter(|_| keeps_credentials(&config, shown_before));
+        let kept = match sealed_before {
+            Some(sealed) => self.open_credentials(sealed, entity)?,
+            None => Credentials::default(),
+        };
         let (shown, found) = split_credentials(config, shown_before, &kept, self.now);
         let sealed = if found.0.is_empty() {
             None
@@ -153,6 +168,33 @@ impl Work<'_> {
         };
         Ok(SecretConfig { shown, sealed })
     }
+
+    fn open_credentials(
+        &self,
+        sealed: &SealedSecrets,
+        entity: &str,
+    ) -> Result<Credentials, CommandError> {
+        let opened = self.ports.cipher.open(sealed, entity).and_then(|plain| {
+            serde_json::from_slice::<Credentials>(&plain).map_err(|_| CipherError::Broken)
+        });
+        Ok(opened.map_err(|error| lost_credentials(&sealed.key_id, entity, &error))?)
+    }
+}
+
+/// Refuses to keep credentials that cannot be opened. A key that is missing may be brought back; a key
+/// that does not fit will not, so there it is no use to wait.
+fn lost_credentials(key_id: &str, entity: &str, error: &CipherError) -> Refusal {
+    tracing::error!(entity, key_id, %error, "stored credentials cannot be opened");
+    let code = match error {
+        CipherError::UnknownKey(_) => ErrorCode::Unavailable,
+        CipherError::Broken => ErrorCode::Conflict,
+    };
+    let message = format!(
+        "the credentials that are to stay are sealed with the key {key_id:?}, and cannot be opened \
+         ({error}): bring the key back, or give the credentials anew (rotate_credentials, or an \
+         update with a config that holds them all)"
+    );
+    Refusal::new(code, message)
 }
 
 /// The value, when nothing was wrong with the fields it was read from.

@@ -13,7 +13,7 @@ pub(super) const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 const USER_AGENT: &str = concat!("integration-worker/", env!("CARGO_PKG_VERSION"));
 
 /// Names that the worker or the connection needs for itself.
-const RESERVED: [&str; 13] = [
+const RESERVED: [&str; 14] = [
     "connection",
     "content-length",
     "expect",
@@ -27,23 +27,23 @@ const RESERVED: [&str; 13] = [
     "trailers",
     "transfer-encoding",
     "upgrade",
+    "user-agent",
 ];
 const RESERVED_PREFIXES: [&str; 3] = ["webhook-", "ce-", "proxy-"];
 
 /// Names whose values are no secrets.
-const PUBLIC: [HeaderName; 5] = [
+const PUBLIC: [HeaderName; 4] = [
     header::ACCEPT,
     header::ACCEPT_ENCODING,
     header::ACCEPT_LANGUAGE,
     header::CONTENT_TYPE,
-    header::USER_AGENT,
 ];
 
 /// Whether a webhook's own headers may not hold this name, in any case: the worker sets it, or it
-/// concerns the connection (`host`, `content-length`, `webhook-*`, `traceparent`, `ce-*`, …).
+/// concerns the connection (`host`, `content-length`, `user-agent`, `webhook-*`, `traceparent`, `ce-*`, …).
 ///
-/// `Content-Type` and `User-Agent` may be set: the first is used for a JSON body that has no type of its
-/// own (see [`super::Endpoint`]), the second replaces the worker's.
+/// `Content-Type` may be set: it is used for a JSON body that has no type of its own (see
+/// [`super::Endpoint`]).
 pub fn is_reserved_header(name: &str) -> bool {
     let name = name.trim().to_ascii_lowercase();
     RESERVED.contains(&name.as_str())
@@ -108,6 +108,7 @@ mod tests {
             "ce-id",
             "traceparent",
             "tracestate",
+            "User-Agent",
             " host ",
         ] {
             assert!(is_reserved_header(name), "{name}");
@@ -116,7 +117,6 @@ mod tests {
             "content-type",
             "Content-Type",
             "authorization",
-            "user-agent",
             "accept",
             "x-api-key",
             "cookie",

@@ -63,11 +63,6 @@ impl Endpoint {
         })
     }
 
-    /// The settings that it was compiled from.
-    pub fn settings(&self) -> &WebhookSettings {
-        &self.settings
-    }
-
     /// The signed request of attempt `attempt` (from 1) at `now`.
     pub fn request(
         &self,

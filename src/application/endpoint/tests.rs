@@ -271,7 +271,7 @@ fn the_users_headers_are_sent_marked_and_replace_none_of_the_workers() {
         ("authorization", "Bearer canary"),
         ("x-many", "1"),
         ("x-many", "2"),
-        ("user-agent", "mine/1"),
+        ("user-agent", "forged"),
         ("webhook-id", "forged"),
         ("webhook-signature", "forged"),
         ("host", "forged"),
@@ -281,7 +281,8 @@ fn the_users_headers_are_sent_marked_and_replace_none_of_the_workers() {
     ];
     let endpoint = endpoint(BodyFormat::CloudEventsBinary, &own);
     let request = make(&endpoint, &json_event(None));
-    assert_eq!(header(&request, "user-agent"), Some("mine/1"));
+    let agent = header(&request, "user-agent").unwrap();
+    assert!(agent.starts_with("integration-worker/"), "{agent}");
     assert_eq!(header(&request, "authorization"), Some("Bearer canary"));
     assert!(request.headers["authorization"].is_sensitive());
     assert_eq!(request.headers.get_all("x-many").iter().count(), 2);

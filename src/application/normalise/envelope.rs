@@ -65,7 +65,11 @@ impl<'a> Envelope<'a> {
             let value = message.header(name)?;
             percent_decode_str(value).decode_utf8().ok()
         };
-        let tenant = header("ce-tenantid").filter(|tenant| !tenant.is_empty());
+        // What is no text after decoding is a tenant that cannot be one, not a missing one.
+        let tenant = message
+            .header("ce-tenantid")
+            .map(|value| percent_decode_str(value).decode_utf8_lossy())
+            .filter(|tenant| !tenant.is_empty());
         Ok(Self {
             event_type: values::event_type(header("ce-type")),
             id: values::id(header("ce-id")),

@@ -59,7 +59,7 @@ impl Normaliser {
     ///
     /// A tenant that an envelope names but that cannot be one (`"a b"`, `7`) makes the message
     /// unreadable: to give a stranger's data to the default tenant would be worse than a dead letter.
-    /// An unusable `X-Tenant-Id` header counts as missing, since it is only a fallback itself.
+    /// The same holds for the `X-Tenant-Id` header where no envelope names a tenant.
     ///
     /// # Errors
     /// [`Unreadable`] when its body is empty or too large, or its tenant cannot be one; every other
@@ -68,7 +68,9 @@ impl Normaliser {
         self.check_size(message)?;
         let text = std::str::from_utf8(&message.body).ok();
         let json = text.map(|text| text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text));
-        let mut envelope = read(message, json).map_err(|error| invalid_tenant(&error))?;
+        let mut envelope = read(message, json)
+            .and_then(|envelope| with_tenant(envelope, message))
+            .map_err(|error| invalid_tenant(&error))?;
         let data = std::mem::replace(&mut envelope.data, Data::Body);
         let payload = payload(data, &message.body, json);
         Ok(BusinessEvent {
@@ -102,7 +104,6 @@ impl Normaliser {
     fn meta(&self, message: &SourceMessage, envelope: Envelope<'_>) -> EventMeta {
         let header = |name| message.header(name).map(Cow::Borrowed);
         let subject = printable(&message.subject);
-        let header_tenant = || TenantId::try_new(message.header("X-Tenant-Id")?).ok();
         let trace = values::trace(header("traceparent"), header("tracestate")).or(envelope.trace);
         let (traceparent, tracestate) = trace.map_or((None, None), |t| (Some(t.parent), t.state));
         let content_type = envelope
@@ -122,7 +123,6 @@ impl Normaliser {
             time: envelope.time.unwrap_or(message.published_at),
             tenant: envelope
                 .tenant
-                .or_else(header_tenant)
                 .unwrap_or_else(|| self.default_tenant.clone()),
             correlation_id: values::correlation(header("X-Correlation-Id"))
                 .or(envelope.correlation)
@@ -165,6 +165,20 @@ fn read<'a>(
     if let Data::Body = envelope.data {
         envelope.id = Envelope::bare(message).id;
         envelope.data = Data::Json(text.trim_matches(WHITE_SPACE));
+    }
+    Ok(envelope)
+}
+
+/// The tenant of the header, where the envelope names none; an empty header names none either.
+fn with_tenant<'a>(
+    mut envelope: Envelope<'a>,
+    message: &SourceMessage,
+) -> Result<Envelope<'a>, TenantError> {
+    let header = message
+        .header("X-Tenant-Id")
+        .filter(|name| !name.is_empty());
+    if envelope.tenant.is_none() {
+        envelope.tenant = header.map(TenantId::try_new).transpose()?;
     }
     Ok(envelope)
 }

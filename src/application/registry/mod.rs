@@ -65,7 +65,6 @@ const KEY_RETRY: Duration = Duration::from_secs(1);
 pub struct Registry {
     store: Arc<dyn Store>,
     cipher: Arc<dyn Cipher>,
-    egress: EgressPolicy,
     current: ArcSwap<Snapshot>,
     /// Numbers the calls and the reads in the order in which they began.
     order: AtomicU64,
@@ -85,11 +84,10 @@ struct Reads {
 
 impl Registry {
     /// An empty registry; the first [`Self::refresh`] loads it.
-    pub fn new(store: Arc<dyn Store>, cipher: Arc<dyn Cipher>, egress: EgressPolicy) -> Self {
+    pub fn new(store: Arc<dyn Store>, cipher: Arc<dyn Cipher>, _: EgressPolicy) -> Self {
         Self {
             store,
             cipher,
-            egress,
             current: ArcSwap::default(),
             order: AtomicU64::new(1),
             reads: Mutex::default(),
@@ -157,7 +155,7 @@ impl Registry {
         }
         let mut changed = delta.changed;
         changed.sort_unstable_by_key(|row| row.webhook.id);
-        let mut compiler = Compiler::new(self.cipher.as_ref(), &self.egress);
+        let mut compiler = Compiler::new(self.cipher.as_ref());
         for (row, number) in changed.into_iter().zip(1_usize..) {
             take_in(&mut next, current, row, &mut compiler);
             if number.is_multiple_of(YIELD_EVERY) {
@@ -175,7 +173,7 @@ impl Registry {
             return;
         }
         let mut next = Snapshot::clone(&current);
-        let mut compiler = Compiler::new(self.cipher.as_ref(), &self.egress);
+        let mut compiler = Compiler::new(self.cipher.as_ref());
         let mut healed = false;
         for (webhook, number) in current.without_key().zip(1_usize..) {
             let compiled = compiler.compile(webhook);

@@ -95,18 +95,17 @@ fn event(event_type: &str) -> EventMeta {
 
 fn compile(webhook: &Webhook, keys: &[&'static str]) -> compile::Compiled {
     let cipher = Keys(keys.iter().copied().collect());
-    Compiler::new(&cipher, &EgressPolicy::default()).compile(webhook)
+    Compiler::new(&cipher).compile(webhook)
 }
 
 fn take(next: &mut Snapshot, webhook: Webhook, integration_runs: bool) {
     let former = next.clone();
     let cipher = Keys(HashSet::from(["k1"]));
-    let egress = EgressPolicy::default();
     let row = RegistryWebhook {
         webhook,
         integration_runs,
     };
-    take_in(next, &former, row, &mut Compiler::new(&cipher, &egress));
+    take_in(next, &former, row, &mut Compiler::new(&cipher));
 }
 
 fn matched(snapshot: &Snapshot, event_type: &str) -> Vec<u128> {
@@ -201,6 +200,16 @@ fn a_webhook_compiles_or_says_why_not() {
             (Some(reason), lacks_key)
         );
     }
+}
+
+#[test]
+fn an_address_that_would_not_be_saved_today_is_judged_when_it_is_sent_to() {
+    let mut narrowed = webhook(1, &["a"]);
+    let url = serde_json::json!("http://10.0.0.1/hook");
+    narrowed.config.shown.insert("url".to_owned(), url);
+    let compiled = compile(&narrowed, &["k1"]);
+    assert_eq!(compiled.problem, None);
+    assert!(compiled.webhook.endpoint.is_ok());
 }
 
 #[test]

@@ -36,12 +36,14 @@ const UNSUPPORTED: [&str; 8] = [
 ];
 
 /// Reads `config` (its shown form will do) and lists everything that is wrong with it under `config.…`.
+/// A literal address is checked against `egress` when it is saved; what was saved under other rules is
+/// loaded without (`None`), and judged by the client with each request.
 ///
 /// # Errors
 /// All faults: missing, unknown and unsupported fields, limits, refused literal addresses.
 pub fn webhook_settings(
     config: &Map<String, Value>,
-    egress: &EgressPolicy,
+    egress: Option<&EgressPolicy>,
 ) -> Result<WebhookSettings, Faults> {
     let mut fields = Fields::new(config.clone(), "config");
     fields.need(&["url"]);
@@ -84,13 +86,13 @@ fn signing(fields: &mut Fields) {
 }
 
 /// What is wrong with an address to send requests to, if anything is.
-fn url_problem(text: &str, egress: &EgressPolicy) -> Option<String> {
+fn url_problem(text: &str, egress: Option<&EgressPolicy>) -> Option<String> {
     let url = match http_url(text) {
         Ok(url) => url,
         Err(problem) => return Some(problem),
     };
     let host = url.host()?;
-    check_literal_host(egress, &host)
+    check_literal_host(egress?, &host)
         .err()
         .map(|refused| refused.to_string())
 }

@@ -9,7 +9,7 @@ fn read(config: Value) -> Result<WebhookSettings, Vec<String>> {
         panic!("not an object")
     };
     let paths = |faults: Faults| faults.into_vec().into_iter().map(|f| f.path).collect();
-    webhook_settings(&config, &EgressPolicy::default()).map_err(paths)
+    webhook_settings(&config, Some(&EgressPolicy::default())).map_err(paths)
 }
 
 fn faults(config: Value) -> Vec<String> {
@@ -94,7 +94,7 @@ fn an_address_must_be_a_plain_http_url() {
 fn all_faults_are_listed_at_once() {
     let config = json!({
         "method": "post",
-        "headers": { "a b": "x", "webhook-id": "x", "Host": "x", "x": "a\nb", "y": 1, "Z": "1", "z": "2" },
+        "headers": { "a b": "x", "webhook-id": "x", "Host": "x", "User-Agent": "x", "x": "a\nb", "y": 1, "Z": "1", "z": "2" },
         "timeout": 999,
         "retryPolicy": { "maxRetries": 11, "backoffMs": 99, "extra": 1 },
         "format": "xml",
@@ -110,6 +110,7 @@ fn all_faults_are_listed_at_once() {
             "config.headers.a b",
             "config.headers.webhook-id",
             "config.headers.Host",
+            "config.headers.User-Agent",
             "config.headers.x",
             "config.headers.y",
             "config.headers.z",
@@ -182,7 +183,7 @@ fn what_this_version_cannot_do_is_said_so() {
         let Value::Object(config) = config else {
             panic!("not an object")
         };
-        let faults = webhook_settings(&config, &EgressPolicy::default())
+        let faults = webhook_settings(&config, Some(&EgressPolicy::default()))
             .unwrap_err()
             .into_vec();
         assert_eq!(faults.len(), 1);

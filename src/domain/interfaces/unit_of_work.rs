@@ -24,9 +24,10 @@ pub struct CommandKey {
 /// The kept reply of a command.
 #[derive(Clone, PartialEq, Eq)]
 pub struct StoredReply {
-    /// SHA-256 of the command's body, in hex.
+    /// Empty: a hash of a body that holds credentials would tell the weak ones to whoever reads the
+    /// table, so it is sealed together with the reply.
     pub body_hash: String,
-    /// The reply, sealed by the caller where it holds a secret.
+    /// The reply and the hash of the command's body, sealed by the caller.
     pub reply: Vec<u8>,
     /// When it was given.
     pub created_at: Timestamp,

@@ -45,11 +45,24 @@ impl DeliveryId {
     /// The delivery of an event to a webhook: name-based (UUIDv5), so that a redelivered or repeated
     /// event is the same delivery on every worker, before any row exists (ADR 0002).
     pub fn derive(webhook: WebhookId, tenant: &TenantId, event_id: &str) -> Self {
-        let mut name = Vec::with_capacity(tenant.as_str().len() + 1 + event_id.len());
-        name.extend_from_slice(tenant.as_str().as_bytes());
-        name.push(0);
-        name.extend_from_slice(event_id.as_bytes());
-        Self(Uuid::new_v5(&webhook.0, &name))
+        Self::named(webhook, &[tenant.as_str(), event_id])
+    }
+
+    /// The delivery of what the command `action` (`webhook.trigger`) sends to a webhook. The id of a
+    /// command is chosen by the user and may be that of a business event: the name has a part more,
+    /// which no event's has (neither a tenant nor an id holds a NUL), so the two are never one delivery.
+    pub fn derive_for_command(
+        webhook: WebhookId,
+        tenant: &TenantId,
+        command_id: &str,
+        action: &str,
+    ) -> Self {
+        Self::named(webhook, &[tenant.as_str(), command_id, action])
+    }
+
+    /// The parts with a NUL between them.
+    fn named(webhook: WebhookId, parts: &[&str]) -> Self {
+        Self(Uuid::new_v5(&webhook.0, parts.join("\0").as_bytes()))
     }
 
     /// The id of the domain event at `version` of this delivery, the same on every publication.
@@ -61,5 +74,25 @@ impl DeliveryId {
 /// A command's id: its idempotency key, else a UUIDv7.
 pub type CommandId = String;
 
-/// Attempt `number` (from 1) of a delivery.
-pub type AttemptRef = (DeliveryId, i32);
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_commands_delivery_is_never_that_of_an_event() {
+        let webhook = WebhookId(Uuid::from_u128(1));
+        let tenant = TenantId::try_new("nord").unwrap();
+        let of_event = |id| DeliveryId::derive(webhook, &tenant, id);
+        let of_command = |id, action| DeliveryId::derive_for_command(webhook, &tenant, id, action);
+        let triggered = of_command("evt-1", "webhook.trigger");
+        assert_eq!(triggered, of_command("evt-1", "webhook.trigger"));
+        assert_ne!(triggered, of_command("evt-2", "webhook.trigger"));
+        assert_ne!(triggered, of_command("evt-1", "webhook.test"));
+        for id in ["evt-1", "webhook.trigger", "evt-1webhook.trigger"] {
+            assert_ne!(triggered, of_event(id), "{id}");
+        }
+        // Receivers and rows have those of events: they stay what they are.
+        let name = "nord\0evt-1".as_bytes();
+        assert_eq!(of_event("evt-1").0, Uuid::new_v5(&webhook.0, name));
+    }
+}

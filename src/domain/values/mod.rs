@@ -9,8 +9,10 @@ mod time;
 
 pub use crate::shared::duration::{DurationError, parse_duration};
 pub use faults::{Fault, Faults};
-pub use ids::{AttemptRef, CommandId, DeliveryId, IntegrationId, WebhookId};
+pub use ids::{CommandId, DeliveryId, IntegrationId, WebhookId};
 pub use pattern::{EventPattern, PatternError, PatternToken};
-pub use secret_config::{Credentials, SealedSecrets, SecretConfig, split_credentials};
+pub use secret_config::{
+    Credentials, SealedSecrets, SecretConfig, keeps_credentials, split_credentials,
+};
 pub use tenant::{TenantError, TenantId};
 pub use time::{Timestamp, format_time, truncate_to_millis};

@@ -61,6 +61,33 @@ pub fn split_credentials(
     (config, found)
 }
 
+/// Whether [`split_credentials`] would keep some of the credentials that stand so far, so that it has to
+/// be given them: a path or a field that has a mark in `previous` and no new value in `config`.
+pub fn keeps_credentials(config: &Map<String, Value>, previous: &Map<String, Value>) -> bool {
+    let marks = previous.get("credentials").and_then(Value::as_object);
+    let here = marks.is_some_and(|marks| match config.get("credentials") {
+        Some(Value::Object(given)) => {
+            let mut fields = given.iter();
+            fields.any(|(name, value)| is_mark(value) && marks.contains_key(name))
+        }
+        Some(_) => false,
+        None => !marks.is_empty(),
+    });
+    let mut others = config.iter().filter(|(name, _)| *name != "credentials");
+    here || others.any(|(name, value)| keeps_in(value, previous.get(name)))
+}
+
+fn keeps_in(value: &Value, previous: Option<&Value>) -> bool {
+    match (value, previous) {
+        (Value::Object(inner), Some(Value::Object(before))) => keeps_credentials(inner, before),
+        (Value::Array(items), Some(Value::Array(before))) => {
+            let mut pairs = items.iter().zip(before);
+            pairs.any(|(item, before)| keeps_in(item, Some(before)))
+        }
+        _ => false,
+    }
+}
+
 fn split(
     object: &mut Map<String, Value>,
     previous: Option<&Map<String, Value>>,
@@ -199,11 +226,46 @@ mod tests {
     }
 
     #[test]
+    fn credentials_deep_inside_are_kept_only_where_their_place_is_still_there() {
+        let (first, _) = split_new(json!({
+            "a": { "credentials": { "x": 1 } }, "list": [{ "credentials": { "y": 1 } }, 1],
+        }));
+        let mark = first["a"]["credentials"]["x"].clone();
+        for (config, keeps) in [
+            (json!({}), false),
+            (json!({ "a": 1, "list": [] }), false),
+            (json!({ "a": {} }), true),
+            (json!({ "a": { "credentials": {} } }), false),
+            (json!({ "a": { "credentials": { "x": 2 } } }), false),
+            (json!({ "a": { "credentials": { "x": mark } } }), true),
+            (json!({ "list": [{}] }), true),
+            (json!({ "list": [1, {}] }), false),
+            (
+                json!({ "list": [{ "credentials": { "y": 2 } }, {}] }),
+                false,
+            ),
+        ] {
+            assert_eq!(
+                keeps_credentials(&map(config.clone()), &first),
+                keeps,
+                "{config}"
+            );
+        }
+    }
+
+    #[test]
     fn what_is_not_given_again_stays_and_what_is_given_replaces() {
         let (first, kept) = split_new(json!({
             "endpoint": "a", "credentials": { "key": "one", "user": "u" },
         }));
-        let again = |config: Value| split_credentials(map(config), &first, &kept, time(9));
+        let again = |config: Value| {
+            // Only what keeps something depends on what stood before.
+            let without = Credentials::default();
+            let alone = split_credentials(map(config.clone()), &first, &without, time(9));
+            let together = split_credentials(map(config.clone()), &first, &kept, time(9));
+            assert_eq!(keeps_credentials(&map(config), &first), alone != together);
+            together
+        };
 
         let (shown, found) = again(json!({ "endpoint": "b" }));
         assert_eq!(shown["credentials"], first["credentials"]);
@@ -222,5 +284,10 @@ mod tests {
         let (shown, found) = again(json!({ "credentials": {} }));
         assert_eq!(shown["credentials"], json!({}));
         assert_eq!(found, Credentials::default());
+
+        let (_, found) = again(json!({ "credentials": { "key": "two" } }));
+        assert_eq!(found.0["credentials"]["key"], "two");
+        let (shown, _) = again(json!({ "credentials": { "other": first["credentials"]["key"] } }));
+        assert_eq!(shown["credentials"], json!({}));
     }
 }

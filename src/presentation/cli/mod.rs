@@ -37,6 +37,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Runs the worker until SIGTERM or SIGINT
+    #[command(after_long_help = help_text())]
     Run,
     /// Runs a worker with its own nats-server and SQLite, until Ctrl-C
     Dev(DevOptions),

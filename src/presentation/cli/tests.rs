@@ -3,7 +3,9 @@ use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 use clap::{CommandFactory as _, error::ErrorKind};
 
 use crate::{
-    application::ports::Clock, domain::values::Timestamp, shared::config::keys::parse_keys,
+    application::ports::Clock,
+    domain::values::Timestamp,
+    shared::config::{keys::parse_keys, variables},
 };
 
 use super::{client::*, *};
@@ -33,14 +35,15 @@ fn entity(arguments: &[&str]) -> EntityRequest {
 #[test]
 fn the_command_line_is_sound_and_its_help_names_every_variable() {
     Cli::command().debug_assert();
-    let help = Cli::command().render_long_help().to_string();
-    for name in [
-        "ENCRYPTION_KEYS_FILE",
-        "NATS_URL",
-        "rotate_secret",
-        "78 configuration",
-    ] {
-        assert!(help.contains(name), "{name} in\n{help}");
+    let mut command = Cli::command();
+    let help = command.render_long_help().to_string();
+    assert!(help.contains("rotate_secret"), "{help}");
+    let run = command.find_subcommand_mut("run").unwrap();
+    for help in [help, run.render_long_help().to_string()] {
+        for name in variables::all().map(|variable| variable.name) {
+            assert!(help.contains(name), "{name} in\n{help}");
+        }
+        assert!(help.contains("78 configuration"), "{help}");
     }
 }
 

@@ -47,11 +47,6 @@ pub struct DurableSettings {
     pub default_tenant: TenantId,
 }
 
-impl DurableSettings {
-    /// The default of `concurrency`.
-    pub const CONCURRENCY: usize = 16;
-}
-
 /// Takes commands from the command stream.
 pub struct DurableCommands {
     /// The command stream.
@@ -270,6 +265,7 @@ impl DurableCommands {
             subject: message.subject.clone(),
             stream: self.settings.stream.clone(),
             sequence: message.sequence,
+            published_at: message.published_at,
             headers: message.headers.clone(),
             body: message.body.clone(),
         }

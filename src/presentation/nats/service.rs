@@ -44,11 +44,6 @@ pub struct ServiceSettings {
     pub concurrency: usize,
 }
 
-impl ServiceSettings {
-    /// The default of `concurrency`.
-    pub const CONCURRENCY: usize = 64;
-}
-
 /// The service could not be registered.
 #[derive(Debug, thiserror::Error)]
 #[error("the NATS service {name} could not be registered")]

@@ -53,6 +53,8 @@ pub struct Config {
     pub retention: Retention,
     /// How long work in hand may take after SIGTERM, at most 25 s.
     pub shutdown_timeout: Duration,
+    /// Whether traces are to be exported, which this version cannot do.
+    pub wants_tracing: bool,
 }
 
 /// The log.
@@ -186,6 +188,7 @@ impl Config {
             deliveries: reader.duration("DELIVERY_RETENTION", "1s", "3650d"),
             outbox: reader.duration("OUTBOX_RETENTION", "1s", "365d"),
         };
+        let wants_tracing = reader.given("OTEL_EXPORTER_OTLP_ENDPOINT").is_some();
         let (Some(database), Some(keys), []) = (database, keys, reader.faults.0.as_slice()) else {
             return Err(reader.faults);
         };
@@ -200,7 +203,14 @@ impl Config {
             limits,
             retention,
             shutdown_timeout,
+            wants_tracing,
         })
+    }
+
+    /// What was asked for and this version does not do; to be said once in the log.
+    pub fn unsupported(&self) -> Option<&'static str> {
+        self.wants_tracing
+            .then_some("OTEL_EXPORTER_OTLP_ENDPOINT is not used: this version exports no traces")
     }
 
     /// The same for `dev` and `demo`: what they made stands in for what is required, and webhooks may

@@ -168,8 +168,11 @@ fn what_is_allowed_is_read() {
         ("MAX_EVENT_BYTES", "65536"),
         ("SHUTDOWN_TIMEOUT", "25s"),
         ("REDIS_URL", "anything"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318"),
     ]))
     .unwrap();
+    let warning = config.unsupported().unwrap();
+    assert!(warning.contains("OTEL_EXPORTER_OTLP_ENDPOINT"), "{warning}");
     assert_eq!(
         config.nats.servers,
         ["nats://a", "tls://b:4333", "nats://c"]
@@ -186,7 +189,12 @@ fn what_is_allowed_is_read() {
     assert_eq!(config.database.location.kind(), "postgresql");
     assert_eq!(config.egress.allowed.len(), 2);
     assert_eq!(config.limits.event_bytes, 65_536);
-    let sqlite = read(&with(&[("DATABASE_URL", "sqlite:///var/lib/worker.db")])).unwrap();
+    let sqlite = read(&with(&[
+        ("DATABASE_URL", "sqlite:///var/lib/worker.db"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", " "),
+    ]))
+    .unwrap();
+    assert_eq!(sqlite.unsupported(), None);
     assert_eq!(
         sqlite.database.location.to_string(),
         "sqlite:///var/lib/worker.db"

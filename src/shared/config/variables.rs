@@ -230,11 +230,18 @@ const LIMITS: &[Variable] = &[
     ),
 ];
 
-const OTHER: &[Variable] = &[optional(
-    "REDIS_URL",
-    "redis://127.0.0.1:6379",
-    "Accepted and unused: the registry is kept in the process and checked against the database.",
-)];
+const OTHER: &[Variable] = &[
+    optional(
+        "REDIS_URL",
+        "redis://127.0.0.1:6379",
+        "Accepted and unused: the registry is kept in the process and checked against the database.",
+    ),
+    optional(
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "http://127.0.0.1:4318",
+        "Accepted and unused, with a warning in the log: this version exports no traces.",
+    ),
+];
 
 /// All variables.
 pub const SECTIONS: &[Section] = &[

@@ -20,16 +20,12 @@ fn a_bare_message_takes_its_message_id_and_its_tenant_header() {
     let headers = [
         ("nats-msg-id", "m-1"),
         ("Nats-Msg-Id", "m-2"),
-        ("x-tenant-id", "süd"),
-        ("X-Tenant-Id", "nord"),
+        ("x-tenant-id", "nord"),
+        ("X-Tenant-Id", "sued"),
     ];
     let bare = event(&headers, "[1]");
     assert_eq!(bare.meta.id, "m-1", "the first of repeated headers counts");
-    assert_eq!(
-        bare.meta.tenant.as_str(),
-        "default",
-        "an unusable header counts as missing"
-    );
+    assert_eq!(bare.meta.tenant.as_str(), "nord");
     let text = event(&[("X-Tenant-Id", "nord"), ("Nats-Msg-Id", "m")], "no json");
     assert_eq!(
         (text.meta.tenant.as_str(), text.meta.id.as_str()),
@@ -56,9 +52,25 @@ fn a_tenant_that_cannot_be_one_is_never_given_to_the_default_tenant() {
         let error = normaliser().event(&message(&[], body)).unwrap_err();
         assert_eq!(error.code, "invalid_tenant", "{body}");
     }
-    let headers = [("ce-specversion", "1.0"), ("ce-tenantid", "a b")];
-    let error = normaliser().event(&message(&headers, "1")).unwrap_err();
-    assert_eq!(error.code, "invalid_tenant");
+    for tenant in ["a b", "a%20b", "%ff", "ä"] {
+        let headers = [("ce-specversion", "1.0"), ("ce-tenantid", tenant)];
+        let error = normaliser().event(&message(&headers, "1")).unwrap_err();
+        assert_eq!(error.code, "invalid_tenant", "{tenant}");
+    }
+    let unnamed = r#"{"eventType":"t","payload":1}"#;
+    for tenant in ["a b", "süd", " ", &"x".repeat(65)] {
+        for body in ["[1]", "no json", unnamed] {
+            let bad = message(&[("x-tenant-id", tenant)], body);
+            let error = normaliser().event(&bad).unwrap_err();
+            assert_eq!(error.code, "invalid_tenant", "{tenant:?} {body}");
+        }
+        // Where the envelope says it, the header is not asked.
+        let named = r#"{"eventType":"t","payload":1,"tenantId":"nord"}"#;
+        let event = event(&[("X-Tenant-Id", tenant)], named);
+        assert_eq!(event.meta.tenant.as_str(), "nord");
+    }
+    let empty = event(&[("X-Tenant-Id", "")], "[1]");
+    assert_eq!(empty.meta.tenant.as_str(), "default");
     for body in [
         r#"{"eventType":"t","payload":1,"tenantId":null}"#,
         r#"{"eventType":"t","payload":{"tenantId":""},"tenantId":""}"#,

@@ -107,6 +107,8 @@ fn text(value: &str, max: usize) -> String {
 
 #[cfg(test)]
 mod tests {
+    use chrono::DateTime;
+
     use super::*;
 
     const MAX: usize = 1024 * 1024;
@@ -119,6 +121,7 @@ mod tests {
             subject: "sales.order.created".to_owned(),
             stream: "ERP_EVENTS".to_owned(),
             sequence: 7,
+            published_at: DateTime::UNIX_EPOCH,
             headers: headers
                 .iter()
                 .map(|(n, v)| ((*n).to_owned(), (*v).to_owned()))
