@@ -170,9 +170,11 @@ impl CommandHandler {
             unit.add_audit(&audit).await?;
         }
         if let Some(key) = &command.key {
+            let (key_id, reply) = seal(&self.ports, key, &answer.reply)?;
             let reply = StoredReply {
                 body_hash: command.body_hash.clone(),
-                reply: seal(&self.ports, key, &answer.reply)?,
+                key_id: Some(key_id),
+                reply,
                 created_at: now,
             };
             unit.keep_reply(key, &reply).await?;
@@ -234,12 +236,13 @@ async fn kept_reply(
     Ok(Some(Answer::from(reply)))
 }
 
-/// A reply may hold a secret, so each is sealed, bound to its command. The key's id stands before it.
-fn seal(ports: &Ports, key: &CommandKey, reply: &Reply) -> Result<Vec<u8>, CipherError> {
+/// A reply may hold a secret, so each is sealed, bound to its command. The key's id stands before it, and
+/// is answered besides.
+fn seal(ports: &Ports, key: &CommandKey, reply: &Reply) -> Result<(String, Vec<u8>), CipherError> {
     let plain = reply.to_json().to_string();
     let sealed = ports.cipher.seal(plain.as_bytes(), &seal_context(key))?;
     let kept = json!({ "keyId": sealed.key_id, "sealed": STANDARD.encode(&sealed.bytes) });
-    Ok(kept.to_string().into_bytes())
+    Ok((sealed.key_id, kept.to_string().into_bytes()))
 }
 
 fn open(ports: &Ports, key: &CommandKey, kept: &[u8]) -> Result<Reply, CipherError> {
