@@ -1,7 +1,13 @@
 //! A database whose machine is gone: connections stay, but nothing comes over them any more. Of
 //! PostgreSQL alone.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use integration_worker::{
     domain::{
@@ -37,6 +43,8 @@ const CALL_TIMEOUT: Duration = Duration::from_millis(400);
 struct Proxy {
     url: String,
     frozen: Arc<watch::Sender<bool>>,
+    /// Whether the next `BEGIN` freezes all.
+    armed: Arc<AtomicBool>,
     _tasks: JoinSet<()>,
 }
 
@@ -49,6 +57,8 @@ impl Proxy {
         url.set_port(Some(port)).expect("it may have one");
         let frozen = Arc::new(watch::Sender::new(false));
         let gate = Arc::clone(&frozen);
+        let armed = Arc::new(AtomicBool::new(false));
+        let trap = Arc::clone(&armed);
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             let mut pumps = JoinSet::new();
@@ -58,19 +68,37 @@ impl Proxy {
                 };
                 let (from_client, to_client) = client.into_split();
                 let (from_server, to_server) = server.into_split();
-                pumps.spawn(pump(from_client, to_server, gate.subscribe()));
-                pumps.spawn(pump(from_server, to_client, gate.subscribe()));
+                let (gate, trap) = (Arc::clone(&gate), Arc::clone(&trap));
+                let thawed = gate.subscribe();
+                let look = move |bytes: &[u8]| {
+                    let begins = bytes.windows(5).any(|word| word == b"BEGIN");
+                    if begins && trap.swap(false, Ordering::SeqCst) {
+                        gate.send_replace(true);
+                    }
+                };
+                pumps.spawn(pump(from_client, to_server, thawed.clone(), look));
+                pumps.spawn(pump(from_server, to_client, thawed, |_: &[u8]| {}));
             }
         });
         Self {
             url: url.to_string(),
             frozen,
+            armed,
             _tasks: tasks,
         }
     }
 
     fn freeze(&self) {
         self.frozen.send_replace(true);
+    }
+
+    /// Freezes when a transaction begins: that much is on its way then.
+    fn freeze_at_begin(&self) {
+        self.armed.store(true, Ordering::SeqCst);
+    }
+
+    fn is_frozen(&self) -> bool {
+        *self.frozen.borrow()
     }
 
     fn thaw(&self) {
@@ -84,9 +112,15 @@ impl Proxy {
     }
 }
 
-async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut frozen: watch::Receiver<bool>) {
+async fn pump(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut frozen: watch::Receiver<bool>,
+    look: impl Fn(&[u8]),
+) {
     let mut bytes = [0; 8192];
     while let Ok(count @ 1..) = from.read(&mut bytes).await {
+        look(&bytes[..count]);
         let thawed = frozen.wait_for(|frozen| !frozen).await.map(drop);
         if thawed.is_err() || to.write_all(&bytes[..count]).await.is_err() {
             return;
@@ -172,9 +206,10 @@ async fn a_unit_of_work_that_is_dropped_while_it_begins_does_not_swallow_what_co
     store.migrate().await.expect("it migrates");
     store.registry_version().await.expect("it reads");
 
-    proxy.freeze();
+    proxy.freeze_at_begin();
     let begun = tokio::time::timeout(A_WHILE, store.begin()).await;
     assert!(begun.is_err(), "nothing comes through");
+    assert!(proxy.is_frozen(), "it had begun");
     proxy.thaw();
 
     let batch = batch(record(1));
