@@ -16,6 +16,7 @@ use crate::{
         erp::Erp,
         nats::NatsServer,
         process::Process,
+        variable,
         worker::{Environment, Worker},
     },
 };
@@ -68,7 +69,7 @@ impl World {
             .await;
         let mut world = Self {
             worker: None,
-            environment: Environment::new(&nats.url(), &database.url()),
+            environment: environment(&nats.url(), &database.url()),
             erp: Erp::connect(&nats.url()).await,
             _sink: process,
             requests,
@@ -79,7 +80,7 @@ impl World {
             database,
         };
         world.start_worker();
-        world.worker_ready().await;
+        world.wait_answers().await;
         world
     }
 
@@ -87,10 +88,17 @@ impl World {
         self.worker = Some(Worker::start(&self.environment));
     }
 
-    pub(crate) async fn worker_ready(&mut self) {
+    /// Waits until the worker is ready and its commands are answered.
+    async fn wait_answers(&mut self) {
         if let Some(worker) = &mut self.worker {
             worker.wait_ready().await;
         }
+        watch(async || {
+            let subject = "integration.api.webhook.list";
+            let asked = self.erp.client.request(subject, "{}".into()).await;
+            Some((asked.ok().map(drop), 0))
+        })
+        .await;
     }
 
     /// As an administrator would, so that nothing is left in its hands.
@@ -198,6 +206,16 @@ impl World {
     pub(crate) fn cpu(&self) -> Cpu {
         Cpu::now(self.postmaster)
     }
+}
+
+/// The defaults, and what `BENCH_WORKER_ENV` changes of them (`MAX_IN_FLIGHT=128 RUST_LOG=warn`).
+fn environment(nats_url: &str, database_url: &str) -> Environment {
+    let changes = variable("BENCH_WORKER_ENV").unwrap_or_default();
+    let changes = changes.split_whitespace();
+    changes.filter_map(|one| one.split_once('=')).fold(
+        Environment::new(nats_url, database_url),
+        |environment, (name, value)| environment.with(name, value),
+    )
 }
 
 /// Looks again and again until the first is `Some`; panics when neither it comes nor the second,

@@ -1,6 +1,10 @@
 //! The worker: its parts are wired, started in order, and stopped in the reverse one.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio_util::sync::CancellationToken;
 
@@ -44,7 +48,9 @@ use crate::{
 use super::{error::RunError, keys::Keys, lag, nats, signals, store::OpenStore};
 
 /// What is left of the time to stop, after the work in hand, for recording, publishing and goodbyes.
-const FAREWELL: Duration = Duration::from_secs(2);
+const FAREWELL: Duration = Duration::from_secs(6);
+/// The longest step of the goodbyes.
+const STEP: Duration = Duration::from_millis(500);
 
 /// Requests that are answered at a time; more wait.
 const MAX_REQUESTS: usize = 64;
@@ -155,7 +161,7 @@ pub(crate) async fn run_on(
         health.drain();
         stop(&parts, &groups, running).await;
     }
-    groups.ops.shut_down(FAREWELL).await;
+    groups.ops.shut_down(STEP).await;
     if alarm.is_rung() {
         Err(RunError::Crashed)
     } else {
@@ -263,7 +269,7 @@ fn start_lanes(parts: &Parts, groups: &Groups, running: &Running, deliverer: &Ar
         wakers: Arc::clone(&parts.wakers),
         health: Arc::clone(&parts.health),
     }
-    .start(&groups.lanes);
+    .start(&groups.lanes, &groups.upkeep);
     Intake {
         source: Arc::<PullSource>::clone(&running.source),
         normaliser: Normaliser {
@@ -399,7 +405,7 @@ async fn watch_dependencies(
 }
 
 /// Stops in order: nothing new is taken; what is in hand is finished, recorded and told within the
-/// time there is; the rest is given back.
+/// time there is; the rest is given back. No step waits for what may be away for longer than its share.
 async fn stop(parts: &Parts, groups: &Groups, running: Running) {
     let Running {
         in_hand,
@@ -407,34 +413,48 @@ async fn stop(parts: &Parts, groups: &Groups, running: Running) {
         give_up,
         source,
     } = running;
-    let patience = parts.config.shutdown_timeout.saturating_sub(FAREWELL);
+    let end = Instant::now() + parts.config.shutdown_timeout;
+    let left = || end.saturating_duration_since(Instant::now());
+    let for_work = left().saturating_sub(FAREWELL);
     tokio::join!(
-        groups.inbound.shut_down(patience),
-        groups.lanes.shut_down(patience)
+        groups.inbound.shut_down(for_work),
+        groups.lanes.shut_down(for_work),
     );
-    if let Err(error) = source.release().await {
+    // With the lanes, their ends of the recorder's channel are gone, and it ends by itself.
+    groups
+        .recording
+        .shut_down(left().saturating_sub(FAREWELL / 2))
+        .await;
+    give_up.cancel();
+    groups.recording.shut_down(STEP).await;
+    let now = parts.clock.now();
+    let store = parts.store.store.as_ref();
+    let deliveries = within("leases", ParkedLane::give_back(store, &leases, now)).await;
+    groups.relay.shut_down(STEP).await;
+    let events = within("events in hand", in_hand.give_back()).await;
+    if let Some(Err(error)) = within("events that were not begun", source.release()).await {
         tracing::debug!(error = %Chain(&error), "events that were not begun come again later");
     }
-    // With the lanes, their ends of the recorder's channel are gone, and it ends by itself.
-    groups.recording.shut_down(FAREWELL).await;
-    give_up.cancel();
-    groups.relay.shut_down(FAREWELL).await;
-    let events = in_hand.give_back().await;
-    let now = parts.clock.now();
-    let deliveries = ParkedLane::give_back(parts.store.store.as_ref(), &leases, now).await;
-    groups.upkeep.shut_down(FAREWELL).await;
-    if let Err(error) = parts.connection.client.flush().await {
+    groups.upkeep.shut_down(STEP).await;
+    if let Some(Err(error)) = within("last messages", parts.connection.client.flush()).await {
         tracing::debug!(%error, "the last messages were not flushed");
     }
-    if tokio::time::timeout(FAREWELL, parts.store.close())
-        .await
-        .is_err()
-    {
-        tracing::debug!("the database did not say goodbye in time");
-    }
+    within("goodbye to the database", parts.store.close()).await;
     tracing::info!(
         events,
         deliveries,
-        "stopped; the events and deliveries in hand were given back"
+        "stopped; what was in hand was given back"
     );
+}
+
+/// One step of the goodbye; `None` when it took too long.
+async fn within<T>(what: &'static str, step: impl Future<Output = T>) -> Option<T> {
+    let done = tokio::time::timeout(STEP, step).await.ok();
+    if done.is_none() {
+        tracing::warn!(
+            what,
+            "was not done in time while stopping; it comes again by itself"
+        );
+    }
+    done
 }

@@ -1,10 +1,18 @@
 //! One attempt at one delivery, whichever lane it is on: a slot at the endpoint, the request, and what
 //! becomes of the delivery.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    future::Future,
+    pin::pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use metrics::{counter, histogram};
-use tokio::sync::Semaphore;
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::{sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -12,10 +20,13 @@ use crate::{
         entities::{Attempt, Delivery, DeliveryStatus},
         events::{BusinessEvent, DomainEvent},
         interfaces::StoreError,
-        policies::{Answer, NextStep, next_step},
+        policies::{Answer, NextStep, PATIENCE, STALL, next_step},
         values::Timestamp,
     },
-    shared::metrics::{ATTEMPT_SECONDS, ATTEMPTS},
+    shared::{
+        error_chain::Chain,
+        metrics::{ATTEMPT_SECONDS, ATTEMPTS},
+    },
 };
 
 use super::{
@@ -75,6 +86,11 @@ pub const DISABLED: &str = "waiting for the webhook to be activated";
 /// Why a delivery waits without an attempt.
 pub const UNUSABLE: &str = "the webhook's configuration or signing secret cannot be read";
 
+/// Attempts that have taken longer than [`STALL`], which do not count among those in flight.
+pub const MAX_SLOW: usize = 1024;
+/// How long a claimed delivery waits for a slot before its lease is given back.
+pub const PARKED_PATIENCE: Duration = Duration::from_secs(5);
+
 /// Makes attempts.
 pub struct Deliverer {
     clock: Arc<dyn Clock>,
@@ -82,6 +98,7 @@ pub struct Deliverer {
     changes: WebhookChanges,
     endpoints: Endpoints,
     attempts: Semaphore,
+    slow: Semaphore,
     stopping: CancellationToken,
 }
 
@@ -94,7 +111,7 @@ impl std::fmt::Debug for Deliverer {
 }
 
 impl Deliverer {
-    /// At most `max_in_flight` attempts are under way in all. `stopping` ends waits for the store.
+    /// At most `max_in_flight` attempts are under way in all, besides [`MAX_SLOW`] that take long. `stopping` ends waits for the store.
     pub fn new(
         clock: Arc<dyn Clock>,
         sender: Arc<dyn HttpSender>,
@@ -103,13 +120,13 @@ impl Deliverer {
         max_in_flight: usize,
         stopping: CancellationToken,
     ) -> Self {
-        let attempts = Semaphore::new(max_in_flight);
         Self {
             clock,
             sender,
             changes,
             endpoints,
-            attempts,
+            attempts: Semaphore::new(max_in_flight),
+            slow: Semaphore::new(MAX_SLOW),
             stopping,
         }
     }
@@ -133,16 +150,42 @@ impl Deliverer {
         let Ok(endpoint) = &webhook.endpoint else {
             return Tried::Waits(UNUSABLE);
         };
-        let Some(slot) = self.endpoints.enter(webhook.id).await else {
+        let slot = match lane {
+            // Who does not keep up is not waited for: others need the lane.
+            Lane::Parked if !self.endpoints.is_behind(webhook.id) => {
+                self.endpoints
+                    .enter_within(webhook.id, PARKED_PATIENCE)
+                    .await
+            }
+            Lane::Parked | Lane::Fast => self.endpoints.enter(webhook.id).await,
+        };
+        let Some(mut slot) = slot else {
             return Tried::Waits(BUSY);
         };
-        let Ok(_permit) = self.attempts.acquire().await else {
-            return Tried::Stopping;
+        let Ok(Ok(permit)) = timeout(PATIENCE, self.attempts.acquire()).await else {
+            return Tried::Waits(BUSY);
         };
-        let (attempt, answer) = self.send(lane, endpoint, event, &delivery).await;
+        slot.begin();
+        let sending = self.send(lane, endpoint, event, &delivery);
+        let (attempt, answer) = self.let_others_pass(sending, permit).await;
         slot.finish(answer);
         self.conclude(lane, webhook, event, delivery, (attempt, answer))
             .await
+    }
+
+    /// An attempt that takes long makes room for others, as long as there are not too many such.
+    async fn let_others_pass<T>(
+        &self,
+        sending: impl Future<Output = T>,
+        permit: SemaphorePermit<'_>,
+    ) -> T {
+        let mut sending = pin!(sending);
+        let slow = tokio::select! {
+            sent = &mut sending => return sent,
+            () = sleep(STALL) => self.slow.try_acquire(),
+        };
+        let _permit = slow.unwrap_or(permit);
+        sending.await
     }
 
     async fn send(
@@ -173,15 +216,18 @@ impl Deliverer {
     ) -> Tried {
         let now = self.clock.now();
         let budget = u32::try_from(attempt.number - delivery.budget_base).unwrap_or(1);
-        let step = next_step(answer, &webhook.retry, budget, now, self.clock.random());
-        if self
-            .change_webhook(webhook, &delivery, step)
-            .await
-            .is_none()
-        {
-            return Tried::Stopping;
+        let random = self.clock.random();
+        let mut step = next_step(answer, &webhook.retry, budget, now, random);
+        match self.change_webhook(webhook, &delivery, step).await {
+            None => return Tried::Stopping,
+            // A webhook that cannot be disabled gets its next request by the schedule, not at once.
+            Some(Err(_)) if step == NextStep::Disable => {
+                step = next_step(Answer::None, &webhook.retry, budget, now, random);
+            }
+            Some(_) => {}
         }
         let events = apply(
+            lane,
             &mut delivery,
             &attempt,
             step,
@@ -203,36 +249,27 @@ impl Deliverer {
         webhook: &CompiledWebhook,
         delivery: &Delivery,
         step: NextStep,
-    ) -> Option<()> {
+    ) -> Option<Result<(), StoreError>> {
+        let (stopping, is_final) = (&self.stopping, StoreError::is_final);
         let changed = match step {
             NextStep::Done if webhook.is_pending => {
-                until_done(
-                    &self.stopping,
-                    "activate a webhook",
-                    StoreError::is_final,
-                    || self.changes.first_success(delivery),
-                )
-                .await?
+                let activate = || self.changes.first_success(delivery);
+                until_done(stopping, "activate a webhook", is_final, activate).await?
             }
             NextStep::Disable => {
-                until_done(
-                    &self.stopping,
-                    "disable a webhook",
-                    StoreError::is_final,
-                    || {
-                        self.changes
-                            .disable(delivery, "the endpoint answered 410 Gone")
-                    },
-                )
-                .await?
+                let disable = || {
+                    self.changes
+                        .disable(delivery, "the endpoint answered 410 Gone")
+                };
+                until_done(stopping, "disable a webhook", is_final, disable).await?
             }
             _ => Ok(()),
         };
-        if let Err(error) = changed {
-            let error = crate::shared::error_chain::Chain(&error).to_string();
+        if let Err(error) = &changed {
+            let error = Chain(error).to_string();
             tracing::error!(webhook = %webhook.id, error, "a webhook could not be changed");
         }
-        Some(())
+        Some(changed)
     }
 }
 
@@ -266,6 +303,7 @@ fn attempt_of(
 
 /// Moves the delivery on and answers what is to be told.
 fn apply(
+    lane: Lane,
     delivery: &mut Delivery,
     attempt: &Attempt,
     step: NextStep,
@@ -280,6 +318,10 @@ fn apply(
             delivery.status = DeliveryStatus::Delivered;
             delivery.next_attempt_at = None;
             delivery.completed_at = Some(now);
+            // A first success is told without the outbox, once it is recorded.
+            if lane == Lane::Fast {
+                return Vec::new();
+            }
             vec![delivery_events::triggered(delivery, attempt, traceparent)]
         }
         NextStep::Retry(at) => {

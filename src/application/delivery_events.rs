@@ -1,28 +1,46 @@
 //! The domain events about a delivery (CONTRACT 5). Their ids are derived from the delivery and the
 //! version, so publishing one again is the same event.
 
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::Value;
 
 use crate::domain::{
-    entities::{Attempt, Delivery},
-    events::{Context, DomainEvent},
+    entities::{Attempt, Delivery, DeliveryStatus},
+    events::{BusinessEvent, Context, DomainEvent},
     interfaces::OutboxRow,
-    values::{Timestamp, format_time},
+    values::{DeliveryId, Timestamp, WebhookId, format_time},
 };
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Base<'a> {
+    webhook_id: WebhookId,
+    delivery_id: DeliveryId,
+    event_id: &'a str,
+    event_type: &'a str,
+    attempt: i32,
+    duration_ms: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status_code: Option<u16>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Failure<'a> {
+    #[serde(flatten)]
+    base: Base<'a>,
+    error: Option<&'a str>,
+    retry_count: i32,
+    next_attempt_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attempts: Option<i32>,
+}
 
 /// `webhook.triggered`: delivered.
 pub fn triggered(delivery: &Delivery, attempt: &Attempt, traceparent: Option<&str>) -> DomainEvent {
-    let mut data = base(delivery, attempt);
-    data.insert("statusCode".to_owned(), json!(attempt.status_code));
     let time = delivery.completed_at.unwrap_or(attempt.started_at);
-    event(
-        delivery,
-        "webhook.triggered",
-        delivery.event_version,
-        time,
-        data,
-        traceparent,
-    )
+    let data = value(&base(delivery, attempt));
+    event(delivery, "webhook.triggered", time, data, traceparent)
 }
 
 /// `webhook.failed`: an attempt failed; `next` is when the next one is due.
@@ -32,14 +50,11 @@ pub fn failed(
     next: Option<Timestamp>,
     traceparent: Option<&str>,
 ) -> DomainEvent {
-    let mut data = failure(delivery, attempt);
-    data.insert("nextAttemptAt".to_owned(), json!(next.map(format_time)));
-    let time = ended(attempt);
+    let data = value(&failure(delivery, attempt, next, None));
     event(
         delivery,
         "webhook.failed",
-        delivery.event_version,
-        time,
+        ended(attempt),
         data,
         traceparent,
     )
@@ -47,27 +62,51 @@ pub fn failed(
 
 /// `webhook.exhausted`: the last attempt failed; one version after its `webhook.failed`.
 pub fn exhausted(delivery: &Delivery, attempt: &Attempt, traceparent: Option<&str>) -> DomainEvent {
-    let mut data = failure(delivery, attempt);
-    data.insert("nextAttemptAt".to_owned(), Value::Null);
-    data.insert("attempts".to_owned(), json!(delivery.attempt_count));
-    let time = ended(attempt);
+    let data = value(&failure(
+        delivery,
+        attempt,
+        None,
+        Some(delivery.attempt_count),
+    ));
     event(
         delivery,
         "webhook.exhausted",
-        delivery.event_version,
-        time,
+        ended(attempt),
         data,
         traceparent,
     )
 }
 
+/// What is to be published about a recorded delivery that succeeded at its first attempt; the events
+/// of all others go through the outbox.
+pub fn first_success(
+    delivery: &Delivery,
+    attempt: Option<&Attempt>,
+    event: &BusinessEvent,
+) -> Option<OutboxRow> {
+    let is_first = delivery.status == DeliveryStatus::Delivered
+        && delivery.attempt_count == 1
+        && delivery.event_version == 1;
+    let attempt = attempt.filter(|_| is_first)?;
+    let time = delivery.completed_at.unwrap_or(attempt.started_at);
+    let traceparent = event.meta.traceparent.as_deref();
+    let data = base(delivery, attempt);
+    Some(to_row(self::event(
+        delivery,
+        "webhook.triggered",
+        time,
+        data,
+        traceparent,
+    )))
+}
+
 /// The event as the publisher takes it.
-pub fn to_row(event: &DomainEvent) -> OutboxRow {
+fn to_row<D: Serialize>(event: DomainEvent<D>) -> OutboxRow {
     OutboxRow {
         id: event.id,
-        event_type: event.event_type.clone(),
-        traceparent: event.context.traceparent.clone(),
         body: event.to_json(),
+        event_type: event.event_type,
+        traceparent: event.context.traceparent,
     }
 }
 
@@ -75,35 +114,46 @@ fn ended(attempt: &Attempt) -> Timestamp {
     attempt.started_at + chrono::TimeDelta::milliseconds(attempt.duration_ms)
 }
 
-fn base(delivery: &Delivery, attempt: &Attempt) -> Map<String, Value> {
-    let mut data = Map::new();
-    data.insert("webhookId".to_owned(), json!(delivery.webhook_id));
-    data.insert("deliveryId".to_owned(), json!(delivery.id));
-    data.insert("eventId".to_owned(), json!(delivery.event_id));
-    data.insert("eventType".to_owned(), json!(delivery.event_type));
-    data.insert("attempt".to_owned(), json!(attempt.number));
-    data.insert("durationMs".to_owned(), json!(attempt.duration_ms));
-    data
-}
-
-fn failure(delivery: &Delivery, attempt: &Attempt) -> Map<String, Value> {
-    let mut data = base(delivery, attempt);
-    if let Some(status) = attempt.status_code {
-        data.insert("statusCode".to_owned(), json!(status));
+fn base<'a>(delivery: &'a Delivery, attempt: &Attempt) -> Base<'a> {
+    Base {
+        webhook_id: delivery.webhook_id,
+        delivery_id: delivery.id,
+        event_id: &delivery.event_id,
+        event_type: &delivery.event_type,
+        attempt: attempt.number,
+        duration_ms: attempt.duration_ms,
+        status_code: attempt.status_code,
     }
-    data.insert("error".to_owned(), json!(attempt.error));
-    data.insert("retryCount".to_owned(), json!(attempt.number - 1));
-    data
 }
 
-fn event(
+fn failure<'a>(
+    delivery: &'a Delivery,
+    attempt: &'a Attempt,
+    next: Option<Timestamp>,
+    attempts: Option<i32>,
+) -> Failure<'a> {
+    Failure {
+        base: base(delivery, attempt),
+        error: attempt.error.as_deref(),
+        retry_count: attempt.number - 1,
+        next_attempt_at: next.map(format_time),
+        attempts,
+    }
+}
+
+/// For the outbox, which keeps any event's data.
+fn value(data: &impl Serialize) -> Value {
+    serde_json::to_value(data).unwrap_or_default()
+}
+
+fn event<D>(
     delivery: &Delivery,
     event_type: &str,
-    version: i64,
     time: Timestamp,
-    data: Map<String, Value>,
+    data: D,
     traceparent: Option<&str>,
-) -> DomainEvent {
+) -> DomainEvent<D> {
+    let version = delivery.event_version;
     DomainEvent {
         id: delivery.id.event_id(version),
         event_type: event_type.to_owned(),
@@ -120,6 +170,6 @@ fn event(
             causation_id: delivery.event_id.clone(),
             traceparent: traceparent.map(str::to_owned),
         },
-        data: Value::Object(data),
+        data,
     }
 }

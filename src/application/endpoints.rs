@@ -40,6 +40,11 @@ pub struct Slot {
 }
 
 impl Slot {
+    /// The request begins now; what was waited for before is not the endpoint's doing.
+    pub fn begin(&mut self) {
+        self.started = Instant::now();
+    }
+
     /// Gives the slot back with what the endpoint answered.
     pub fn finish(mut self, answer: Answer) {
         self.answer = Some(answer);
@@ -63,7 +68,6 @@ impl Endpoints {
     }
 
     /// A slot at once or after a short wait; `None` when the endpoint does not keep up.
-    /// Waits no longer than twice [`PATIENCE`].
     pub async fn enter(&self, webhook: WebhookId) -> Option<Slot> {
         let turn = {
             let mut states = self.lock();
@@ -76,36 +80,67 @@ impl Endpoints {
                     None
                 }
                 Verdict::Park => return None,
-                Verdict::Wait => {
-                    let (sender, receiver) = oneshot::channel();
-                    state.waiting.push_back(sender);
-                    Some(receiver)
-                }
+                Verdict::Wait => Some(state.line_up()),
             }
         };
+        self.take_turn(webhook, turn, PATIENCE * 2).await
+    }
+
+    /// A slot as soon as there is one, within `patience`; for whoever holds a lease and may wait.
+    pub async fn enter_within(&self, webhook: WebhookId, patience: Duration) -> Option<Slot> {
+        let turn = {
+            let mut states = self.lock();
+            let state = states
+                .entry(webhook)
+                .or_insert_with(|| State::new(self.max_in_flight));
+            if admit(state.load()) == Verdict::Attempt {
+                state.begin();
+                None
+            } else {
+                Some(state.line_up())
+            }
+        };
+        self.take_turn(webhook, turn, patience).await
+    }
+
+    async fn take_turn(
+        &self,
+        webhook: WebhookId,
+        turn: Option<oneshot::Receiver<()>>,
+        patience: Duration,
+    ) -> Option<Slot> {
         if let Some(mut turn) = turn {
             // Whoever ends an attempt has already counted the next one in.
-            if tokio::time::timeout(PATIENCE * 2, &mut turn).await.is_err() {
+            if tokio::time::timeout(patience, &mut turn).await.is_err() {
                 turn.close();
                 // The turn may have come between the timeout and the closing.
                 turn.try_recv().ok()?;
             }
         }
-        let endpoints = self.clone();
         Some(Slot {
-            endpoints,
+            endpoints: self.clone(),
             webhook,
             started: Instant::now(),
             answer: None,
         })
     }
 
-    /// Endpoints that can take nothing now: not worth claiming for.
+    /// Whether the endpoint has shown that it does not keep up.
+    pub fn is_behind(&self, webhook: WebhookId) -> bool {
+        let states = self.lock();
+        states.get(&webhook).is_some_and(|state| {
+            state.window.size() < Window::INITIAL.min(self.max_in_flight)
+                || state.load().is_stalled()
+        })
+    }
+
+    /// Endpoints that have enough to do for now: not worth claiming for.
     pub fn saturated(&self) -> Vec<WebhookId> {
+        let initial = Window::INITIAL.min(self.max_in_flight);
         let states = self.lock();
         let full = states
             .iter()
-            .filter(|(_, state)| admit(state.load()) != Verdict::Attempt);
+            .filter(|(_, state)| state.is_saturated(initial));
         full.map(|(id, _)| *id).collect()
     }
 
@@ -114,10 +149,13 @@ impl Endpoints {
         self.lock().values().map(|state| state.in_flight).sum()
     }
 
-    /// Forgets endpoints that are idle and were last used before `idle_for` ago.
+    /// Forgets endpoints that are idle, were last used before `idle_for` ago, and kept up.
     pub fn forget_idle(&self, idle_for: Duration) {
-        self.lock()
-            .retain(|_, state| state.in_flight > 0 || state.progress.elapsed() < idle_for);
+        let initial = Window::INITIAL.min(self.max_in_flight);
+        self.lock().retain(|_, state| {
+            let is_behind = state.window.size() < initial;
+            state.in_flight > 0 || is_behind || state.progress.elapsed() < idle_for
+        });
     }
 
     fn leave(&self, webhook: WebhookId, started: Instant, answer: Option<Answer>) {
@@ -152,6 +190,22 @@ impl State {
         }
     }
 
+    /// Whether it stalls, or is full with a line that will keep it busy; one that does not keep up needs
+    /// no line for that.
+    fn is_saturated(&self, initial: u32) -> bool {
+        let load = self.load();
+        let is_behind = self.window.size() < initial;
+        let is_full = load.in_flight >= load.window;
+        load.is_stalled() || is_full && (is_behind || load.waiting >= load.window)
+    }
+
+    /// A place in the line; the end of an attempt calls the next one.
+    fn line_up(&mut self) -> oneshot::Receiver<()> {
+        let (sender, receiver) = oneshot::channel();
+        self.waiting.push_back(sender);
+        receiver
+    }
+
     fn begin(&mut self) {
         if self.in_flight == 0 {
             self.progress = Instant::now();
@@ -163,22 +217,27 @@ impl State {
         self.in_flight = self.in_flight.saturating_sub(1);
         if let Some(answer) = answer {
             self.progress = Instant::now();
-            self.latency = (self.latency * 7 + took) / 8;
-            // A late answer is no sign of strength.
-            let kept_up = answer.keeps_up() && took < STALL;
-            self.window = if kept_up {
-                self.window.kept_up()
+            if answer.keeps_up() {
+                self.latency = (self.latency * 7 + took) / 8;
+                // A late answer is no sign of strength.
+                if took < STALL {
+                    self.window = self.window.kept_up();
+                }
             } else {
-                self.window.fell_behind()
-            };
+                self.window = self.window.fell_behind();
+            }
         }
+        self.call_next();
+    }
+
+    fn call_next(&mut self) {
         while self.in_flight < self.window.size() {
             let Some(next) = self.waiting.pop_front() else {
                 break;
             };
             // One that gave up waiting is skipped.
             if next.send(()).is_ok() {
-                self.in_flight += 1;
+                self.begin();
             }
         }
     }
@@ -213,6 +272,18 @@ mod tests {
         held.finish(OK);
         assert_eq!(endpoints.in_flight(), 0);
         assert!(endpoints.enter(webhook()).await.is_some());
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_that_is_slow_by_nature_keeps_its_window() {
+        let endpoints = Endpoints::new(64);
+        let mut slot = endpoints.enter(webhook()).await.unwrap();
+        slot.started = Instant::now().checked_sub(STALL * 2).unwrap();
+        slot.finish(OK);
+        assert!(!endpoints.is_behind(webhook()));
+        let mut slot = endpoints.enter(webhook()).await.unwrap();
+        slot.begin();
+        assert!(slot.started.elapsed() < STALL);
     }
 
     #[tokio::test]

@@ -51,16 +51,17 @@ impl FirstAttempt<'_> {
             Tried::Waits(reason) => return Some((Box::new(self.park(reason, clock)), None)),
             Tried::Stopping => return None,
         };
-        let mut events = attempted.events;
-        let announce = if attempted.delivery.status == DeliveryStatus::Delivered {
-            events.pop().map(|event| delivery_events::to_row(&event))
+        let (delivery, attempt) = (attempted.delivery, attempted.attempt);
+        let announce = delivery_events::first_success(&delivery, Some(&attempt), self.event);
+        let events = if announce.is_some() {
+            Vec::new()
         } else {
-            None
+            attempted.events
         };
         let record = FirstRecord {
-            event: self.kept(&attempted.delivery),
-            delivery: attempted.delivery,
-            attempt: Some(attempted.attempt),
+            event: self.kept(&delivery),
+            delivery,
+            attempt: Some(attempt),
             events,
         };
         Some((Box::new(record), announce))

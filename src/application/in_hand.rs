@@ -19,19 +19,23 @@ use crate::{
 
 use super::ports::Settle;
 
+/// How long a message rests of which a delivery could not be recorded.
+const FAILED_REST: Duration = Duration::from_secs(30);
+
 /// Bounds what is in hand, in events and in bytes.
 pub type Room = (OwnedSemaphorePermit, OwnedSemaphorePermit);
 
-/// A message whose event is being delivered. It is acknowledged when its last delivery is recorded and
-/// told; never before.
+/// A message that was pulled. It is acknowledged when its last delivery is recorded and told; never
+/// before. As long as it is open, the bus is told that the work goes on.
 pub struct Ticket {
     number: u64,
     message: Box<dyn Settle>,
+    /// Deliveries to come, and one for the sorting.
     remaining: AtomicUsize,
     failed: AtomicBool,
     taken: Instant,
     in_hand: Arc<InHand>,
-    _room: Room,
+    room: Mutex<Option<Room>>,
 }
 
 impl std::fmt::Debug for Ticket {
@@ -43,10 +47,25 @@ impl std::fmt::Debug for Ticket {
 }
 
 impl Ticket {
-    /// One delivery of it is recorded and told.
+    /// So many deliveries of it are to come, which take this room until it is settled.
+    pub fn expect(&self, deliveries: usize, room: Room) {
+        self.remaining.fetch_add(deliveries, Ordering::AcqRel);
+        *lock(&self.room) = Some(room);
+    }
+
+    /// One delivery of it is recorded and told, or it is sorted.
     pub async fn done(&self) {
-        if self.remaining.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.settle().await;
+        if self.remaining.fetch_sub(1, Ordering::AcqRel) > 1 {
+            return;
+        }
+        if self.failed.load(Ordering::Acquire) {
+            self.rest(FAILED_REST).await;
+            return;
+        }
+        self.close();
+        histogram!(EVENT_SECONDS).record(self.taken.elapsed().as_secs_f64());
+        if let Err(error) = self.message.ack().await {
+            tracing::debug!(error = %Chain(&error), "a message was not acknowledged, it comes again");
         }
     }
 
@@ -56,18 +75,23 @@ impl Ticket {
         self.done().await;
     }
 
-    async fn settle(&self) {
-        // Whoever holds the last end of it gives its room back.
-        lock(&self.in_hand.tickets).remove(&self.number);
-        let settled = if self.failed.load(Ordering::Acquire) {
-            self.message.nak(Duration::from_secs(30)).await
-        } else {
-            histogram!(EVENT_SECONDS).record(self.taken.elapsed().as_secs_f64());
-            self.message.ack().await
-        };
-        if let Err(error) = settled {
-            tracing::debug!(error = %Chain(&error), "a message was not settled and will come again");
+    /// Gives the message back; it comes again after the delay.
+    pub async fn rest(&self, delay: Duration) {
+        self.close();
+        if let Err(error) = self.message.nak(delay).await {
+            tracing::debug!(error = %Chain(&error), "a message was not given back, it comes again");
         }
+    }
+
+    /// The message, for who settles it otherwise; to be closed then.
+    pub fn message(&self) -> &dyn Settle {
+        self.message.as_ref()
+    }
+
+    /// It is in hand no longer, and its room is free.
+    pub fn close(&self) {
+        lock(&self.in_hand.tickets).remove(&self.number);
+        drop(lock(&self.room).take());
     }
 
     async fn progress(&self) {
@@ -86,21 +110,16 @@ pub struct InHand {
 }
 
 impl InHand {
-    /// Takes a message in hand that has so many deliveries to come.
-    pub fn ticket(
-        self: &Arc<Self>,
-        message: Box<dyn Settle>,
-        deliveries: usize,
-        room: Room,
-    ) -> Arc<Ticket> {
+    /// Takes a message in hand.
+    pub fn ticket(self: &Arc<Self>, message: Box<dyn Settle>) -> Arc<Ticket> {
         let ticket = Arc::new(Ticket {
             number: self.next.fetch_add(1, Ordering::Relaxed),
             message,
-            remaining: AtomicUsize::new(deliveries),
+            remaining: AtomicUsize::new(1),
             failed: AtomicBool::new(false),
             taken: Instant::now(),
             in_hand: Arc::clone(self),
-            _room: room,
+            room: Mutex::default(),
         });
         lock(&self.tickets).insert(ticket.number, Arc::clone(&ticket));
         ticket
@@ -136,9 +155,7 @@ impl InHand {
     pub async fn give_back(&self) -> usize {
         let open = self.open();
         for ticket in &open {
-            if let Err(error) = ticket.message.nak(Duration::ZERO).await {
-                tracing::debug!(error = %Chain(&error), "a message was not given back");
-            }
+            ticket.rest(Duration::ZERO).await;
         }
         open.len()
     }

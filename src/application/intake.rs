@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     domain::{
-        entities::{Attempt, Delivery, DeliveryStatus},
+        entities::{Attempt, Delivery},
         events::BusinessEvent,
         interfaces::{Store, StoreError},
         values::{DeliveryId, TenantId},
@@ -27,7 +27,7 @@ use super::{
     delivery_events,
     first_attempt::FirstAttempt,
     health::Health,
-    in_hand::{InHand, Room},
+    in_hand::{InHand, Room, Ticket},
     normalise::{Normaliser, Unreadable},
     patience::until_done,
     ports::{Clock, DeadLetter, EventPublisher, MessageSource, Settle, SourceMessage},
@@ -41,6 +41,10 @@ pub const MAX_PULL: usize = 500;
 pub const MAX_DELIVERIES_IN_HAND: usize = 4096;
 /// How long a message rests whose event is in hand already.
 const DUPLICATE_REST: Duration = Duration::from_secs(2);
+/// How long a message rests whose dead letter could not be kept.
+const UNBURIED_REST: Duration = Duration::from_secs(5);
+/// Deliveries that are looked up in one statement at most.
+const MAX_LOOK_UP: usize = 5000;
 /// How long the loop waits after a fault of the bus.
 const FAULT_WAIT: Duration = Duration::from_secs(1);
 
@@ -87,15 +91,23 @@ impl std::fmt::Debug for Intake {
     }
 }
 
+type RecordedDelivery = (Delivery, Option<Attempt>);
 type Message = (SourceMessage, Box<dyn Settle>);
 
 /// An event that somebody wants, with the message that it came in.
 struct Wanted {
     event: Arc<BusinessEvent>,
     webhooks: Vec<(DeliveryId, Arc<CompiledWebhook>)>,
-    is_redelivery: bool,
     size: usize,
-    message: Box<dyn Settle>,
+    /// Whether its deliveries are in hand for it, and not for the same event in another message.
+    is_ours: bool,
+    ticket: Arc<Ticket>,
+}
+
+impl Wanted {
+    fn ids(&self) -> Vec<DeliveryId> {
+        self.webhooks.iter().map(|(id, _)| *id).collect()
+    }
 }
 
 /// What bounds the events in hand.
@@ -116,8 +128,16 @@ impl Permits {
         }
     }
 
-    /// Room for one event of this size; one that is larger than all room takes all of it.
-    async fn room(&self, size: usize) -> Option<Room> {
+    /// Room for one event of this size; one that is larger than all room takes all of it. `None` when
+    /// the worker is stopping.
+    async fn room(&self, size: usize, stopping: &CancellationToken) -> Option<Room> {
+        tokio::select! {
+            room = self.wait(size) => room,
+            () = stopping.cancelled() => None,
+        }
+    }
+
+    async fn wait(&self, size: usize) -> Option<Room> {
         let events = Arc::clone(&self.events).acquire_owned().await.ok()?;
         let bytes = u32::try_from(size.clamp(1, self.all_bytes)).unwrap_or(u32::MAX);
         let bytes = Arc::clone(&self.bytes)
@@ -168,7 +188,7 @@ impl Intake {
         }
     }
 
-    /// Takes a pull; `None` when the worker is stopping, and what is left of it comes again.
+    /// Takes a pull; `None` when the worker is stopping: what is open then is given back at the end.
     async fn take(
         self: &Arc<Self>,
         messages: Vec<Message>,
@@ -176,29 +196,30 @@ impl Intake {
         permits: &Permits,
     ) -> Option<()> {
         let stopping = group.stopping();
+        // First of all: from now on the bus is told that they are in hand, however long this takes.
+        let messages: Vec<_> = messages
+            .into_iter()
+            .map(|(message, settle)| (message, self.in_hand.ticket(settle)))
+            .collect();
         // After the pull: a webhook whose creation was answered before an event was published is in.
-        let Some(snapshot) = self.snapshot(&stopping).await else {
-            give_back(&messages).await;
-            return None;
-        };
+        let snapshot = self.snapshot(&stopping).await?;
         let mut wanted = Vec::with_capacity(messages.len());
-        for (message, settle) in messages {
-            wanted.extend(self.sort_out(message, settle, &snapshot, group).await);
-        }
-        let recorded = self.recorded(&wanted, &stopping).await;
-        let mut wanted = wanted.into_iter();
-        if let Some(recorded) = &recorded {
-            for one in wanted.by_ref() {
-                if self.dispatch(one, recorded, group, permits).await.is_none() {
-                    break;
+        for (message, ticket) in messages {
+            match self.normaliser.event(&message) {
+                Ok(event) => {
+                    wanted.extend(self.sort_out(event, &message, ticket, &snapshot).await);
+                }
+                Err(unreadable) => {
+                    let room = permits.room(message.body.len(), &stopping).await?;
+                    self.spawn_burial(message, unreadable, ticket, room, group);
                 }
             }
         }
-        // Stopping in the middle: the rest comes again at once, here or elsewhere.
+        let recorded = self.recorded(&wanted, &stopping).await?;
         for one in wanted {
-            rest(one.message.as_ref(), Duration::ZERO).await;
+            self.dispatch(one, &recorded, group, permits).await?;
         }
-        (!stopping.is_cancelled()).then_some(())
+        Some(())
     }
 
     async fn snapshot(&self, stopping: &CancellationToken) -> Option<Arc<Snapshot>> {
@@ -213,24 +234,15 @@ impl Intake {
         .ok()
     }
 
-    /// Reads and matches one message; settles it at once when nobody wants it.
+    /// Matches one event, and takes its deliveries in hand. Settles the message at once when nobody
+    /// wants it.
     async fn sort_out(
-        self: &Arc<Self>,
-        message: SourceMessage,
-        settle: Box<dyn Settle>,
+        &self,
+        event: BusinessEvent,
+        message: &SourceMessage,
+        ticket: Arc<Ticket>,
         snapshot: &Snapshot,
-        group: &Group,
     ) -> Option<Wanted> {
-        let event = match self.normaliser.event(&message) {
-            Ok(event) => event,
-            Err(unreadable) => {
-                let this = Arc::clone(self);
-                group.spawn("dead letter", async move {
-                    this.bury(message, &unreadable, settle.as_ref()).await;
-                });
-                return None;
-            }
-        };
         counter!(EVENTS, "result" => "accepted").increment(1);
         let webhooks: Vec<_> = snapshot
             .matches(&event.meta)
@@ -241,16 +253,18 @@ impl Intake {
             })
             .collect();
         if webhooks.is_empty() {
-            acknowledge(settle.as_ref()).await;
+            ticket.done().await;
             return None;
         }
         counter!(MATCHES).increment(webhooks.len() as u64);
+        let ids: Vec<_> = webhooks.iter().map(|(id, _)| *id).collect();
         Some(Wanted {
             event: Arc::new(event),
             webhooks,
-            is_redelivery: message.deliveries > 1,
             size: message.body.len(),
-            message: settle,
+            // Before they are looked up: what another message records meanwhile is found then.
+            is_ours: self.in_hand.take(&ids),
+            ticket,
         })
     }
 
@@ -258,74 +272,60 @@ impl Intake {
         &self,
         wanted: &[Wanted],
         stopping: &CancellationToken,
-    ) -> Option<HashMap<DeliveryId, (Delivery, Option<Attempt>)>> {
-        let ids: Vec<DeliveryId> = wanted
-            .iter()
-            .flat_map(|one| one.webhooks.iter().map(|(id, _)| *id))
-            .collect();
-        if ids.is_empty() {
-            return Some(HashMap::new());
+    ) -> Option<HashMap<DeliveryId, RecordedDelivery>> {
+        let ids: Vec<DeliveryId> = wanted.iter().flat_map(Wanted::ids).collect();
+        let mut recorded = HashMap::new();
+        for ids in ids.chunks(MAX_LOOK_UP) {
+            let start = std::time::Instant::now();
+            let read = || self.store.recorded(ids);
+            let never = |_: &StoreError| false;
+            let rows = until_done(stopping, "read deliveries", never, read).await?;
+            histogram!(STORE_SECONDS, "operation" => "recorded")
+                .record(start.elapsed().as_secs_f64());
+            recorded.extend(rows.into_iter().flatten().map(|row| (row.0.id, row)));
         }
-        let start = std::time::Instant::now();
-        let read = || self.store.recorded(&ids);
-        let rows = until_done(stopping, "read deliveries", |_: &StoreError| false, read).await?;
-        histogram!(STORE_SECONDS, "operation" => "recorded").record(start.elapsed().as_secs_f64());
-        let rows = rows.unwrap_or_default();
-        Some(rows.into_iter().map(|row| (row.0.id, row)).collect())
+        Some(recorded)
     }
 
     /// Starts the first attempts of an event; `None` when the worker is stopping.
     async fn dispatch(
         self: &Arc<Self>,
         wanted: Wanted,
-        recorded: &HashMap<DeliveryId, (Delivery, Option<Attempt>)>,
+        recorded: &HashMap<DeliveryId, RecordedDelivery>,
         group: &Group,
         permits: &Permits,
     ) -> Option<()> {
-        let Wanted {
-            event,
-            webhooks,
-            is_redelivery,
-            size,
-            message,
-        } = wanted;
-        let (old, new): (Vec<_>, Vec<_>) = webhooks
-            .into_iter()
-            .partition(|(id, _)| recorded.contains_key(id));
-        let ids: Vec<DeliveryId> = new.iter().map(|(id, _)| *id).collect();
-        if !self.in_hand.take(&ids) {
-            // The same event in another message: that one is recorded first.
-            rest(message.as_ref(), DUPLICATE_REST).await;
+        if !wanted.is_ours && wanted.ids().iter().any(|id| !recorded.contains_key(id)) {
+            wanted.ticket.rest(DUPLICATE_REST).await;
             return Some(());
         }
         let stopping = group.stopping();
-        let room = tokio::select! {
-            room = permits.room(size) => room,
-            () = stopping.cancelled() => None,
-        };
-        let Some(room) = room else {
-            self.in_hand.release(&ids);
-            rest(message.as_ref(), Duration::ZERO).await;
-            return None;
-        };
-        let ticket = self.in_hand.ticket(message, old.len() + new.len(), room);
-        for (id, _) in &old {
-            let again = is_redelivery.then(|| recorded.get(id)).flatten();
-            let announce = again.and_then(|row| announcement(row, &event));
-            self.hand_in(Outcome::Again {
-                announce,
-                ticket: Arc::clone(&ticket),
-            })
-            .await;
-        }
-        for (id, webhook) in new {
+        let Wanted {
+            event,
+            webhooks,
+            size,
+            is_ours,
+            ticket,
+        } = wanted;
+        let room = permits.room(size, &stopping).await?;
+        ticket.expect(webhooks.len(), room);
+        for (id, webhook) in webhooks {
+            if let Some((delivery, attempt)) = recorded.get(&id) {
+                if is_ours {
+                    self.in_hand.release([&id]);
+                }
+                // In case the worker that recorded it died before it told it.
+                let announce = delivery_events::first_success(delivery, attempt.as_ref(), &event);
+                let ticket = Arc::clone(&ticket);
+                self.hand_in(Outcome::Again { announce, ticket }).await;
+                continue;
+            }
             let permit = tokio::select! {
                 permit = Arc::clone(&permits.deliveries).acquire_owned() => permit.ok()?,
-                // The ticket stays open: the message is given back with all others in hand.
                 () = stopping.cancelled() => return None,
             };
             let (this, event, ticket) = (Arc::clone(self), Arc::clone(&event), Arc::clone(&ticket));
-            group.spawn("first attempt", async move {
+            let attempt = Box::pin(async move {
                 let first = FirstAttempt {
                     id,
                     webhook: &webhook,
@@ -334,17 +334,36 @@ impl Intake {
                 if let Some((record, announce)) =
                     first.make(&this.deliverer, this.clock.as_ref()).await
                 {
-                    this.hand_in(Outcome::First {
+                    let outcome = Outcome::First {
                         record,
                         announce,
+                        event: Arc::clone(&event),
                         ticket,
                         permit,
-                    })
-                    .await;
+                    };
+                    this.hand_in(outcome).await;
                 }
             });
+            // Boxed: it is large, and would be copied a few times on its way.
+            group.spawn("first attempt", attempt);
         }
+        ticket.done().await;
         Some(())
+    }
+
+    fn spawn_burial(
+        self: &Arc<Self>,
+        message: SourceMessage,
+        unreadable: Unreadable,
+        ticket: Arc<Ticket>,
+        room: Room,
+        group: &Group,
+    ) {
+        let this = Arc::clone(self);
+        ticket.expect(0, room);
+        group.spawn("dead letter", async move {
+            this.bury(message, &unreadable, &ticket).await;
+        });
     }
 
     async fn hand_in(&self, outcome: Outcome) {
@@ -352,7 +371,7 @@ impl Intake {
         drop(self.outcomes.send(outcome).await);
     }
 
-    async fn bury(&self, message: SourceMessage, unreadable: &Unreadable, settle: &dyn Settle) {
+    async fn bury(&self, message: SourceMessage, unreadable: &Unreadable, ticket: &Ticket) {
         counter!(EVENTS, "result" => "dead_letter").increment(1);
         let tenant = message
             .header("X-Tenant-Id")
@@ -370,41 +389,12 @@ impl Intake {
         };
         let now = self.clock.now();
         let publisher = self.publisher.as_ref();
-        if let Err(error) = dead_letters::bury(publisher, &letter, &tenant, now, settle).await {
-            tracing::warn!(error = %Chain(&error), "a dead letter was not kept, the message comes again");
-            rest(settle, Duration::from_secs(5)).await;
+        match dead_letters::bury(publisher, &letter, &tenant, now, ticket.message()).await {
+            Ok(()) => ticket.close(),
+            Err(error) => {
+                tracing::warn!(error = %Chain(&error), "a dead letter was not kept, the message comes again");
+                ticket.rest(UNBURIED_REST).await;
+            }
         }
-    }
-}
-
-/// A delivery that was recorded as a success of its first attempt is told again; everything else went
-/// through the outbox.
-fn announcement(
-    (delivery, attempt): &(Delivery, Option<Attempt>),
-    event: &BusinessEvent,
-) -> Option<crate::domain::interfaces::OutboxRow> {
-    let first = delivery.status == DeliveryStatus::Delivered
-        && delivery.attempt_count == 1
-        && delivery.event_version == 1;
-    let attempt = attempt.as_ref().filter(|_| first)?;
-    let told = delivery_events::triggered(delivery, attempt, event.meta.traceparent.as_deref());
-    Some(delivery_events::to_row(&told))
-}
-
-async fn acknowledge(message: &dyn Settle) {
-    if let Err(error) = message.ack().await {
-        tracing::debug!(error = %Chain(&error), "a message was not acknowledged and will come again");
-    }
-}
-
-async fn rest(message: &dyn Settle, delay: Duration) {
-    if let Err(error) = message.nak(delay).await {
-        tracing::debug!(error = %Chain(&error), "a message was not given back and will come again");
-    }
-}
-
-async fn give_back(messages: &[Message]) {
-    for (_, message) in messages {
-        rest(message.as_ref(), Duration::ZERO).await;
     }
 }

@@ -24,11 +24,13 @@ impl Leases {
         self.lock().insert(lease.delivery_id, lease);
     }
 
-    /// It is renewed no longer.
-    pub fn forget(&self, ids: impl IntoIterator<Item = DeliveryId>) {
-        let mut leases = self.lock();
-        for id in ids {
-            leases.remove(&id);
+    /// They are renewed no longer; a newer lease on the same delivery is.
+    pub fn forget<'a>(&self, leases: impl IntoIterator<Item = &'a Lease>) {
+        let mut held = self.lock();
+        for lease in leases {
+            if held.get(&lease.delivery_id) == Some(lease) {
+                held.remove(&lease.delivery_id);
+            }
         }
     }
 

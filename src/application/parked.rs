@@ -37,8 +37,12 @@ pub const MAX_IN_HAND: u32 = 1000;
 pub const MAX_PER_WEBHOOK: u32 = 250;
 /// How often the database is asked for due deliveries when nothing wakes the lane.
 pub const POLL_EVERY: Duration = Duration::from_millis(250);
+/// The same while deliveries are in hand: endpoints that were busy may have room again.
+pub const POLL_BUSY: Duration = Duration::from_millis(20);
 /// When a delivery that got no slot is due again.
 pub const BUSY_WAIT: Duration = Duration::from_secs(1);
+/// When a delivery that got no slot at an endpoint that does not keep up is due again.
+pub const BEHIND_WAIT: Duration = Duration::from_secs(15);
 /// When a delivery whose webhook cannot be used is due again.
 pub const UNUSABLE_WAIT: Duration = Duration::from_mins(1);
 
@@ -69,11 +73,19 @@ impl std::fmt::Debug for ParkedLane {
 }
 
 impl ParkedLane {
-    /// Claims and tries until the group is stopping.
-    pub fn start(self, group: &Group) {
+    /// Claims and tries until `lanes` is stopping; leases are renewed until `upkeep` is, which is later.
+    pub fn start(self, lanes: &Group, upkeep: &Group) {
         let this = Arc::new(self);
-        group.spawn_loop("parked", Arc::clone(&this).run(group.clone()));
-        group.spawn_loop("renew leases", this.renew(group.stopping()));
+        lanes.spawn_loop("parked", Arc::clone(&this).run(lanes.clone()));
+        upkeep.spawn_loop(
+            "renew leases",
+            Renewal {
+                store: Arc::clone(&this.store),
+                clock: Arc::clone(&this.clock),
+                leases: Arc::clone(&this.leases),
+            }
+            .run(upkeep.stopping()),
+        );
     }
 
     async fn run(self: Arc<Self>, group: Group) {
@@ -86,13 +98,15 @@ impl ParkedLane {
                 tracing::warn!(error = %Chain(&error), "due deliveries could not be claimed");
                 0
             });
-            let half_free = in_hand.acquire_many(MAX_IN_HAND / 2);
+            let some_free = in_hand.acquire_many(MAX_PER_WEBHOOK);
+            let is_idle = in_hand.available_permits() == MAX_IN_HAND as usize;
+            let pause = if is_idle { POLL_EVERY } else { POLL_BUSY };
             tokio::select! {
                 () = stopping.cancelled() => return,
-                // There is more: claim again as soon as half of it is done.
-                _ = half_free, if found > 0 => {}
+                // There may be more: claim again as soon as there is room for it.
+                _ = some_free, if found > 0 => {}
                 () = self.wakers.parked.notified(), if found == 0 => {}
-                () = tokio::time::sleep(POLL_EVERY), if found == 0 => {}
+                () = tokio::time::sleep(pause), if found == 0 => {}
             }
         }
     }
@@ -126,8 +140,7 @@ impl ParkedLane {
         let snapshot = match self.registry.refresh().await {
             Ok(snapshot) => snapshot,
             Err(error) => {
-                self.leases
-                    .forget(claimed.iter().map(|one| one.lease.delivery_id));
+                self.leases.forget(claimed.iter().map(|one| &one.lease));
                 return Err(error);
             }
         };
@@ -183,12 +196,36 @@ impl ParkedLane {
                 events: attempted.events,
             }))),
             Tried::Waits(super::deliver::UNUSABLE) => released(UNUSABLE_WAIT),
+            Tried::Waits(_) if self.deliverer.endpoints().is_behind(webhook.id) => {
+                released(BEHIND_WAIT)
+            }
             Tried::Waits(_) => released(BUSY_WAIT),
             Tried::Stopping => None,
         }
     }
 
-    async fn renew(self: Arc<Self>, stopping: CancellationToken) {
+    /// Gives all leases back; for shutdown, when nobody works under them any more.
+    pub async fn give_back(store: &dyn Store, leases: &Leases, now: Timestamp) -> usize {
+        let held = leases.all();
+        if held.is_empty() {
+            return 0;
+        }
+        if let Err(error) = store.release(&held, now).await {
+            tracing::warn!(error = %Chain(&error), "leases were not given back and will run out");
+        }
+        held.len()
+    }
+}
+
+/// Keeps the leases of this worker in force. It holds none of the lane's ends of the recorder's channel.
+struct Renewal {
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    leases: Arc<Leases>,
+}
+
+impl Renewal {
+    async fn run(self, stopping: CancellationToken) {
         loop {
             tokio::select! {
                 () = stopping.cancelled() => return,
@@ -207,18 +244,6 @@ impl ParkedLane {
                 return;
             }
         }
-    }
-
-    /// Gives all leases back; for shutdown, when nobody works under them any more.
-    pub async fn give_back(store: &dyn Store, leases: &Leases, now: Timestamp) -> usize {
-        let held = leases.all();
-        if held.is_empty() {
-            return 0;
-        }
-        if let Err(error) = store.release(&held, now).await {
-            tracing::warn!(error = %Chain(&error), "leases were not given back and will run out");
-        }
-        held.len()
     }
 }
 

@@ -1,13 +1,19 @@
 //! Publishes the events of the outbox in their order. One worker does it at a time; the others stand by.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    borrow::Cow,
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use metrics::counter;
+use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
-    domain::interfaces::{OutboxClaim, Store},
+    domain::interfaces::{OutboxClaim, OutboxRow, Store},
     shared::{
         error_chain::Chain,
         lifecycle::Group,
@@ -24,7 +30,7 @@ use super::{
 /// Events published together at most.
 pub const MAX_BATCH: u32 = 1000;
 /// How long the relay's lease holds: after the death of its worker the outbox waits this long.
-pub const LEASE: Duration = Duration::from_secs(15);
+pub const LEASE: Duration = Duration::from_secs(30);
 /// How often the outbox is looked at when nothing wakes the relay.
 pub const POLL_EVERY: Duration = Duration::from_millis(250);
 /// How long the relay waits after a fault.
@@ -84,7 +90,7 @@ impl Relay {
         }
     }
 
-    /// Publishes one batch; answers how many events were in it.
+    /// Publishes one batch; answers how many events of it were published.
     async fn turn(&self, holder: Uuid) -> Result<usize, Box<dyn std::error::Error + Send + Sync>> {
         let now = self.clock.now();
         let claim = OutboxClaim {
@@ -96,13 +102,74 @@ impl Relay {
         let Some(rows) = self.store.outbox_batch(claim).await? else {
             return Ok(0);
         };
-        if rows.is_empty() {
-            return Ok(0);
+        let begun = Instant::now();
+        let mut published = 0;
+        for wave in waves(rows) {
+            // The lease is renewed by the next turn, well before it runs out.
+            if begun.elapsed() > LEASE / 4 {
+                break;
+            }
+            self.publisher.publish(&wave).await?;
+            let ids: Vec<Uuid> = wave.iter().map(|row| row.id).collect();
+            self.store.outbox_published(&ids, self.clock.now()).await?;
+            counter!(PUBLISHED).increment(wave.len() as u64);
+            published += wave.len();
         }
-        self.publisher.publish(&rows).await?;
-        let ids: Vec<Uuid> = rows.iter().map(|row| row.id).collect();
-        self.store.outbox_published(&ids, self.clock.now()).await?;
-        counter!(PUBLISHED).increment(rows.len() as u64);
-        Ok(rows.len())
+        Ok(published)
+    }
+}
+
+/// The part of an event that says whom it is about.
+#[derive(Deserialize)]
+struct About<'a> {
+    #[serde(borrow)]
+    subject: Cow<'a, str>,
+}
+
+/// The n-th events of all subjects are the n-th wave. What is published together may be taken in any
+/// order when the connection breaks in between, so a wave begins only when the former one is taken.
+fn waves(rows: Vec<OutboxRow>) -> Vec<Vec<OutboxRow>> {
+    let mut waves: Vec<Vec<OutboxRow>> = Vec::new();
+    let mut next: HashMap<String, usize> = HashMap::new();
+    for row in rows {
+        let about: Result<About<'_>, _> = serde_json::from_slice(&row.body);
+        let subject = about
+            .map(|about| about.subject.into_owned())
+            .unwrap_or_default();
+        let wave = next.entry(subject).or_default();
+        if waves.len() == *wave {
+            waves.push(Vec::new());
+        }
+        waves[*wave].push(row);
+        *wave += 1;
+    }
+    waves
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_events_about_one_subject_are_in_different_waves() {
+        let row = |n: u128, subject: &str| OutboxRow {
+            id: Uuid::from_u128(n),
+            event_type: "a.b".to_owned(),
+            traceparent: None,
+            body: format!(r#"{{"subject":"{subject}","data":{{"subject":"x"}}}}"#).into_bytes(),
+        };
+        let rows = vec![
+            row(1, "a"),
+            row(2, "b"),
+            row(3, "a"),
+            row(4, "c"),
+            row(5, "a"),
+            row(6, "b"),
+        ];
+        let waves: Vec<Vec<u128>> = waves(rows)
+            .iter()
+            .map(|wave| wave.iter().map(|row| row.id.as_u128()).collect())
+            .collect();
+        assert_eq!(waves, [vec![1, 2, 4], vec![3, 6], vec![5]]);
     }
 }

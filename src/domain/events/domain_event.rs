@@ -87,7 +87,7 @@ pub struct Context {
 
 /// An event to publish on `<prefix>.events.<type>`.
 #[derive(Debug, Clone, PartialEq)]
-pub struct DomainEvent {
+pub struct DomainEvent<D = Value> {
     /// Its id, and its `Nats-Msg-Id`.
     pub id: Uuid,
     /// For example `webhook.triggered`.
@@ -101,11 +101,11 @@ pub struct DomainEvent {
     /// Who and what caused it.
     pub context: Context,
     /// What happened, in detail.
-    pub data: Value,
+    pub data: D,
 }
 
 #[derive(Serialize)]
-struct CloudEvent<'a> {
+struct CloudEvent<'a, D> {
     specversion: &'static str,
     id: Uuid,
     source: &'static str,
@@ -119,13 +119,15 @@ struct CloudEvent<'a> {
     causationid: &'a str,
     actor: &'a str,
     aggregateversion: i64,
-    data: &'a Value,
+    data: &'a D,
 }
 
 impl DomainEvent {
     /// The `Content-Type` of the message.
     pub const CONTENT_TYPE: &'static str = "application/cloudevents+json";
+}
 
+impl<D: Serialize> DomainEvent<D> {
     /// The message body.
     pub fn to_json(&self) -> Vec<u8> {
         let event = CloudEvent {

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 /// How long an event may be expected to wait for a slot.
 pub const PATIENCE: Duration = Duration::from_millis(250);
-/// Without an attempt ending for this long, a full endpoint is stalled.
+/// Without an attempt ending for this long, an endpoint may be stalled; an attempt that takes longer
+/// does not count among those that the worker makes at a time.
 pub const STALL: Duration = Duration::from_millis(500);
 
 /// What is known of an endpoint at this moment, on this worker.
@@ -21,7 +22,7 @@ pub struct EndpointLoad {
     pub in_flight: u32,
     /// Events waiting for a slot.
     pub waiting: u32,
-    /// Moving average of an attempt's duration.
+    /// Moving average of how long an answer takes.
     pub latency: Duration,
     /// Since the last attempt ended, or since the first of those under way began.
     pub since_progress: Duration,
@@ -38,13 +39,21 @@ pub enum Verdict {
     Park,
 }
 
+impl EndpointLoad {
+    /// Whether the attempts under way get no answers: none for [`STALL`], nor for four times as long as
+    /// an answer of this endpoint takes.
+    pub fn is_stalled(self) -> bool {
+        self.in_flight > 0 && self.since_progress >= STALL.max(self.latency.saturating_mul(4))
+    }
+}
+
 /// Decides for one event.
 pub fn admit(load: EndpointLoad) -> Verdict {
+    if load.is_stalled() {
+        return Verdict::Park;
+    }
     if load.in_flight < load.window && load.waiting == 0 {
         return Verdict::Attempt;
-    }
-    if load.since_progress >= STALL {
-        return Verdict::Park;
     }
     let turns = load.waiting / load.window.max(1) + 1;
     if load.latency.saturating_mul(turns) <= PATIENCE {
@@ -150,6 +159,26 @@ mod tests {
             ..FULL
         };
         assert_eq!(admit(stalled), Verdict::Park);
+    }
+
+    #[test]
+    fn a_stalled_endpoint_gets_nothing_even_if_it_has_slots_and_a_slow_one_is_not_stalled() {
+        let free = EndpointLoad {
+            in_flight: 3,
+            since_progress: Duration::from_millis(600),
+            ..FULL
+        };
+        assert_eq!(admit(free), Verdict::Park);
+        let idle = EndpointLoad {
+            in_flight: 0,
+            ..free
+        };
+        assert_eq!(admit(idle), Verdict::Attempt);
+        let slow = EndpointLoad {
+            latency: Duration::from_millis(600),
+            ..free
+        };
+        assert_eq!(admit(slow), Verdict::Attempt);
     }
 
     #[test]

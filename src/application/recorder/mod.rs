@@ -5,6 +5,8 @@
 //! batch is what has come in while the former one was under way: alone and at once when there is little
 //! to do, a thousand at a time under load.
 
+mod batch;
+
 use std::{collections::HashSet, sync::Arc, time::Instant};
 
 use metrics::{counter, histogram};
@@ -13,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     domain::{
+        events::BusinessEvent,
         interfaces::{FirstRecord, Lease, LeasedRecord, OutboxRow, RecordBatch, Store, StoreError},
         values::{DeliveryId, Timestamp},
     },
@@ -31,6 +34,11 @@ use super::{
     wakers::Wakers,
 };
 
+use batch::{Announcement, Batch, Written};
+
+/// Stands for a text that the database refused.
+const REFUSED_TEXT: &str = "the error's text could not be kept";
+
 /// Outcomes in one transaction at most.
 pub const MAX_BATCH: usize = 1000;
 
@@ -43,6 +51,8 @@ pub enum Outcome {
         record: Box<FirstRecord>,
         /// What to publish once it is recorded; the rest goes through the outbox.
         announce: Option<OutboxRow>,
+        /// What it carries.
+        event: Arc<BusinessEvent>,
         /// The message that it belongs to.
         ticket: Arc<Ticket>,
         /// Bounds the deliveries in hand.
@@ -76,13 +86,6 @@ pub enum Outcome {
 /// Where outcomes are handed in.
 pub type Outcomes = mpsc::Sender<Outcome>;
 
-/// What is published and settled after a batch is recorded.
-#[derive(Debug, Default)]
-struct Announcement {
-    rows: Vec<OutboxRow>,
-    tickets: Vec<Arc<Ticket>>,
-}
-
 /// The recorder's ports.
 pub struct Recorder {
     /// Where outcomes are recorded.
@@ -106,11 +109,13 @@ impl std::fmt::Debug for Recorder {
 }
 
 impl Recorder {
-    /// Starts both stages; they end when every [`Outcomes`] is dropped and all is told.
+    /// Starts both stages; they end when every [`Outcomes`] is dropped and all is told. `capacity` bounds
+    /// the outcomes that wait for the first stage, and the batches that wait for the second: what the bus
+    /// does not take must not hold up what the database does.
     pub fn start(self, group: &Group, capacity: usize) -> Outcomes {
         let this = Arc::new(self);
         let (outcomes, incoming) = mpsc::channel(capacity);
-        let (told, announcements) = mpsc::channel(2);
+        let (told, announcements) = mpsc::channel(capacity);
         group.spawn("record", Arc::clone(&this).record_all(incoming, told));
         group.spawn("announce", this.announce_all(announcements));
         outcomes
@@ -121,105 +126,136 @@ impl Recorder {
         mut incoming: mpsc::Receiver<Outcome>,
         told: mpsc::Sender<Announcement>,
     ) {
-        let mut batch = Vec::with_capacity(MAX_BATCH);
-        while incoming.recv_many(&mut batch, MAX_BATCH).await > 0 {
-            let announcement = self.record(std::mem::take(&mut batch)).await;
+        let mut outcomes = Vec::with_capacity(MAX_BATCH);
+        while incoming.recv_many(&mut outcomes, MAX_BATCH).await > 0 {
+            let mut batch = Batch::default();
+            outcomes.drain(..).for_each(|outcome| batch.add(outcome));
+            let announcement = self.record(batch).await;
+            if announcement.tickets.is_empty() {
+                continue;
+            }
             if told.send(announcement).await.is_err() {
                 return;
             }
         }
     }
 
-    async fn record(&self, outcomes: Vec<Outcome>) -> Announcement {
-        let mut batch = Sorted::default();
-        for outcome in outcomes {
-            batch.add(outcome);
+    async fn record(&self, mut batch: Batch) -> Announcement {
+        for (at, leases) in batch.take_releases() {
+            self.release(&leases, at).await;
+            self.leases.forget(&leases);
         }
-        self.release(&batch.releases).await;
-        let failed = self.write(&batch.records).await;
+        let written = self.write(&batch.records).await;
         self.in_hand
             .release(batch.records.first.iter().map(|r| &r.delivery.id));
         self.leases
-            .forget(batch.records.leased.iter().map(|r| r.lease.delivery_id));
-        self.leases
-            .forget(batch.releases.iter().map(|(lease, _)| lease.delivery_id));
-        batch.into_announcement(&failed).await
+            .forget(batch.records.leased.iter().map(|r| &r.lease));
+        batch.into_announcement(&written).await
     }
 
-    /// Answers the deliveries that could not be recorded.
-    async fn write(&self, records: &RecordBatch) -> HashSet<DeliveryId> {
+    async fn write(&self, records: &RecordBatch) -> Written {
         if records.first.is_empty() && records.leased.is_empty() {
-            return HashSet::new();
+            return Written::default();
         }
         let start = Instant::now();
         let written = self.try_write(records).await;
         histogram!(STORE_SECONDS, "operation" => "record").record(start.elapsed().as_secs_f64());
-        let failed = match written {
-            Some(Ok(())) => HashSet::new(),
+        let written = match written {
+            Some(Ok(changed)) => self.look_up(records, &changed).await,
             Some(Err(error)) => self.write_one_by_one(records, &error).await,
-            // Stopping while the database is down: the messages and leases bring them again.
-            None => ids(records).collect(),
+            None => Written::given_up(records),
         };
         let has_events = records.first.iter().any(|r| !r.events.is_empty())
             || records.leased.iter().any(|r| !r.events.is_empty());
         if has_events {
             self.wakers.outbox.notify_one();
         }
-        failed
+        written
     }
 
-    async fn try_write(&self, records: &RecordBatch) -> Option<Result<(), StoreError>> {
+    /// Reads what was recorded before by somebody else (or by us, when the answer to a commit was lost):
+    /// that is what is told.
+    async fn look_up(&self, records: &RecordBatch, changed: &HashSet<DeliveryId>) -> Written {
+        let first = records.first.iter().map(|r| r.delivery.id);
+        let unchanged: Vec<DeliveryId> = first.filter(|id| !changed.contains(id)).collect();
+        if unchanged.is_empty() {
+            return Written::default();
+        }
+        let read = || self.store.recorded(&unchanged);
+        let never = |_: &StoreError| false;
+        match until_done(&self.give_up, "read deliveries", never, read).await {
+            Some(Ok(rows)) => Written {
+                before: rows.into_iter().map(|row| (row.0.id, row)).collect(),
+                ..Written::default()
+            },
+            _ => Written::given_up(records),
+        }
+    }
+
+    async fn try_write(
+        &self,
+        records: &RecordBatch,
+    ) -> Option<Result<HashSet<DeliveryId>, StoreError>> {
+        let write = || self.store.record(records);
         until_done(
             &self.give_up,
             "record outcomes",
             StoreError::is_final,
-            || async { self.store.record(records).await.map(drop) },
+            write,
         )
         .await
     }
 
     /// One row that the database refuses must not hold a thousand others back.
-    async fn write_one_by_one(
-        &self,
-        records: &RecordBatch,
-        error: &StoreError,
-    ) -> HashSet<DeliveryId> {
+    async fn write_one_by_one(&self, records: &RecordBatch, error: &StoreError) -> Written {
         tracing::error!(error = %Chain(error), "a batch was refused, recording its outcomes one by one");
-        let mut failed = HashSet::new();
-        let first = records.first.iter().map(|r| RecordBatch {
-            first: vec![r.clone()],
-            leased: Vec::new(),
-        });
-        let leased = records.leased.iter().map(|r| RecordBatch {
-            first: Vec::new(),
-            leased: vec![r.clone()],
-        });
-        for single in first.chain(leased) {
-            match self.try_write(&single).await {
-                Some(Ok(())) => {}
+        let mut written = Written::default();
+        for single in singles(records) {
+            let one = match self.try_write(&single).await {
+                Some(Ok(changed)) => self.look_up(&single, &changed).await,
                 Some(Err(error)) => {
                     let delivery = ids(&single).next();
-                    tracing::error!(?delivery, error = %Chain(&error), "an outcome cannot be recorded");
-                    failed.extend(delivery);
+                    tracing::error!(?delivery, error = %Chain(&error), "an outcome was refused");
+                    self.write_bare(single).await
                 }
-                None => failed.extend(ids(&single)),
-            }
+                None => Written::given_up(&single),
+            };
+            written.failed.extend(one.failed);
+            written.before.extend(one.before);
         }
-        failed
+        written
     }
 
-    async fn release(&self, releases: &[(Lease, Timestamp)]) {
-        let Some(latest) = releases.iter().map(|(_, at)| *at).max() else {
-            return;
-        };
-        let leases: Vec<Lease> = releases.iter().map(|(lease, _)| *lease).collect();
-        let released = until_done(
-            &self.give_up,
-            "release leases",
-            |_: &StoreError| false,
-            || self.store.release(&leases, latest),
-        );
-        if released.await.is_none() {
+    /// The last resort: the outcome without the stranger's texts.
+    async fn write_bare(&self, mut single: RecordBatch) -> Written {
+        let first = single
+            .first
+            .iter_mut()
+            .map(|r| (&mut r.delivery, &mut r.attempt));
+        let leased = single
+            .leased
+            .iter_mut()
+            .map(|r| (&mut r.delivery, &mut r.attempt));
+        for (delivery, attempt) in first.chain(leased) {
+            delivery.error = delivery.error.as_ref().map(|_| REFUSED_TEXT.to_owned());
+            if let Some(attempt) = attempt {
+                attempt.response = None;
+                attempt.error = attempt.error.as_ref().map(|_| REFUSED_TEXT.to_owned());
+            }
+        }
+        match self.try_write(&single).await {
+            Some(Ok(changed)) => self.look_up(&single, &changed).await,
+            Some(Err(_)) | None => Written::given_up(&single),
+        }
+    }
+
+    async fn release(&self, leases: &[Lease], at: Timestamp) {
+        let release = || self.store.release(leases, at);
+        let never = |_: &StoreError| false;
+        if until_done(&self.give_up, "release leases", never, release)
+            .await
+            .is_none()
+        {
             tracing::debug!("leases were not given back and will run out");
         }
     }
@@ -245,61 +281,30 @@ impl Recorder {
     }
 }
 
+/// Each outcome as a batch of its own.
+fn singles(records: &RecordBatch) -> impl Iterator<Item = RecordBatch> {
+    let first = records.first.iter().map(|r| RecordBatch {
+        first: vec![r.clone()],
+        leased: Vec::new(),
+    });
+    let leased = records.leased.iter().map(|r| RecordBatch {
+        first: Vec::new(),
+        leased: vec![r.clone()],
+    });
+    first.chain(leased)
+}
+
+impl Written {
+    /// Nothing of it is known to be recorded: the messages and leases bring it again.
+    fn given_up(records: &RecordBatch) -> Self {
+        Self {
+            failed: ids(records).collect(),
+            ..Self::default()
+        }
+    }
+}
+
 fn ids(records: &RecordBatch) -> impl Iterator<Item = DeliveryId> {
     let leased = records.leased.iter().map(|r| r.lease.delivery_id);
     records.first.iter().map(|r| r.delivery.id).chain(leased)
-}
-
-/// A batch of outcomes by what is to be done with them. The permits go when it does.
-#[derive(Debug, Default)]
-struct Sorted {
-    records: RecordBatch,
-    /// One for each of `records.first`, in the same order.
-    tickets: Vec<(Option<OutboxRow>, Arc<Ticket>)>,
-    again: Vec<(Option<OutboxRow>, Arc<Ticket>)>,
-    releases: Vec<(Lease, Timestamp)>,
-    permits: Vec<OwnedSemaphorePermit>,
-}
-
-impl Sorted {
-    fn add(&mut self, outcome: Outcome) {
-        match outcome {
-            Outcome::First {
-                record,
-                announce,
-                ticket,
-                permit,
-            } => {
-                self.records.first.push(*record);
-                self.tickets.push((announce, ticket));
-                self.permits.push(permit);
-            }
-            Outcome::Again { announce, ticket } => self.again.push((announce, ticket)),
-            Outcome::Leased { record, permit } => {
-                self.records.leased.push(*record);
-                self.permits.push(permit);
-            }
-            Outcome::Release { lease, at, permit } => {
-                self.releases.push((lease, at));
-                self.permits.push(permit);
-            }
-        }
-    }
-
-    async fn into_announcement(self, failed: &HashSet<DeliveryId>) -> Announcement {
-        let mut announcement = Announcement::default();
-        for (record, (row, ticket)) in self.records.first.iter().zip(self.tickets) {
-            if failed.contains(&record.delivery.id) {
-                ticket.fail().await;
-            } else {
-                announcement.rows.extend(row);
-                announcement.tickets.push(ticket);
-            }
-        }
-        for (row, ticket) in self.again {
-            announcement.rows.extend(row);
-            announcement.tickets.push(ticket);
-        }
-        announcement
-    }
 }

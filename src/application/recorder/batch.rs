@@ -1,0 +1,150 @@
+//! A batch of outcomes, sorted by what is to be done with them.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::{
+    application::{delivery_events, in_hand::Ticket},
+    domain::{
+        entities::{Attempt, Delivery},
+        events::BusinessEvent,
+        interfaces::{Lease, OutboxRow, RecordBatch},
+        values::{DeliveryId, Timestamp},
+    },
+};
+
+use super::Outcome;
+
+/// What is published and settled after a batch is recorded.
+#[derive(Debug, Default)]
+pub(super) struct Announcement {
+    pub(super) rows: Vec<OutboxRow>,
+    pub(super) tickets: Vec<Arc<Ticket>>,
+}
+
+/// What became of a batch's records.
+#[derive(Debug, Default)]
+pub(super) struct Written {
+    /// Could not be recorded.
+    pub(super) failed: HashSet<DeliveryId>,
+    /// Had been recorded before, as it stands in the store.
+    pub(super) before: HashMap<DeliveryId, (Delivery, Option<Attempt>)>,
+}
+
+/// What belongs to a first record.
+#[derive(Debug)]
+struct First {
+    announce: Option<OutboxRow>,
+    event: Arc<BusinessEvent>,
+    ticket: Arc<Ticket>,
+}
+
+/// A batch of outcomes; the permits go when it does.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    pub(super) records: RecordBatch,
+    /// One for each of `records.first`, in the same order.
+    firsts: Vec<First>,
+    again: Vec<(Option<OutboxRow>, Arc<Ticket>)>,
+    releases: BTreeMap<Timestamp, Vec<Lease>>,
+    permits: Vec<OwnedSemaphorePermit>,
+}
+
+impl Batch {
+    pub(super) fn add(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::First {
+                record,
+                announce,
+                event,
+                ticket,
+                permit,
+            } => {
+                self.records.first.push(*record);
+                self.firsts.push(First {
+                    announce,
+                    event,
+                    ticket,
+                });
+                self.permits.push(permit);
+            }
+            Outcome::Again { announce, ticket } => self.again.push((announce, ticket)),
+            Outcome::Leased { record, permit } => {
+                self.records.leased.push(*record);
+                self.permits.push(permit);
+            }
+            Outcome::Release { lease, at, permit } => {
+                self.releases
+                    .entry(up_to_the_second(at))
+                    .or_default()
+                    .push(lease);
+                self.permits.push(permit);
+            }
+        }
+    }
+
+    /// The leases to give back, by when their deliveries are due again; once.
+    pub(super) fn take_releases(&mut self) -> BTreeMap<Timestamp, Vec<Lease>> {
+        std::mem::take(&mut self.releases)
+    }
+
+    /// What is to be told now. The messages of what failed come again.
+    pub(super) async fn into_announcement(self, written: &Written) -> Announcement {
+        let mut announcement = Announcement::default();
+        for (record, first) in self.records.first.iter().zip(self.firsts) {
+            let First {
+                announce,
+                event,
+                ticket,
+            } = first;
+            let id = record.delivery.id;
+            if written.failed.contains(&id) {
+                ticket.fail().await;
+                continue;
+            }
+            // What is told is what the store holds, not what was attempted here.
+            let row = match written.before.get(&id) {
+                Some((delivery, attempt)) => {
+                    delivery_events::first_success(delivery, attempt.as_ref(), &event)
+                }
+                None => announce,
+            };
+            announcement.rows.extend(row);
+            announcement.tickets.push(ticket);
+        }
+        for (row, ticket) in self.again {
+            announcement.rows.extend(row);
+            announcement.tickets.push(ticket);
+        }
+        announcement
+    }
+}
+
+/// Few moments make few statements.
+fn up_to_the_second(at: Timestamp) -> Timestamp {
+    let over = u64::from(at.timestamp_subsec_millis());
+    if over == 0 {
+        at
+    } else {
+        at + Duration::from_millis(1000 - over)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_are_due_at_whole_seconds_and_never_earlier() {
+        let epoch = chrono::DateTime::UNIX_EPOCH;
+        for (given, expected) in [(0, 0), (1, 1000), (999, 1000), (1000, 1000), (1001, 2000)] {
+            let rounded = up_to_the_second(epoch + Duration::from_millis(given));
+            assert_eq!(rounded, epoch + Duration::from_millis(expected), "{given}");
+        }
+    }
+}
