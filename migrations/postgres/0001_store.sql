@@ -116,10 +116,18 @@ CREATE INDEX deliveries_due ON deliveries (webhook_id, due_at, created_at)
 -- Lists of what waits or went wrong.
 CREATE INDEX deliveries_undelivered ON deliveries (tenant, status, created_at)
     WHERE status <> 'delivered';
--- Lists, and pruning from the oldest. Together these three cost 3 µs per row.
-CREATE INDEX deliveries_newest ON deliveries (tenant, created_at);
+-- Lists, and pruning from the oldest. What waits is not in it, so that pruning never has to pass by a
+-- long queue; lists take that from the index above. The end is in it for pruning too: what began long ago
+-- may have ended just now. Together these three cost 3 µs per row.
+CREATE INDEX deliveries_done ON deliveries (tenant, created_at, completed_at)
+    WHERE status <> 'pending';
 CREATE INDEX deliveries_of_webhook ON deliveries (webhook_id, created_at);
 CREATE INDEX deliveries_of_event ON deliveries USING hash (event_id);
+
+-- Webhooks that are gone, while deliveries still wait for them: those are cancelled in batches.
+CREATE TABLE deleted_webhooks (
+    id uuid PRIMARY KEY
+);
 
 CREATE TABLE attempts (
     delivery_id uuid        NOT NULL,
@@ -160,11 +168,14 @@ CREATE TABLE idempotency (
     action     text        NOT NULL,
     key        text        NOT NULL,
     body_hash  text        NOT NULL,
+    -- The encryption key that sealed the reply.
+    key_id     text,
     reply      bytea       NOT NULL,
     created_at timestamptz NOT NULL,
     PRIMARY KEY (tenant, action, key)
 );
 CREATE INDEX idempotency_oldest ON idempotency (created_at);
+CREATE INDEX idempotency_key ON idempotency (key_id) WHERE key_id IS NOT NULL;
 
 -- Rows are added, never changed.
 

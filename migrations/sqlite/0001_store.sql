@@ -95,6 +95,12 @@ WHERE status = 'pending';
 CREATE INDEX deliveries_undelivered ON deliveries (tenant, status, created_at, id)
 WHERE status <> 'delivered';
 
+-- Webhooks that are gone, while deliveries still wait for them: those are cancelled in batches.
+CREATE TABLE deleted_webhooks (
+    id BLOB NOT NULL PRIMARY KEY,
+    deleted_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
 -- The event of a delivery that may be attempted again. Apart, so that a lease does not write it anew.
 CREATE TABLE delivery_events (
     delivery INTEGER PRIMARY KEY REFERENCES deliveries (seq) ON DELETE CASCADE,
@@ -141,12 +147,14 @@ CREATE TABLE idempotency (
     action TEXT NOT NULL,
     key TEXT NOT NULL,
     body_hash TEXT NOT NULL,
+    key_id TEXT, -- the encryption key that sealed the reply
     reply BLOB NOT NULL,
     created_at INTEGER NOT NULL,
     UNIQUE (tenant, action, key)
 ) STRICT;
 
 CREATE INDEX idempotency_by_time ON idempotency (created_at);
+CREATE INDEX idempotency_by_key ON idempotency (key_id) WHERE key_id IS NOT NULL;
 
 CREATE TABLE audit (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,

@@ -2,14 +2,17 @@
 //! content is told.
 
 use integration_worker::domain::{
-    entities::{Delivery, Integration, Webhook},
-    interfaces::{DeliveryFilter, EntityFilter, PageRequest, StoreError},
+    entities::{Delivery, DeliveryStatus, Integration, Webhook},
+    interfaces::{
+        DeliveryFilter, EntityFilter, PageRequest, RecordBatch, RegistryChange, StoreError,
+    },
+    values::{DeliveryId, WebhookId},
 };
 
 use crate::{
     deliveries::our_webhook,
     harness::{Database, everything_due},
-    samples::{at, delivery, integration, ours, parked},
+    samples::{at, delivery, first_attempt, integration, new_id, ours, parked},
 };
 
 both!(
@@ -48,10 +51,17 @@ fn first_page() -> PageRequest {
     }
 }
 
-/// Puts `value` (SQL) into a column of the table's only row; each case has a row of its own.
+/// Puts `value` (SQL) into a column of the table's only row, but for one that stays whole; each case has a row of its own.
 async fn corrupt(database: &Database, table: &str, column: &str, value: &str) {
+    let row = match table {
+        "webhooks" => "name <> 'whole'",
+        "deliveries" => "event_id <> 'event-2'",
+        _ => "true",
+    };
     database
-        .execute(&format!("UPDATE {table} SET {column} = {value}"))
+        .execute(&format!(
+            "UPDATE {table} SET {column} = {value} WHERE {row}"
+        ))
         .await;
 }
 
@@ -105,13 +115,42 @@ async fn assert_bad_webhook(database: &Database, hook: &Webhook, place: (&str, &
     let filter = EntityFilter::default();
     let listed = store.list_webhooks(&ours(), &filter, &first_page()).await;
     assert_bad(listed, place, &key, "list");
-    assert_bad(store.registry_delta(0).await, place, &key, "registry");
+    // It stops nobody: it is left out, and all others are there.
+    for since in [0, 1] {
+        let delta = store.registry_delta(since).await.expect("it reads");
+        assert_eq!(
+            delta.removed,
+            [hook.id],
+            "{column} since {since}",
+            column = place.1
+        );
+        let others: Vec<&str> = delta
+            .changed
+            .iter()
+            .map(|one| one.webhook.meta.name.as_str())
+            .collect();
+        assert_eq!(others, ["whole"]);
+    }
     let mut work = store.begin().await.expect("it begins");
     assert_bad(work.webhook(&ours(), hook.id).await, place, &key, "lock");
 }
 
 async fn a_broken_webhook_names_table_column_and_id(database: &Database) {
     let hook = our_webhook(database).await;
+    let mut whole = hook.clone();
+    whole.id = WebhookId(new_id());
+    whole.meta.name = String::from("whole");
+    database.insert_webhooks(&[whole.clone()]).await;
+    database
+        .work(async |work| {
+            for change in [
+                RegistryChange::Webhook(whole.id),
+                RegistryChange::Integration(hook.integration_id),
+            ] {
+                work.registry_changed(&[change]).await.expect("it is told");
+            }
+        })
+        .await;
     for (column, value, good) in [
         ("status", "'canary'", "'active'"),
         ("config", "'canary'", "'{}'"),
@@ -139,15 +178,36 @@ async fn assert_bad_delivery(database: &Database, one: &Delivery, column: &str) 
     let filter = DeliveryFilter::default();
     let listed = store.list_deliveries(&ours(), &filter, &first_page()).await;
     assert_bad(listed, place, &key, "list");
-    assert_bad(store.recorded(&[one.id]).await, place, &key, "recorded");
+    assert_left_out(database, one).await;
     let mut work = store.begin().await.expect("it begins");
     assert_bad(work.delivery(&ours(), one.id).await, place, &key, "lock");
+}
+
+/// It is attempted once more, and its record changes nothing.
+async fn assert_left_out(database: &Database, one: &Delivery) {
+    let hook = delivery_of_the_same(one, 2);
+    let recorded = database.store.recorded(&[one.id, hook]).await;
+    let recorded = recorded.expect("it reads the others");
+    assert_eq!(recorded.len(), 1);
+    assert_eq!(recorded[0].0.id, hook);
+    let again = RecordBatch {
+        first: vec![parked(one)],
+        leased: Vec::new(),
+    };
+    let changed = database.store.record(&again).await.expect("it is harmless");
+    assert_eq!(changed.len(), 0);
+}
+
+fn delivery_of_the_same(one: &Delivery, number: i64) -> DeliveryId {
+    DeliveryId::derive(one.webhook_id, &one.tenant, &format!("event-{number}"))
 }
 
 async fn a_broken_delivery_names_table_column_and_id(database: &Database) {
     let hook = our_webhook(database).await;
     let one = delivery(&hook, 1);
     database.record_first(vec![parked(&one)]).await;
+    let whole = first_attempt(&delivery(&hook, 2), DeliveryStatus::Delivered);
+    database.record_first(vec![whole]).await;
     for (column, value, good) in [
         ("status", "'canary'", "'pending'"),
         ("tenant", "'canary canary'", "'valeo'"),
@@ -159,8 +219,7 @@ async fn a_broken_delivery_names_table_column_and_id(database: &Database) {
             // Nobody's: it is found by its id alone, or by a worker.
             let place = ("deliveries", column);
             let key = one.id.to_string();
-            let recorded = database.store.recorded(&[one.id]).await;
-            assert_bad(recorded, place, &key, "recorded");
+            assert_left_out(database, &one).await;
             let claimed = database.store.claim_due(&everything_due(at(9))).await;
             assert_bad(claimed, place, &key, "claim");
         }

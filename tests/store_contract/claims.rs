@@ -5,6 +5,7 @@ use std::{
     sync::Arc,
 };
 
+use bytes::Bytes;
 use integration_worker::domain::{
     entities::{DeliveryStatus, IntegrationStatus, Webhook, WebhookStatus},
     interfaces::{ClaimRequest, ClaimedDelivery, FirstRecord, Inserted, Store},
@@ -25,6 +26,7 @@ both!(
     what_was_parked_goes_out_after_its_webhook_runs_again,
     excluded_webhooks_are_left_alone,
     the_limits_hold_and_the_oldest_go_first,
+    a_claim_brings_no_more_than_64_mib_of_events,
     a_busy_webhook_does_not_starve_the_others,
     concurrent_claims_never_overlap_and_miss_nothing,
 );
@@ -215,6 +217,27 @@ async fn the_limits_hold_and_the_oldest_go_first(database: &Database) {
         assert_eq!(order, expected);
     }
     assert_eq!(database.claim(&everything_due(at(100))).await.len(), 17);
+}
+
+async fn a_claim_brings_no_more_than_64_mib_of_events(database: &Database) {
+    const MIB: usize = 1 << 20;
+    let hooks = webhooks(database, 2).await;
+    let large = Bytes::from(vec![7; 16 * MIB]);
+    for (hook, numbers) in hooks.iter().zip([0..4, 10..13]) {
+        for number in numbers {
+            let mut record = parked(&delivery(hook, number));
+            record.event.as_mut().expect("it has one").raw = large.clone();
+            database.record_first(vec![record]).await;
+        }
+    }
+
+    let mut claimed = Vec::new();
+    for expected in [4, 3, 0] {
+        let some = database.claim(&everything_due(at(100))).await;
+        assert_eq!(some.len(), expected);
+        claimed.extend(some);
+    }
+    assert_eq!(ids(&claimed).len(), 7);
 }
 
 /// The numbers of the claimed deliveries of one webhook, as they came.

@@ -48,6 +48,7 @@ async fn a_kept_reply_is_read_back(database: &Database) {
 
     assert_eq!(reply(database, &key).await, Some(kept));
     let empty = StoredReply {
+        key_id: None,
         reply: Vec::new(),
         ..stored_reply(at(1))
     };

@@ -1,22 +1,23 @@
 //! Pruning, figures, key ids and the schema.
 
 use integration_worker::domain::{
-    entities::DeliveryStatus,
-    interfaces::{Inserted, StoreStats, UnitOfWork},
+    entities::{DeliveryStatus, IntegrationStatus, WebhookStatus},
+    interfaces::{ClaimRequest, Inserted, StoreStats, StoredReply, UnitOfWork},
 };
 
 use crate::{
     deliveries::our_webhook,
     harness::{Database, everything_due, sorted},
     samples::{
-        at, delivery, event, first_attempt, integration, parked, sealed, secret, under_lease,
-        webhook,
+        at, command_key, delivery, event, first_attempt, integration, parked, sealed, secret,
+        stored_reply, under_lease, webhook,
     },
 };
 
 both!(
     completed_deliveries_are_pruned_by_age_and_in_pieces,
     figures_count_what_waits_and_since_when,
+    only_what_could_be_attempted_is_overdue,
     the_ids_of_all_keys_in_use_are_known,
     migrating_again_changes_nothing,
     a_schema_of_another_program_is_not_ready,
@@ -109,6 +110,49 @@ async fn figures_count_what_waits_and_since_when(database: &Database) {
     assert_eq!(figures.oldest_outbox, Some(at(7)));
 }
 
+async fn only_what_could_be_attempted_is_overdue(database: &Database) {
+    let running = integration("running");
+    let mut stopped = integration("stopped");
+    stopped.status = IntegrationStatus::Inactive;
+    let runs = webhook(&running, "runs");
+    let mut off = webhook(&running, "off");
+    off.status = WebhookStatus::Inactive;
+    let mut disabled = webhook(&running, "disabled");
+    disabled.status = WebhookStatus::Error {
+        error: "410".to_owned(),
+    };
+    let elsewhere = webhook(&stopped, "elsewhere");
+    database.insert_integrations(&[running, stopped]).await;
+    let hooks = [runs, off, disabled, elsewhere];
+    database.insert_webhooks(&hooks).await;
+    let due = async || {
+        database
+            .store
+            .stats(at(100))
+            .await
+            .expect("it counts")
+            .oldest_due
+    };
+    let [runs, others @ ..] = &hooks;
+    let others = others.iter().map(|hook| parked(&delivery(hook, 1)));
+    database.record_first(others.collect()).await;
+    assert_eq!(due().await, None, "nobody may attempt these");
+
+    let records = [70, 50, 900].map(|number| parked(&delivery(runs, number)));
+    database.record_first(records.to_vec()).await;
+    assert_eq!(due().await, Some(at(50)));
+
+    // What is being worked on is not overdue, until its lease has ended.
+    let one = ClaimRequest {
+        limit: 1,
+        ..everything_due(at(60))
+    };
+    assert_eq!(database.claim(&one).await.len(), 1);
+    assert_eq!(due().await, Some(at(70)));
+    let figures = database.store.stats(at(100)).await.expect("it counts");
+    assert_eq!(figures.parked, 6);
+}
+
 async fn the_ids_of_all_keys_in_use_are_known(database: &Database) {
     let keys = async || sorted(database.store.key_ids().await.expect("it reads"));
     assert_eq!(keys().await, Vec::<String>::new());
@@ -130,6 +174,29 @@ async fn the_ids_of_all_keys_in_use_are_known(database: &Database) {
         keys().await,
         ["new", "of the integration", "of the webhook", "old"]
     );
+    // A kept reply is sealed too, unless it says otherwise.
+    database
+        .work(async |work| {
+            for (key, key_id) in [("a", Some("of a reply")), ("b", Some("old")), ("c", None)] {
+                let reply = StoredReply {
+                    key_id: key_id.map(str::to_owned),
+                    ..stored_reply(at(1))
+                };
+                let kept = work.keep_reply(&command_key(key), &reply).await;
+                kept.expect("it is kept");
+            }
+        })
+        .await;
+    assert_eq!(
+        keys().await,
+        [
+            "new",
+            "of a reply",
+            "of the integration",
+            "of the webhook",
+            "old"
+        ]
+    );
 
     one.config.sealed = None;
     one.meta.touch("anna", at(1));
@@ -141,6 +208,9 @@ async fn the_ids_of_all_keys_in_use_are_known(database: &Database) {
         })
         .await;
 
+    assert_eq!(keys().await, ["new", "of a reply", "old"]);
+    let pruned = database.store.prune_idempotency(at(2), 10).await;
+    assert_eq!(pruned.expect("it prunes"), 3);
     assert_eq!(keys().await, ["new"]);
 }
 

@@ -22,6 +22,7 @@ both!(
     another_tenant_sees_nothing,
     a_stale_version_is_a_conflict,
     a_deleted_webhook_cancels_what_waits_and_nothing_else,
+    a_long_queue_of_a_deleted_webhook_is_cancelled_by_claims,
     a_delivery_is_inserted_read_and_changed_by_a_command,
 );
 
@@ -316,6 +317,51 @@ async fn a_deleted_webhook_cancels_what_waits_and_nothing_else(database: &Databa
     }
     let keys = database.store.key_ids().await.expect("it reads");
     assert_eq!(sorted(keys), ["k1"]);
+}
+
+async fn a_long_queue_of_a_deleted_webhook_is_cancelled_by_claims(database: &Database) {
+    let integration = our_integration(database).await;
+    let (gone, stays) = (
+        webhook(&integration, "gone"),
+        webhook(&integration, "stays"),
+    );
+    database
+        .insert_webhooks(&[gone.clone(), stays.clone()])
+        .await;
+    // More than one batch; one is being worked on, and few are due.
+    let leased = delivery(&gone, 0);
+    database.record_first(vec![parked(&leased)]).await;
+    let lease = database.claim(&everything_due(at(0))).await[0].lease;
+    let queue = (1..2_500).map(|number| parked(&delivery(&gone, number)));
+    database.record_first(queue.collect()).await;
+    let elsewhere = delivery(&stays, 5_000);
+    database.record_first(vec![parked(&elsewhere)]).await;
+
+    database
+        .work(async |work| work.delete_webhook(gone.id, at(1)).await.expect("it goes"))
+        .await;
+
+    let waiting = async || database.store.stats(at(1)).await.expect("it counts").parked;
+    assert_eq!(waiting().await, 1_501, "a thousand went at once");
+    // A worker may still tell how its attempt ended; it is not attempted again.
+    let failed = under_lease(lease, &leased, DeliveryStatus::Pending, at(2));
+    database.record_leased(vec![failed]).await;
+    for _ in 0..4 {
+        assert_eq!(database.claim(&everything_due(at(2))).await, []);
+    }
+    assert_eq!(waiting().await, 1);
+    for number in [0, 1, 999, 1_000, 2_499] {
+        let one = delivery(&gone, number);
+        let stored = database.stored(&one).await.expect("it is there");
+        assert_eq!(stored.status, DeliveryStatus::Cancelled, "{number}");
+        assert_eq!(stored.next_attempt_at, None);
+        assert!(stored.completed_at.is_some());
+        assert!(!database.keeps_event(&one).await, "nobody can retry it");
+    }
+    assert_eq!(database.count("deleted_webhooks").await, 0);
+    let claimed = database.claim(&everything_due(at(9_000))).await;
+    assert_eq!(claimed.len(), 1);
+    assert_eq!(claimed[0].delivery, elsewhere);
 }
 
 async fn a_delivery_is_inserted_read_and_changed_by_a_command(database: &Database) {

@@ -177,9 +177,11 @@ impl CommandHandler {
                 reply: answer.reply.clone(),
                 body_hash: command.body_hash.clone(),
             };
+            let (key_id, reply) = seal(&self.ports, key, &kept)?;
             let stored = StoredReply {
                 body_hash: String::new(),
-                reply: seal(&self.ports, key, &kept)?,
+                key_id: Some(key_id),
+                reply,
                 created_at: now,
             };
             unit.keep_reply(key, &stored).await?;
@@ -249,13 +251,13 @@ struct Kept {
 
 /// A reply may hold a secret, so each is sealed, bound to its command. So is the hash of the body: from
 /// a bare one whoever reads the table could find out weak credentials by guessing. The id of the
-/// encryption key stands before them; where the key is missing, the command has to wait, and nothing
-/// can be said about its body.
-fn seal(ports: &Ports, key: &CommandKey, kept: &Kept) -> Result<Vec<u8>, CipherError> {
+/// encryption key stands before them, and is answered besides; where the key is missing, the command has
+/// to wait, and nothing can be said about its body.
+fn seal(ports: &Ports, key: &CommandKey, kept: &Kept) -> Result<(String, Vec<u8>), CipherError> {
     let plain = json!({ "bodyHash": kept.body_hash, "reply": kept.reply.to_json() }).to_string();
     let sealed = ports.cipher.seal(plain.as_bytes(), &seal_context(key))?;
     let kept = json!({ "keyId": sealed.key_id, "sealed": STANDARD.encode(&sealed.bytes) });
-    Ok(kept.to_string().into_bytes())
+    Ok((sealed.key_id, kept.to_string().into_bytes()))
 }
 
 fn open(ports: &Ports, key: &CommandKey, kept: &[u8]) -> Result<Kept, CipherError> {

@@ -96,7 +96,9 @@ pub struct ClaimedDelivery {
 /// The store of deliveries.
 #[async_trait]
 pub trait DeliveryStore: Send + Sync {
-    /// Those of `ids` that are recorded, with their first attempt where there is one.
+    /// Those of `ids` that are recorded, with their first attempt where there is one. A row that this
+    /// program does not understand is logged and left out, so that it stops nobody: the attempt is made
+    /// once more, its record changes nothing, and the row stays for whoever understands it.
     async fn recorded(
         &self,
         ids: &[DeliveryId],

@@ -68,7 +68,7 @@ pub struct DeliveryFilter {
 pub struct StoreStats {
     /// Deliveries that wait; counted up to 1,000,000.
     pub parked: i64,
-    /// When the longest-due of them was due.
+    /// When the longest-due of those was due whose webhook and integration run and that nobody works on.
     pub oldest_due: Option<Timestamp>,
     /// Unpublished events; counted up to 1,000,000.
     pub outbox: i64,

@@ -48,6 +48,8 @@ pub trait RegistryReader: Send + Sync {
     async fn registry_version(&self) -> Result<i64, StoreError>;
 
     /// All changes after `since`, read in one snapshot; `since` = 0 reads every webhook (`full`).
-    /// A change log that has been pruned beyond `since` is answered as for 0.
+    /// A change log that has been pruned beyond `since` is answered as for 0. A webhook that this program
+    /// does not understand is logged and among the `removed`, so that it stops no other: until it is
+    /// mended it gets nothing.
     async fn registry_delta(&self, since: i64) -> Result<RegistryDelta, StoreError>;
 }

@@ -27,6 +27,8 @@ pub struct StoredReply {
     /// Empty: a hash of a body that holds credentials would tell the weak ones to whoever reads the
     /// table, so it is sealed together with the reply.
     pub body_hash: String,
+    /// The encryption key that sealed the reply, if one did.
+    pub key_id: Option<String>,
     /// The reply and the hash of the command's body, sealed by the caller.
     pub reply: Vec<u8>,
     /// When it was given.
@@ -126,7 +128,8 @@ pub trait UnitOfWork: Send {
     async fn insert_webhook(&mut self, new: &Webhook) -> Result<Inserted, StoreError>;
     /// Writes a changed webhook with its secrets; as [`Self::update_integration`].
     async fn update_webhook(&mut self, changed: &Webhook) -> Result<Inserted, StoreError>;
-    /// Deletes a webhook with its secrets, and cancels its pending deliveries at `now`.
+    /// Deletes a webhook with its secrets. Its pending deliveries are never claimed after that; a
+    /// thousand of them are cancelled at once, and however many are left by the claims that follow.
     async fn delete_webhook(&mut self, id: WebhookId, now: Timestamp) -> Result<(), StoreError>;
 
     /// Reads and locks a delivery, and says whether its event is still kept.

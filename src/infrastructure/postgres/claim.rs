@@ -8,10 +8,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use sqlx::{
-    PgPool,
-    postgres::{PgBindIterExt as _, PgConnection},
-};
+use sqlx::postgres::{PgBindIterExt as _, PgConnection};
 use uuid::Uuid;
 
 use crate::domain::{
@@ -21,10 +18,14 @@ use crate::domain::{
 
 use super::{
     error::during,
+    pool::Pool,
     rows::{DeliveryRow, EventRow, delivery_columns},
 };
 
 const OPERATION: &str = "claim due deliveries";
+
+/// How many deliveries of deleted webhooks one claim cancels at most.
+const ORPHANS: i64 = 1_000;
 
 /// How many bytes of events one claim may bring, beyond its first delivery.
 const MAX_BYTES: i64 = 64 << 20;
@@ -64,32 +65,44 @@ struct Lane {
 
 /// Implements [`crate::domain::interfaces::DeliveryStore::claim_due`].
 pub(super) async fn claim_due(
-    pool: &PgPool,
+    pool: &Pool,
     claimed_up_to: &Mutex<Uuid>,
     request: &ClaimRequest,
 ) -> Result<Vec<ClaimedDelivery>, StoreError> {
     if request.limit == 0 || request.per_webhook == 0 {
         return Ok(Vec::new());
     }
-    let mut connection = pool.acquire().await.map_err(during(OPERATION))?;
+    pool.bounded(OPERATION, async {
+        let mut connection = pool.lend(OPERATION).await?;
+        let rows = claim(&mut connection, claimed_up_to, request).await?;
+        connection.give_back();
+        read(rows)
+    })
+    .await
+}
+
+async fn claim(
+    connection: &mut PgConnection,
+    claimed_up_to: &Mutex<Uuid>,
+    request: &ClaimRequest,
+) -> Result<Vec<ClaimRow>, StoreError> {
     let from = *claimed_up_to.lock().unwrap_or_else(PoisonError::into_inner);
-    let lanes = due_lanes(&mut connection, from, request).await?;
+    let lanes = due_lanes(connection, from, request).await?;
     if let Some(last) = lanes.last() {
         *claimed_up_to.lock().unwrap_or_else(PoisonError::into_inner) = last.webhook_id;
     }
     let (running, orphaned): (Vec<Lane>, Vec<Lane>) =
         lanes.into_iter().partition(|lane| lane.runs.is_some());
     if !orphaned.is_empty() {
-        cancel_orphans(&mut connection, &orphaned, request).await?;
+        cancel_orphans(connection, &orphaned, request).await?;
     }
     if running.is_empty() {
         return Ok(Vec::new());
     }
-    let rows = take(&mut connection, &running, request).await?;
-    read(rows)
+    take(connection, &running, request).await
 }
 
-/// The webhooks with due deliveries that run or are gone: those after `from` first, at most `limit`.
+/// The webhooks with due deliveries that run, and those that are gone: those after `from` first, at most `limit`.
 async fn due_lanes(
     connection: &mut PgConnection,
     from: Uuid,
@@ -125,7 +138,9 @@ async fn due_lanes(
              FROM (SELECT * FROM behind UNION ALL SELECT * FROM ahead) l
              WHERE l.due_at <= $2 AND l.webhook_id <> ALL($3::uuid[])
          )
-         SELECT webhook_id, runs FROM lanes WHERE runs IS DISTINCT FROM false LIMIT $4",
+         (SELECT g.id AS webhook_id, NULL::boolean AS runs FROM deleted_webhooks g LIMIT 1)
+         UNION ALL
+         (SELECT webhook_id, runs FROM lanes WHERE runs IS DISTINCT FROM false LIMIT $4)",
     )
     .bind(from)
     .bind(request.now)
@@ -189,17 +204,18 @@ async fn take(
     .map_err(during(OPERATION))
 }
 
-/// Cancels deliveries that were parked while their webhook was being deleted, and so were not there to
-/// be cancelled with it.
+/// Cancels a batch of what still waits for webhooks that are gone: because it was too much to be cancelled
+/// with them, or was parked just then and not seen.
 async fn cancel_orphans(
     connection: &mut PgConnection,
     lanes: &[Lane],
     request: &ClaimRequest,
 ) -> Result<(), StoreError> {
+    const OPERATION: &str = "cancel deliveries of deleted webhooks";
     sqlx::query(
         "WITH orphaned AS MATERIALIZED (
              SELECT d.id FROM deliveries d
-             WHERE d.status = 'pending' AND d.webhook_id = ANY($1::uuid[]) AND d.due_at <= $2
+             WHERE d.status = 'pending' AND d.webhook_id = ANY($1::uuid[])
              LIMIT $3
              FOR UPDATE SKIP LOCKED
          )
@@ -210,10 +226,19 @@ async fn cancel_orphans(
     )
     .bind(lanes.iter().map(|lane| lane.webhook_id).bind_iter())
     .bind(request.now)
-    .bind(i64::from(request.limit))
+    .bind(ORPHANS)
+    .execute(&mut *connection)
+    .await
+    .map_err(during(OPERATION))?;
+    // A statement of its own: only now it sees what is left.
+    sqlx::query(
+        "DELETE FROM deleted_webhooks g WHERE g.id = ANY($1::uuid[]) AND NOT EXISTS (
+             SELECT FROM deliveries d WHERE d.status = 'pending' AND d.webhook_id = g.id)",
+    )
+    .bind(lanes.iter().map(|lane| lane.webhook_id).bind_iter())
     .execute(connection)
     .await
-    .map_err(during("cancel deliveries of deleted webhooks"))?;
+    .map_err(during(OPERATION))?;
     Ok(())
 }
 

@@ -3,7 +3,10 @@
 use std::collections::HashSet;
 
 use async_trait::async_trait;
-use sqlx::postgres::PgBindIterExt as _;
+use sqlx::{
+    Connection as _,
+    postgres::{PgBindIterExt as _, PgConnection},
+};
 
 use crate::domain::{
     entities::{Attempt, Delivery},
@@ -65,7 +68,17 @@ impl DeliveryStore for PostgresStore {
                 .fetch_all(&self.pool)
                 .await
                 .map_err(during("look recorded deliveries up"))?;
-        all(rows)
+        let mut recorded = Vec::with_capacity(rows.len());
+        for row in rows {
+            match row.try_into() {
+                Ok(row) => recorded.push(row),
+                Err(error) => {
+                    let error: StoreError = error;
+                    tracing::error!(%error, "a recorded delivery cannot be read and is made again");
+                }
+            }
+        }
+        Ok(recorded)
     }
 
     async fn record(&self, batch: &RecordBatch) -> Result<HashSet<DeliveryId>, StoreError> {
@@ -131,9 +144,10 @@ impl DeliveryStore for PostgresStore {
         // From the oldest of each tenant: what ended before, began before.
         let done = sqlx::query(
             "WITH RECURSIVE tenants AS (
-                 (SELECT tenant FROM deliveries ORDER BY tenant LIMIT 1)
+                 (SELECT tenant FROM deliveries WHERE status <> 'pending' ORDER BY tenant LIMIT 1)
                  UNION ALL
-                 SELECT (SELECT d.tenant FROM deliveries d WHERE d.tenant > t.tenant
+                 SELECT (SELECT d.tenant FROM deliveries d
+                         WHERE d.status <> 'pending' AND d.tenant > t.tenant
                          ORDER BY d.tenant LIMIT 1)
                  FROM tenants t WHERE t.tenant IS NOT NULL
              ), old AS MATERIALIZED (
@@ -166,35 +180,48 @@ impl DeliveryStore for PostgresStore {
         id: DeliveryId,
     ) -> Result<Option<(Delivery, Vec<Attempt>)>, StoreError> {
         const OPERATION: &str = "read a delivery";
-        // One snapshot, so that the attempts are those that the delivery counts.
-        let mut tx = self
-            .pool
-            .begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            .await
-            .map_err(during(OPERATION))?;
-        let row: Option<RecordedRow> =
-            sqlx::query_as(select_recorded!("WHERE d.id = $1 AND d.tenant = $2"))
-                .bind(id.0)
-                .bind(tenant.as_str())
-                .fetch_optional(&mut *tx)
-                .await
-                .map_err(during(OPERATION))?;
-        let Some(row) = row else {
+        let read = self.pool.bounded(OPERATION, async {
+            let mut connection = self.pool.lend(OPERATION).await?;
+            let read = read(&mut connection, tenant, id).await;
+            let read = read.map_err(during(OPERATION))?;
+            connection.give_back();
+            Ok(read)
+        });
+        let Some((row, later)) = read.await? else {
             return Ok(None);
         };
-        let later: Vec<AttemptRow> = sqlx::query_as(
-            "SELECT delivery_id, number, started_at, duration_ms, status_code, error, response
-             FROM attempts WHERE delivery_id = $1 ORDER BY number",
-        )
-        .bind(id.0)
-        .fetch_all(&mut *tx)
-        .await
-        .map_err(during(OPERATION))?;
-        tx.commit().await.map_err(during(OPERATION))?;
-
         let (delivery, first): (Delivery, Option<Attempt>) = row.try_into()?;
         let mut attempts: Vec<Attempt> = first.into_iter().collect();
         attempts.extend(all::<_, Attempt>(later)?);
         Ok(Some((delivery, attempts)))
     }
+}
+
+async fn read(
+    connection: &mut PgConnection,
+    tenant: &TenantId,
+    id: DeliveryId,
+) -> Result<Option<(RecordedRow, Vec<AttemptRow>)>, sqlx::Error> {
+    // One snapshot, so that the attempts are those that the delivery counts.
+    let mut tx = connection
+        .begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        .await?;
+    let row: Option<RecordedRow> =
+        sqlx::query_as(select_recorded!("WHERE d.id = $1 AND d.tenant = $2"))
+            .bind(id.0)
+            .bind(tenant.as_str())
+            .fetch_optional(&mut *tx)
+            .await?;
+    let later: Vec<AttemptRow> = sqlx::query_as(
+        "SELECT a.delivery_id, a.number, a.started_at, a.duration_ms, a.status_code, a.error,
+             a.response
+         FROM deliveries d JOIN attempts a ON a.delivery_id = d.id
+         WHERE d.id = $1 AND d.tenant = $2 ORDER BY a.number",
+    )
+    .bind(id.0)
+    .bind(tenant.as_str())
+    .fetch_all(&mut *tx)
+    .await?;
+    tx.commit().await?;
+    Ok(row.map(|row| (row, later)))
 }

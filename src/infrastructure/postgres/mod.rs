@@ -11,6 +11,7 @@
 mod claim;
 mod deliveries;
 mod error;
+mod lent;
 mod outbox;
 mod pool;
 mod queries;
@@ -20,12 +21,14 @@ mod rows;
 mod text;
 mod unit_of_work;
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use sqlx::{
-    PgPool, Row as _,
+    Row as _,
     migrate::{MigrateError, Migrator},
-    postgres::PgConnection,
 };
 use uuid::Uuid;
 
@@ -33,13 +36,14 @@ use crate::domain::interfaces::StoreError;
 
 use error::{during, failed, is_missing_table};
 pub use pool::ConnectOptions;
+use pool::Pool;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
 
 /// The store; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct PostgresStore {
-    pool: PgPool,
+    pool: Pool,
     /// The webhook that the last claim ended with; the next one begins after it.
     claimed_up_to: Arc<Mutex<Uuid>>,
 }
@@ -56,9 +60,17 @@ impl PostgresStore {
     )]
     pub async fn connect(url: &str, options: ConnectOptions) -> Result<Self, StoreError> {
         Ok(Self {
-            pool: pool::open(url, options)?,
+            pool: Pool::open(url, options)?,
             claimed_up_to: Arc::default(),
         })
+    }
+
+    /// Changes how long a call may take, with all that it does, before it is given up as
+    /// [`StoreError::Unavailable`]; 45 s unless changed.
+    #[must_use]
+    pub fn with_call_timeout(mut self, timeout: Duration) -> Self {
+        self.pool.set_call_timeout(timeout);
+        self
     }
 
     /// Applies the migrations that are missing. Safe to call from many workers at once: one applies
@@ -68,7 +80,7 @@ impl PostgresStore {
     /// The database is not there, or it holds migrations that this program does not know.
     pub async fn migrate(&self) -> Result<(), StoreError> {
         const OPERATION: &str = "apply the migrations";
-        let mut connection = pool::for_migrations(&self.pool, OPERATION).await?;
+        let mut connection = self.pool.for_migrations(OPERATION).await?;
         let done = MIGRATIONS
             .run_direct(None, &mut connection, false)
             .await
@@ -89,8 +101,7 @@ impl PostgresStore {
     /// The database is not there.
     pub async fn migrations_current(&self) -> Result<bool, StoreError> {
         const OPERATION: &str = "say which migrations are applied";
-        let mut connection = self.pool.acquire().await.map_err(during(OPERATION))?;
-        migrations_current(&mut connection)
+        migrations_current(&self.pool)
             .await
             .map_err(during(OPERATION))
     }
@@ -101,10 +112,10 @@ impl PostgresStore {
     }
 }
 
-async fn migrations_current(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+async fn migrations_current(pool: &Pool) -> Result<bool, sqlx::Error> {
     let applied =
         sqlx::query("SELECT version, checksum, success FROM _sqlx_migrations ORDER BY version")
-            .fetch_all(connection)
+            .fetch_all(pool)
             .await;
     let applied = match applied {
         Err(error) if is_missing_table(&error) => return Ok(false),

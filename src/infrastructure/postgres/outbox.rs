@@ -67,7 +67,6 @@ impl From<Row> for OutboxRow {
 impl OutboxStore for PostgresStore {
     async fn outbox_batch(&self, claim: OutboxClaim) -> Result<Option<Vec<OutboxRow>>, StoreError> {
         const OPERATION: &str = "read the outbox";
-        let mut connection = self.pool.acquire().await.map_err(during(OPERATION))?;
         // Asked several times a second for ever: a lease that a crash takes back harms nobody, so it is
         // not worth a wait for the disk.
         let held = sqlx::query(
@@ -79,7 +78,7 @@ impl OutboxStore for PostgresStore {
         .bind(claim.holder)
         .bind(claim.now + claim.lease)
         .bind(claim.now)
-        .execute(&mut *connection)
+        .execute(&self.pool)
         .await
         .map_err(during(OPERATION))?;
         if held.rows_affected() == 0 {
@@ -90,7 +89,7 @@ impl OutboxStore for PostgresStore {
              WHERE published_at IS NULL ORDER BY position LIMIT $1",
         )
         .bind(i64::from(claim.limit))
-        .fetch_all(&mut *connection)
+        .fetch_all(&self.pool)
         .await
         .map_err(during(OPERATION))?;
         Ok(Some(rows.into_iter().map(OutboxRow::from).collect()))

@@ -129,44 +129,50 @@ impl Queries for PostgresStore {
         page: &PageRequest,
     ) -> Result<Page<Delivery>, StoreError> {
         let (after_time, after_id) = page.after.unzip();
-        let rows: Vec<DeliveryRow> = sqlx::query_as(concat!(
-            "SELECT ",
-            delivery_columns!(),
-            " FROM deliveries d
-             WHERE d.tenant = $1
-                 AND ($2::text IS NULL OR d.status = $2)
-                 AND ($3::uuid IS NULL OR d.webhook_id = $3)
-                 AND ($4::text IS NULL OR d.event_id = $4)
-                 AND ($5::text IS NULL OR d.event_type = $5)
-                 AND ($6::timestamptz IS NULL OR d.created_at >= $6)
-                 AND ($7::timestamptz IS NULL OR d.created_at < $7)
-                 AND ($8::timestamptz IS NULL OR (d.created_at, d.id) < ($8, $9::uuid))
-             ORDER BY d.created_at DESC, d.id DESC LIMIT $10"
-        ))
-        .bind(tenant.as_str())
-        .bind(clean_opt(filter.status.as_ref()))
-        .bind(filter.webhook_id.map(|id| id.0))
-        .bind(clean_opt(filter.event_id.as_ref()))
-        .bind(clean_opt(filter.event_type.as_ref()))
-        .bind(filter.since)
-        .bind(filter.until)
-        .bind(after_time)
-        .bind(after_id)
-        .bind(i64::from(page.limit) + 1)
-        .fetch_all(&self.pool)
-        .await
-        .map_err(during("list deliveries"))?;
+        let sql = match (&filter.event_id, &filter.status) {
+            (Some(_), _) => OF_EVENT,
+            (None, Some(_)) => OF_STATUS,
+            (None, None) => DELIVERIES,
+        };
+        let rows: Vec<DeliveryRow> = sqlx::query_as(sql)
+            .bind(tenant.as_str())
+            .bind(clean_opt(filter.status.as_ref()))
+            .bind(filter.webhook_id.map(|id| id.0))
+            .bind(clean_opt(filter.event_id.as_ref()))
+            .bind(clean_opt(filter.event_type.as_ref()))
+            .bind(filter.since)
+            .bind(filter.until)
+            .bind(after_time)
+            .bind(after_id)
+            .bind(i64::from(page.limit) + 1)
+            .fetch_all(&self.pool)
+            .await
+            .map_err(during("list deliveries"))?;
         part(rows, page)
     }
 
     async fn stats(&self, now: Timestamp) -> Result<StoreStats, StoreError> {
         let (parked, oldest_due, outbox, oldest_outbox) = sqlx::query_as(
-            "SELECT p.parked, p.oldest_due, o.waiting,
+            "WITH RECURSIVE lanes AS (
+                 (SELECT d.webhook_id, d.due_at FROM deliveries d WHERE d.status = 'pending'
+                  ORDER BY d.webhook_id, d.due_at LIMIT 1)
+                 UNION ALL
+                 SELECT n.webhook_id, n.due_at FROM lanes l CROSS JOIN LATERAL (
+                     SELECT d.webhook_id, d.due_at FROM deliveries d
+                     WHERE d.status = 'pending' AND d.webhook_id > l.webhook_id
+                     ORDER BY d.webhook_id, d.due_at LIMIT 1) n
+             )
+             SELECT p.parked, (
+                     SELECT min(l.due_at) FROM lanes l WHERE l.due_at <= $1 AND (
+                         SELECT w.status IN ('pending', 'active') AND i.status IN ('pending', 'active')
+                         FROM webhooks w JOIN integrations i ON i.id = w.integration_id
+                         WHERE w.id = l.webhook_id)
+                 ), o.waiting,
                  (SELECT created_at FROM outbox WHERE published_at IS NULL
                   ORDER BY position LIMIT 1)
              FROM (
-                 SELECT count(*) AS parked, min(due_at) FILTER (WHERE due_at <= $1) AS oldest_due
-                 FROM (SELECT due_at FROM deliveries WHERE status = 'pending' LIMIT 1000000) d
+                 SELECT count(*) AS parked
+                 FROM (SELECT 1 FROM deliveries WHERE status = 'pending' LIMIT 1000000) d
              ) p, (
                  SELECT count(*) AS waiting
                  FROM (SELECT 1 FROM outbox WHERE published_at IS NULL LIMIT 1000000) o
@@ -191,6 +197,8 @@ impl Queries for PostgresStore {
              SELECT credentials_key_id FROM webhooks WHERE credentials_key_id IS NOT NULL
              UNION
              SELECT key_id FROM signing_secrets
+             UNION
+             SELECT DISTINCT key_id FROM idempotency WHERE key_id IS NOT NULL
              ORDER BY 1",
         )
         .fetch_all(&self.pool)
@@ -209,6 +217,45 @@ impl Queries for PostgresStore {
         }
     }
 }
+
+macro_rules! select_deliveries {
+    ($from:literal, $condition:literal) => {
+        concat!(
+            "SELECT ",
+            delivery_columns!(),
+            " FROM ",
+            $from,
+            " WHERE d.tenant = $1
+                 AND ($2::text IS NULL OR d.status = $2)
+                 AND ($3::uuid IS NULL OR d.webhook_id = $3)
+                 AND ($4::text IS NULL OR d.event_id = $4)
+                 AND ($5::text IS NULL OR d.event_type = $5)
+                 AND ($6::timestamptz IS NULL OR d.created_at >= $6)
+                 AND ($7::timestamptz IS NULL OR d.created_at < $7)
+                 AND ($8::timestamptz IS NULL OR (d.created_at, d.id) < ($8, $9::uuid))
+                 AND ",
+            $condition,
+            " ORDER BY d.created_at DESC, d.id DESC LIMIT $10"
+        )
+    };
+}
+
+/// What is done and what waits, each from its own index.
+const DELIVERIES: &str = concat!(
+    "SELECT * FROM ((",
+    select_deliveries!("deliveries d", "d.status <> 'pending'"),
+    ") UNION ALL (",
+    select_deliveries!("deliveries d", "d.status = 'pending'"),
+    ")) d ORDER BY created_at DESC, id DESC LIMIT $10"
+);
+
+const OF_STATUS: &str = select_deliveries!("deliveries d", "true");
+
+/// The deliveries of an event are few. Without statistics, the planner would not believe it.
+const OF_EVENT: &str = concat!(
+    "WITH of_event AS MATERIALIZED (SELECT d.* FROM deliveries d WHERE d.event_id = $4) ",
+    select_deliveries!("of_event d", "true")
+);
 
 /// One row more than the page has was asked for.
 fn part<R, T>(mut rows: Vec<R>, page: &PageRequest) -> Result<Page<T>, StoreError>

@@ -7,7 +7,7 @@
 use std::{collections::HashSet, hash::BuildHasher};
 
 use sqlx::{
-    PgPool,
+    Connection as _,
     postgres::{PgBindIterExt as _, PgConnection},
 };
 use uuid::Uuid;
@@ -22,6 +22,7 @@ use crate::domain::{
 use super::{
     error::during,
     outbox,
+    pool::Pool,
     text::{clean, clean_opt},
 };
 
@@ -32,7 +33,23 @@ const MAX_STATEMENT_BYTES: usize = 64 << 20;
 
 /// Implements [`crate::domain::interfaces::DeliveryStore::record`].
 pub(super) async fn record(
-    pool: &PgPool,
+    pool: &Pool,
+    batch: &RecordBatch,
+) -> Result<HashSet<DeliveryId>, StoreError> {
+    if batch.first.is_empty() && batch.leased.is_empty() {
+        return Ok(HashSet::new());
+    }
+    pool.bounded(OPERATION, async {
+        let mut connection = pool.lend(OPERATION).await?;
+        let changed = write(&mut connection, batch).await?;
+        connection.give_back();
+        Ok(changed)
+    })
+    .await
+}
+
+async fn write(
+    connection: &mut PgConnection,
     batch: &RecordBatch,
 ) -> Result<HashSet<DeliveryId>, StoreError> {
     // In the order of their ids, so that two workers with the same rows never wait for each other.
@@ -41,14 +58,11 @@ pub(super) async fn record(
     let mut changed = HashSet::with_capacity(first.len() + leased.len());
     let chunks = by_bytes(&first);
     if leased.is_empty() && chunks.len() <= 1 && first.iter().all(|record| is_one_row(record)) {
-        if !first.is_empty() {
-            let mut connection = pool.acquire().await.map_err(during(OPERATION))?;
-            changed.extend(insert(&mut connection, &first).await?);
-        }
+        changed.extend(insert(connection, &first).await?);
         return Ok(changed);
     }
 
-    let mut tx = pool.begin().await.map_err(during(OPERATION))?;
+    let mut tx = connection.begin().await.map_err(during(OPERATION))?;
     // One statement per 64 MiB, which is one for all but the largest events.
     for chunk in chunks {
         changed.extend(insert(&mut tx, chunk).await?);

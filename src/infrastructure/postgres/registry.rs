@@ -7,7 +7,10 @@
 use std::collections::HashSet;
 
 use async_trait::async_trait;
-use sqlx::postgres::{PgBindIterExt as _, PgConnection};
+use sqlx::{
+    Connection as _,
+    postgres::{PgBindIterExt as _, PgConnection},
+};
 use uuid::Uuid;
 
 use crate::domain::{
@@ -19,7 +22,7 @@ use crate::domain::{
 use super::{
     PostgresStore,
     error::during,
-    rows::{WebhookRow, all, select_webhooks},
+    rows::{WebhookRow, select_webhooks},
 };
 
 const OPERATION: &str = "read the registry";
@@ -100,29 +103,39 @@ impl RegistryReader for PostgresStore {
     }
 
     async fn registry_delta(&self, since: i64) -> Result<RegistryDelta, StoreError> {
-        let mut tx = self
-            .pool
-            .begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        self.pool
+            .bounded(OPERATION, async {
+                let mut connection = self.pool.lend(OPERATION).await?;
+                let delta = delta(&mut connection, since).await?;
+                connection.give_back();
+                Ok(delta)
+            })
             .await
-            .map_err(during(OPERATION))?;
-        // Every version has left its line in the log, so what follows `since` is there if the next one is.
-        let (version, is_logged): (i64, bool) = sqlx::query_as(
-            "SELECT s.version, $1 > 0 AND ($1 = s.version
-                 OR EXISTS (SELECT FROM registry_changes c WHERE c.version = $1 + 1))
-             FROM registry_state s",
-        )
-        .bind(since)
-        .fetch_one(&mut *tx)
+    }
+}
+
+async fn delta(connection: &mut PgConnection, since: i64) -> Result<RegistryDelta, StoreError> {
+    let mut tx = connection
+        .begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         .await
         .map_err(during(OPERATION))?;
-        let delta = if is_logged {
-            changes(&mut tx, since, version).await?
-        } else {
-            everything(&mut tx, version).await?
-        };
-        tx.commit().await.map_err(during(OPERATION))?;
-        Ok(delta)
-    }
+    // Every version has left its line in the log, so what follows `since` is there if the next one is.
+    let (version, is_logged): (i64, bool) = sqlx::query_as(
+        "SELECT s.version, $1 > 0 AND ($1 = s.version
+                 OR EXISTS (SELECT FROM registry_changes c WHERE c.version = $1 + 1))
+             FROM registry_state s",
+    )
+    .bind(since)
+    .fetch_one(&mut *tx)
+    .await
+    .map_err(during(OPERATION))?;
+    let delta = if is_logged {
+        changes(&mut tx, since, version).await?
+    } else {
+        everything(&mut tx, version).await?
+    };
+    tx.commit().await.map_err(during(OPERATION))?;
+    Ok(delta)
 }
 
 async fn everything(
@@ -133,11 +146,12 @@ async fn everything(
         .fetch_all(connection)
         .await
         .map_err(during(OPERATION))?;
+    let (changed, removed) = understood(rows);
     Ok(RegistryDelta {
         version,
         full: true,
-        changed: all(rows)?,
-        removed: Vec::new(),
+        changed,
+        removed,
     })
 }
 
@@ -166,14 +180,30 @@ async fn changes(
     .await
     .map_err(during(OPERATION))?;
     let found: HashSet<Uuid> = rows.iter().map(|row| row.webhook.id()).collect();
+    let (changed, mut removed) = understood(rows);
+    let gone = named.into_iter().filter(|id| !found.contains(id));
+    removed.extend(gone.map(WebhookId));
     Ok(RegistryDelta {
         version,
         full: false,
-        changed: all(rows)?,
-        removed: named
-            .into_iter()
-            .filter(|id| !found.contains(id))
-            .map(WebhookId)
-            .collect(),
+        changed,
+        removed,
     })
+}
+
+/// The webhooks, and the ids of those that cannot be read: one of them must not stop all others.
+fn understood(rows: Vec<RegistryRow>) -> (Vec<RegistryWebhook>, Vec<WebhookId>) {
+    let mut webhooks = Vec::with_capacity(rows.len());
+    let mut broken = Vec::new();
+    for row in rows {
+        let id = WebhookId(row.webhook.id());
+        match RegistryWebhook::try_from(row) {
+            Ok(webhook) => webhooks.push(webhook),
+            Err(error) => {
+                tracing::error!(%error, "a webhook cannot be read and gets nothing");
+                broken.push(id);
+            }
+        }
+    }
+    (webhooks, broken)
 }

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::domain::interfaces::{ClaimRequest, ClaimedDelivery, StoreError};
 
 use super::{
-    SqliteStore,
+    SqliteStore, backlog,
     batch::{ManyRows, hex_array},
     error::failed,
     rows,
@@ -21,11 +21,14 @@ use super::{
 const CLAIM: &str = "claim due deliveries";
 /// How often a claim that others were quicker at looks again.
 const TRIES: u32 = 5;
+/// How many bytes of events one claim may bring, beyond its first delivery.
+const MAX_BYTES: i64 = 64 << 20;
 
 pub(super) async fn claim_due(
     store: &SqliteStore,
     request: &ClaimRequest,
 ) -> Result<Vec<ClaimedDelivery>, StoreError> {
+    backlog::work_off(store).await?;
     for _ in 0..TRIES {
         let candidates = candidates(store, request).await?;
         if candidates.is_empty() {
@@ -94,11 +97,17 @@ WITH RECURSIVE waiting (webhook_id) AS (
         ORDER BY o.due_at, o.next_attempt_at, o.seq LIMIT ?4)
     ORDER BY 2, 3, 1
     LIMIT ?3
+), taken (seq, place, bytes_before) AS MATERIALIZED (
+    SELECT due.seq, row_number() OVER turns,
+        sum(coalesce(length(e.raw), 0)) OVER turns - coalesce(length(e.raw), 0)
+    FROM due LEFT JOIN delivery_events e ON e.delivery = due.seq
+    WINDOW turns AS (ORDER BY due.turn, due.due_at, due.seq ROWS UNBOUNDED PRECEDING)
 )
 SELECT d.*, e.meta, e.raw
-FROM due CROSS JOIN deliveries d ON d.seq = due.seq
+FROM taken CROSS JOIN deliveries d ON d.seq = taken.seq
 LEFT JOIN delivery_events e ON e.delivery = d.seq
-ORDER BY due.turn, due.due_at, due.seq";
+WHERE taken.bytes_before < ?5
+ORDER BY taken.place";
 
 async fn candidates(
     store: &SqliteStore,
@@ -110,6 +119,7 @@ async fn candidates(
         .bind(hex_array(request.exclude.iter().map(|id| id.0)))
         .bind(request.limit)
         .bind(request.per_webhook)
+        .bind(MAX_BYTES)
         .fetch_all(&mut *connection)
         .await
         .map_err(failed(CLAIM))

@@ -37,9 +37,16 @@ impl DeliveryStore for SqliteStore {
         .fetch_all(&mut *connection)
         .await
         .map_err(failed(READ))?;
-        rows.iter()
-            .map(|row| Ok((rows::delivery(row)?, rows::first_attempt(row)?)))
-            .collect()
+        let mut recorded = Vec::with_capacity(rows.len());
+        for row in &rows {
+            match rows::delivery(row).and_then(|one| Ok((one, rows::first_attempt(row)?))) {
+                Ok(row) => recorded.push(row),
+                Err(error) => {
+                    tracing::error!(%error, "a recorded delivery cannot be read and is made again");
+                }
+            }
+        }
+        Ok(recorded)
     }
 
     async fn record(&self, batch: &RecordBatch) -> Result<HashSet<DeliveryId>, StoreError> {

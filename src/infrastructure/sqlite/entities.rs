@@ -11,7 +11,7 @@ use crate::domain::{
     values::{IntegrationId, TenantId, Timestamp, WebhookId},
 };
 
-use super::{batch::ManyRows, error::failed, rows};
+use super::{backlog, batch::ManyRows, error::failed, rows};
 
 macro_rules! select_integrations {
     ($rest:literal) => {
@@ -283,24 +283,7 @@ pub(super) async fn delete_webhook(
     now: Timestamp,
 ) -> Result<(), StoreError> {
     const DELETE: &str = "delete a webhook";
-    sqlx::query(
-        "DELETE FROM delivery_events WHERE delivery IN
-            (SELECT seq FROM deliveries WHERE webhook_id = ?1 AND status = 'pending')",
-    )
-    .bind(id.0)
-    .execute(&mut *connection)
-    .await
-    .map_err(failed(DELETE))?;
-    sqlx::query(
-        "UPDATE deliveries SET status = 'cancelled', next_attempt_at = NULL, due_at = NULL,
-            completed_at = ?2, lease_epoch = lease_epoch + 1
-        WHERE webhook_id = ?1 AND status = 'pending'",
-    )
-    .bind(id.0)
-    .bind(now.timestamp_millis())
-    .execute(&mut *connection)
-    .await
-    .map_err(failed(DELETE))?;
+    backlog::cancel_or_note(connection, id, now).await?;
     sqlx::query("DELETE FROM webhooks WHERE id = ?1")
         .bind(id.0)
         .execute(connection)

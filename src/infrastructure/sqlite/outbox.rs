@@ -50,6 +50,22 @@ pub(super) async fn add_events(
     Ok(())
 }
 
+/// Answers whether nobody else was faster.
+async fn take_lease(
+    store: &SqliteStore,
+    claim: &OutboxClaim,
+    until: Timestamp,
+) -> Result<bool, StoreError> {
+    let query = sqlx::query(
+        "UPDATE outbox_lease SET holder = ?1, lease_until = ?3
+        WHERE holder IS NULL OR holder = ?1 OR lease_until <= ?2",
+    )
+    .bind(claim.holder)
+    .bind(claim.now.timestamp_millis())
+    .bind(until.timestamp_millis());
+    Ok(store.execute("take the relay's lease", query).await? > 0)
+}
+
 #[async_trait]
 impl OutboxStore for SqliteStore {
     async fn outbox_batch(&self, claim: OutboxClaim) -> Result<Option<Vec<OutboxRow>>, StoreError> {
@@ -57,22 +73,28 @@ impl OutboxStore for SqliteStore {
         let lease = TimeDelta::from_std(claim.lease).unwrap_or(TimeDelta::MAX);
         let until = claim.now.checked_add_signed(lease);
         let until = until.unwrap_or(Timestamp::MAX_UTC);
-        let mut transaction = self.write(READ).await?;
-        let taken = sqlx::query(
-            "UPDATE outbox_lease SET holder = ?1, lease_until = ?3
-            WHERE holder IS NULL OR holder = ?1 OR lease_until <= ?2",
+        // Asked several times a second for ever: a lease that is held long enough is not written anew, and
+        // neither is one that somebody else holds.
+        let mut connection = self.read(READ).await?;
+        let (held, taken): (bool, bool) = sqlx::query_as(
+            "SELECT coalesce(holder = ?1 AND lease_until >= ?3, false),
+                coalesce(holder <> ?1 AND lease_until > ?2, false)
+            FROM outbox_lease",
         )
         .bind(claim.holder)
         .bind(claim.now.timestamp_millis())
-        .bind(until.timestamp_millis())
-        .execute(&mut *transaction)
+        .bind(
+            claim
+                .now
+                .timestamp_millis()
+                .midpoint(until.timestamp_millis()),
+        )
+        .fetch_one(&mut *connection)
         .await
         .map_err(failed(READ))?;
-        if taken.rows_affected() == 0 {
+        if taken || !(held || take_lease(self, &claim, until).await?) {
             return Ok(None);
         }
-        transaction.commit().await.map_err(failed(READ))?;
-        let mut connection = self.read(READ).await?;
         let rows = sqlx::query(
             "SELECT id, event_type, traceparent, body FROM outbox
             WHERE published_at IS NULL ORDER BY seq LIMIT ?1",

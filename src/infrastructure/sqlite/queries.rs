@@ -137,11 +137,24 @@ impl Queries for SqliteStore {
         const READ: &str = "read its figures";
         let mut connection = self.read(READ).await?;
         let row = sqlx::query(
-            "SELECT 0 AS id,
+            "WITH RECURSIVE waiting (webhook_id) AS (
+                SELECT min(webhook_id) FROM deliveries WHERE status = 'pending'
+                UNION ALL
+                SELECT (SELECT min(d.webhook_id) FROM deliveries d
+                    WHERE d.status = 'pending' AND d.webhook_id > w.webhook_id)
+                FROM waiting w WHERE w.webhook_id IS NOT NULL
+            ), oldest (due_at) AS (
+                SELECT (SELECT min(d.due_at) FROM deliveries d
+                    WHERE d.status = 'pending' AND d.webhook_id = e.id)
+                FROM waiting w
+                CROSS JOIN webhooks e ON e.id = w.webhook_id
+                CROSS JOIN integrations i ON i.id = e.integration_id
+                WHERE e.status IN ('pending', 'active') AND i.status IN ('pending', 'active')
+            )
+            SELECT 0 AS id,
                 (SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE status = 'pending'
                     LIMIT 1000000)) AS parked,
-                (SELECT min(next_attempt_at) FROM deliveries
-                    WHERE status = 'pending' AND next_attempt_at <= ?1) AS oldest_due,
+                (SELECT min(due_at) FROM oldest WHERE due_at <= ?1) AS oldest_due,
                 (SELECT count(*) FROM (SELECT 1 FROM outbox WHERE published_at IS NULL
                     LIMIT 1000000)) AS outbox,
                 (SELECT created_at FROM outbox WHERE published_at IS NULL
@@ -169,6 +182,8 @@ impl Queries for SqliteStore {
             SELECT credentials_key_id FROM webhooks WHERE credentials_key_id IS NOT NULL
             UNION
             SELECT key_id FROM signing_secrets
+            UNION
+            SELECT DISTINCT key_id FROM idempotency WHERE key_id IS NOT NULL
             ORDER BY 1",
         )
         .fetch_all(&mut *connection)

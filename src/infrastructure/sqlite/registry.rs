@@ -106,9 +106,15 @@ impl RegistryReader for SqliteStore {
             removed: Vec::new(),
         };
         for row in &rows {
-            match found(row)? {
-                Ok(webhook) => delta.changed.push(webhook),
-                Err(gone) => delta.removed.push(gone),
+            let id: Uuid = row.try_get("changed_id").map_err(failed(READ))?;
+            match found(row) {
+                Ok(Some(webhook)) => delta.changed.push(webhook),
+                Ok(None) => delta.removed.push(WebhookId(id)),
+                // One of them must not stop all others.
+                Err(error) => {
+                    tracing::error!(%error, "a webhook cannot be read and gets nothing");
+                    delta.removed.push(WebhookId(id));
+                }
             }
         }
         Ok(delta)
@@ -147,14 +153,13 @@ async fn changed_since(
     .await
 }
 
-/// The webhook, or the id of one that is gone.
-fn found(row: &SqliteRow) -> Result<Result<RegistryWebhook, WebhookId>, StoreError> {
+/// The webhook, unless it is gone.
+fn found(row: &SqliteRow) -> Result<Option<RegistryWebhook>, StoreError> {
     let cells = Cells::new(row, "webhooks");
     if cells.is_null("id")? {
-        let id: Uuid = row.try_get("changed_id").map_err(failed(READ))?;
-        return Ok(Err(WebhookId(id)));
+        return Ok(None);
     }
-    Ok(Ok(RegistryWebhook {
+    Ok(Some(RegistryWebhook {
         webhook: rows::webhook(row)?,
         integration_runs: cells.get("integration_runs")?,
     }))

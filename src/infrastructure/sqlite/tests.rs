@@ -274,3 +274,32 @@ async fn a_relay_of_another_process_is_let_in_when_the_lease_has_ended() {
             .is_none()
     );
 }
+
+#[tokio::test]
+async fn a_relay_that_holds_its_lease_needs_no_turn_to_write() {
+    let (store, _folder) = store().await;
+    let claim = |holder: u128, now| crate::domain::interfaces::OutboxClaim {
+        holder: uuid::Uuid::from_u128(holder),
+        now: at(now),
+        lease: Duration::from_secs(10),
+        limit: 10,
+    };
+    let taken = store.outbox_batch(claim(1, 0)).await;
+    assert!(taken.expect("it reads").is_some());
+    let unit = store.begin().await.expect("it begins");
+
+    for (holder, now, let_in) in [(1, 1, true), (1, 5_000, true), (2, 9_999, false)] {
+        let asked = store.outbox_batch(claim(holder, now));
+        let asked = tokio::time::timeout(Duration::from_secs(5), asked).await;
+        let answer = asked.expect("it does not wait").expect("it reads");
+        assert_eq!(answer.is_some(), let_in, "{holder} at {now}");
+    }
+    let late = store.outbox_batch(claim(1, 5_001));
+    tokio::pin!(late);
+    let waits = tokio::time::timeout(Duration::from_millis(200), &mut late).await;
+    assert!(waits.is_err(), "half of the lease is over: it is renewed");
+    unit.commit().await.expect("it commits");
+    assert!(late.await.expect("its turn has come").is_some());
+    let other = store.outbox_batch(claim(2, 15_000)).await;
+    assert!(other.expect("it reads").is_none(), "it was renewed");
+}

@@ -82,16 +82,23 @@ pub(super) async fn update(
     }
 }
 
-/// Cancels all that a webhook, which is deleted, still waits for; their leases end.
-pub(super) async fn cancel_all(
+/// Deliveries that are cancelled together with their webhook; the claims do it with what is left.
+const CANCELLED_AT_ONCE: i64 = 1_000;
+
+/// Cancels what still waits for a webhook that is deleted, or leaves a note of what is left of it; the
+/// leases end.
+pub(super) async fn cancel_or_note(
     connection: &mut PgConnection,
     webhook: WebhookId,
     now: Timestamp,
 ) -> Result<(), StoreError> {
+    const OPERATION: &str = "cancel the deliveries of a webhook";
     // Locked in the order in which batches of outcomes lock theirs.
-    sqlx::query(
+    let cancelled = sqlx::query(
         "WITH pending AS MATERIALIZED (
-             SELECT id FROM deliveries WHERE webhook_id = $1 AND status = 'pending'
+             SELECT id FROM deliveries WHERE id = ANY (ARRAY (
+                 SELECT id FROM deliveries WHERE webhook_id = $1 AND status = 'pending' LIMIT $3))
+                 AND status = 'pending'
              ORDER BY id FOR UPDATE
          )
          UPDATE deliveries d
@@ -101,8 +108,17 @@ pub(super) async fn cancel_all(
     )
     .bind(webhook.0)
     .bind(now)
-    .execute(connection)
+    .bind(CANCELLED_AT_ONCE)
+    .execute(&mut *connection)
     .await
-    .map_err(during("cancel the deliveries of a webhook"))?;
+    .map_err(during(OPERATION))?;
+    if cancelled.rows_affected() < CANCELLED_AT_ONCE.unsigned_abs() {
+        return Ok(());
+    }
+    sqlx::query("INSERT INTO deleted_webhooks (id) VALUES ($1)")
+        .bind(webhook.0)
+        .execute(connection)
+        .await
+        .map_err(during(OPERATION))?;
     Ok(())
 }

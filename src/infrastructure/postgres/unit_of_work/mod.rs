@@ -5,6 +5,8 @@ mod deliveries;
 mod integrations;
 mod webhooks;
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use sqlx::{Postgres, Transaction};
 
@@ -21,26 +23,31 @@ use crate::domain::{
 use super::{
     PostgresStore,
     error::{during, violates},
-    outbox, registry,
+    outbox,
+    pool::bounded,
+    registry,
 };
 
 /// A transaction; dropped, it is rolled back.
 struct Work {
     tx: Transaction<'static, Postgres>,
+    call_timeout: Duration,
 }
 
 #[async_trait]
 impl UnitOfWorkFactory for PostgresStore {
     async fn begin(&self) -> Result<Box<dyn UnitOfWork>, StoreError> {
-        let tx = self.pool.begin().await.map_err(during("begin"))?;
-        Ok(Box::new(Work { tx }))
+        Ok(Box::new(Work {
+            tx: self.pool.begin("begin a unit of work").await?,
+            call_timeout: self.pool.call_timeout(),
+        }))
     }
 }
 
 #[async_trait]
 impl UnitOfWork for Work {
     async fn reply(&mut self, key: &CommandKey) -> Result<Option<StoredReply>, StoreError> {
-        commands::reply(&mut self.tx, key).await
+        command(self.call_timeout, commands::reply(&mut self.tx, key)).await
     }
 
     async fn keep_reply(
@@ -48,7 +55,11 @@ impl UnitOfWork for Work {
         key: &CommandKey,
         reply: &StoredReply,
     ) -> Result<(), StoreError> {
-        commands::keep_reply(&mut self.tx, key, reply).await
+        command(
+            self.call_timeout,
+            commands::keep_reply(&mut self.tx, key, reply),
+        )
+        .await
     }
 
     async fn integration(
@@ -56,19 +67,27 @@ impl UnitOfWork for Work {
         tenant: &TenantId,
         id: IntegrationId,
     ) -> Result<Option<Integration>, StoreError> {
-        integrations::lock(&mut self.tx, tenant, id).await
+        command(
+            self.call_timeout,
+            integrations::lock(&mut self.tx, tenant, id),
+        )
+        .await
     }
 
     async fn insert_integration(&mut self, new: &Integration) -> Result<Inserted, StoreError> {
-        integrations::insert(&mut self.tx, new).await
+        command(self.call_timeout, integrations::insert(&mut self.tx, new)).await
     }
 
     async fn update_integration(&mut self, changed: &Integration) -> Result<Inserted, StoreError> {
-        integrations::update(&mut self.tx, changed).await
+        command(
+            self.call_timeout,
+            integrations::update(&mut self.tx, changed),
+        )
+        .await
     }
 
     async fn delete_integration(&mut self, id: IntegrationId) -> Result<(), StoreError> {
-        integrations::delete(&mut self.tx, id).await
+        command(self.call_timeout, integrations::delete(&mut self.tx, id)).await
     }
 
     async fn webhooks_of(
@@ -76,7 +95,11 @@ impl UnitOfWork for Work {
         id: IntegrationId,
         limit: u32,
     ) -> Result<Vec<Child>, StoreError> {
-        webhooks::lock_children(&mut self.tx, id, limit).await
+        command(
+            self.call_timeout,
+            webhooks::lock_children(&mut self.tx, id, limit),
+        )
+        .await
     }
 
     async fn webhook(
@@ -84,20 +107,23 @@ impl UnitOfWork for Work {
         tenant: &TenantId,
         id: WebhookId,
     ) -> Result<Option<Webhook>, StoreError> {
-        webhooks::lock(&mut self.tx, tenant, id).await
+        command(self.call_timeout, webhooks::lock(&mut self.tx, tenant, id)).await
     }
 
     async fn insert_webhook(&mut self, new: &Webhook) -> Result<Inserted, StoreError> {
-        webhooks::insert(&mut self.tx, new).await
+        command(self.call_timeout, webhooks::insert(&mut self.tx, new)).await
     }
 
     async fn update_webhook(&mut self, changed: &Webhook) -> Result<Inserted, StoreError> {
-        webhooks::update(&mut self.tx, changed).await
+        command(self.call_timeout, webhooks::update(&mut self.tx, changed)).await
     }
 
     async fn delete_webhook(&mut self, id: WebhookId, now: Timestamp) -> Result<(), StoreError> {
-        webhooks::delete(&mut self.tx, id).await?;
-        deliveries::cancel_all(&mut self.tx, id, now).await
+        let delete = async {
+            webhooks::delete(&mut self.tx, id).await?;
+            deliveries::cancel_or_note(&mut self.tx, id, now).await
+        };
+        command(self.call_timeout, delete).await
     }
 
     async fn delivery(
@@ -105,7 +131,11 @@ impl UnitOfWork for Work {
         tenant: &TenantId,
         id: DeliveryId,
     ) -> Result<Option<(Delivery, bool)>, StoreError> {
-        deliveries::lock(&mut self.tx, tenant, id).await
+        command(
+            self.call_timeout,
+            deliveries::lock(&mut self.tx, tenant, id),
+        )
+        .await
     }
 
     async fn insert_delivery(
@@ -113,28 +143,46 @@ impl UnitOfWork for Work {
         new: &Delivery,
         event: &StoredEvent,
     ) -> Result<(), StoreError> {
-        deliveries::insert(&mut self.tx, new, event).await
+        command(
+            self.call_timeout,
+            deliveries::insert(&mut self.tx, new, event),
+        )
+        .await
     }
 
     async fn update_delivery(&mut self, changed: &Delivery) -> Result<(), StoreError> {
-        deliveries::update(&mut self.tx, changed).await
+        command(self.call_timeout, deliveries::update(&mut self.tx, changed)).await
     }
 
     async fn add_events(&mut self, events: &[DomainEvent]) -> Result<(), StoreError> {
-        outbox::insert(&mut self.tx, &events.iter().collect::<Vec<_>>()).await
+        command(
+            self.call_timeout,
+            outbox::insert(&mut self.tx, &events.iter().collect::<Vec<_>>()),
+        )
+        .await
     }
 
     async fn add_audit(&mut self, rows: &[AuditRow]) -> Result<(), StoreError> {
-        commands::add_audit(&mut self.tx, rows).await
+        command(self.call_timeout, commands::add_audit(&mut self.tx, rows)).await
     }
 
     async fn registry_changed(&mut self, changes: &[RegistryChange]) -> Result<(), StoreError> {
-        registry::changed(&mut self.tx, changes).await
+        command(self.call_timeout, registry::changed(&mut self.tx, changes)).await
     }
 
     async fn commit(self: Box<Self>) -> Result<(), StoreError> {
-        self.tx.commit().await.map_err(during("commit"))
+        let Self { tx, call_timeout } = *self;
+        let commit = async { tx.commit().await.map_err(during("commit")) };
+        bounded(call_timeout, "commit", commit).await
     }
+}
+
+/// One step of a unit of work.
+async fn command<T>(
+    limit: Duration,
+    step: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    bounded(limit, "work on a command", step).await
 }
 
 /// What an update, made within a savepoint, came to: a name that is taken does not spoil the rest of

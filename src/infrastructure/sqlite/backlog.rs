@@ -1,0 +1,86 @@
+//! What still waits for a webhook that is deleted, and is to be cancelled.
+//!
+//! It may be a million deliveries, which would hold the only writer for long. So a deletion cancels a
+//! batch and leaves a note of the rest; each claim cancels another one until nothing is left.
+
+use sqlx::{Row as _, SqliteConnection};
+use uuid::Uuid;
+
+use crate::domain::{
+    interfaces::StoreError,
+    values::{Timestamp, WebhookId},
+};
+
+use super::{SqliteStore, error::failed};
+
+const CANCEL: &str = "cancel the deliveries of a deleted webhook";
+/// Deliveries that one transaction cancels at most.
+const BATCH: usize = 1_000;
+
+/// In the transaction that deletes the webhook.
+pub(super) async fn cancel_or_note(
+    connection: &mut SqliteConnection,
+    webhook: WebhookId,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    if cancel(connection, webhook.0, now.timestamp_millis()).await? == BATCH {
+        sqlx::query("INSERT INTO deleted_webhooks (id, deleted_at) VALUES (?1, ?2)")
+            .bind(webhook.0)
+            .bind(now.timestamp_millis())
+            .execute(connection)
+            .await
+            .map_err(failed(CANCEL))?;
+    }
+    Ok(())
+}
+
+/// Cancels a batch, if there is anything to cancel.
+pub(super) async fn work_off(store: &SqliteStore) -> Result<(), StoreError> {
+    let mut reader = store.read(CANCEL).await?;
+    let noted = sqlx::query("SELECT id, deleted_at FROM deleted_webhooks LIMIT 1")
+        .fetch_optional(&mut *reader)
+        .await
+        .map_err(failed(CANCEL))?;
+    drop(reader);
+    let Some(noted) = noted else {
+        return Ok(());
+    };
+    let id: Uuid = noted.try_get("id").map_err(failed(CANCEL))?;
+    let deleted_at: i64 = noted.try_get("deleted_at").map_err(failed(CANCEL))?;
+    let mut transaction = store.write(CANCEL).await?;
+    if cancel(&mut transaction, id, deleted_at).await? < BATCH {
+        sqlx::query("DELETE FROM deleted_webhooks WHERE id = ?1")
+            .bind(id)
+            .execute(&mut *transaction)
+            .await
+            .map_err(failed(CANCEL))?;
+    }
+    transaction.commit().await.map_err(failed(CANCEL))
+}
+
+/// Answers how many it cancelled; their leases end.
+async fn cancel(
+    connection: &mut SqliteConnection,
+    webhook: Uuid,
+    deleted_at: i64,
+) -> Result<usize, StoreError> {
+    let cancelled: Vec<i64> = sqlx::query_scalar(
+        "UPDATE deliveries SET status = 'cancelled', next_attempt_at = NULL, due_at = NULL,
+            completed_at = max(created_at, ?2), lease_epoch = lease_epoch + 1
+        WHERE seq IN (SELECT seq FROM deliveries
+            WHERE status = 'pending' AND webhook_id = ?1 LIMIT ?3)
+        RETURNING seq",
+    )
+    .bind(webhook)
+    .bind(deleted_at)
+    .bind(i64::try_from(BATCH).unwrap_or(i64::MAX))
+    .fetch_all(&mut *connection)
+    .await
+    .map_err(failed(CANCEL))?;
+    sqlx::query("DELETE FROM delivery_events WHERE delivery IN (SELECT value FROM json_each(?1))")
+        .bind(sqlx::types::Json(&cancelled))
+        .execute(connection)
+        .await
+        .map_err(failed(CANCEL))?;
+    Ok(cancelled.len())
+}
