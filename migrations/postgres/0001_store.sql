@@ -167,7 +167,6 @@ CREATE TABLE idempotency (
     tenant     text        NOT NULL,
     action     text        NOT NULL,
     key        text        NOT NULL,
-    body_hash  text        NOT NULL,
     -- The encryption key that sealed the reply.
     key_id     text,
     reply      bytea       NOT NULL,

@@ -146,7 +146,6 @@ CREATE TABLE idempotency (
     tenant TEXT NOT NULL,
     action TEXT NOT NULL,
     key TEXT NOT NULL,
-    body_hash TEXT NOT NULL,
     key_id TEXT, -- the encryption key that sealed the reply
     reply BLOB NOT NULL,
     created_at INTEGER NOT NULL,

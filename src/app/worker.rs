@@ -245,11 +245,7 @@ fn deliverer(parts: &Parts, running: &Running) -> Deliverer {
 
 fn start_lanes(parts: &Parts, groups: &Groups, running: &Running, deliverer: &Arc<Deliverer>) {
     let store = &parts.store.store;
-    let registry = Arc::new(Registry::new(
-        Arc::clone(store),
-        parts.keys.cipher(),
-        parts.egress.clone(),
-    ));
+    let registry = Arc::new(Registry::new(Arc::clone(store), parts.keys.cipher()));
     let recorder = Recorder {
         store: Arc::clone(store),
         publisher: parts.publisher(),

@@ -17,7 +17,6 @@ use integration_worker::{
         },
         events::EventMeta,
         interfaces::{Inserted, RegistryChange, UnitOfWork, UnitOfWorkFactory as _},
-        policies::EgressPolicy,
         values::{
             EventPattern, IntegrationId, SealedSecrets, SecretConfig, TenantId, Timestamp,
             WebhookId,
@@ -94,11 +93,7 @@ impl Fixture {
     /// The registry of one more worker.
     pub(crate) fn registry(&self) -> Registry {
         let cipher: Arc<dyn Cipher> = Arc::<LosingCipher>::clone(&self.cipher);
-        Registry::new(
-            Arc::new(self.store.clone()),
-            cipher,
-            EgressPolicy::default(),
-        )
+        Registry::new(Arc::new(self.store.clone()), cipher)
     }
 
     pub(crate) async fn begin(&self) -> Box<dyn UnitOfWork> {

@@ -248,7 +248,6 @@ pub(crate) fn command_key(key: &str) -> CommandKey {
 
 pub(crate) fn stored_reply(created: Timestamp) -> StoredReply {
     StoredReply {
-        body_hash: "ab".repeat(32),
         key_id: Some("kü".to_owned()),
         reply: (0..=255).collect(),
         created_at: created,

@@ -179,7 +179,6 @@ impl CommandHandler {
             };
             let (key_id, reply) = seal(&self.ports, key, &kept)?;
             let stored = StoredReply {
-                body_hash: String::new(),
                 key_id: Some(key_id),
                 reply,
                 created_at: now,

@@ -26,7 +26,7 @@ use tokio::{sync::Mutex, time::Instant};
 use crate::{
     domain::{
         interfaces::{RegistryDelta, RegistryWebhook, Store, StoreError},
-        policies::{EgressPolicy, RetryPolicy},
+        policies::RetryPolicy,
         values::{IntegrationId, TenantId, WebhookId},
     },
     shared::metrics::{REGISTRY_VERSION, REGISTRY_WEBHOOKS, STORE_SECONDS},
@@ -84,7 +84,7 @@ struct Reads {
 
 impl Registry {
     /// An empty registry; the first [`Self::refresh`] loads it.
-    pub fn new(store: Arc<dyn Store>, cipher: Arc<dyn Cipher>, _: EgressPolicy) -> Self {
+    pub fn new(store: Arc<dyn Store>, cipher: Arc<dyn Cipher>) -> Self {
         Self {
             store,
             cipher,

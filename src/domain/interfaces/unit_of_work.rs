@@ -24,9 +24,6 @@ pub struct CommandKey {
 /// The kept reply of a command.
 #[derive(Clone, PartialEq, Eq)]
 pub struct StoredReply {
-    /// Empty: a hash of a body that holds credentials would tell the weak ones to whoever reads the
-    /// table, so it is sealed together with the reply.
-    pub body_hash: String,
     /// The encryption key that sealed the reply, if one did.
     pub key_id: Option<String>,
     /// The reply and the hash of the command's body, sealed by the caller.
@@ -38,7 +35,7 @@ pub struct StoredReply {
 impl std::fmt::Debug for StoredReply {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("StoredReply")
-            .field("body_hash", &self.body_hash)
+            .field("key_id", &self.key_id)
             .finish_non_exhaustive()
     }
 }

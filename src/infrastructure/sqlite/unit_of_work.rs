@@ -137,7 +137,7 @@ async fn reply(
     key: &CommandKey,
 ) -> Result<Option<StoredReply>, StoreError> {
     let row = sqlx::query(
-        "SELECT key AS id, body_hash, key_id, reply, created_at FROM idempotency
+        "SELECT key AS id, key_id, reply, created_at FROM idempotency
         WHERE tenant = ?1 AND action = ?2 AND key = ?3",
     )
     .bind(key.tenant.as_str())
@@ -149,7 +149,6 @@ async fn reply(
     let reply = row.map(|row| {
         let cells = rows::Cells::new(&row, "idempotency");
         Ok(StoredReply {
-            body_hash: cells.get("body_hash")?,
             key_id: cells.get("key_id")?,
             reply: cells.get("reply")?,
             created_at: cells.time("created_at")?,
@@ -165,16 +164,15 @@ async fn keep_reply(
     reply: &StoredReply,
 ) -> Result<(), StoreError> {
     sqlx::query(
-        "INSERT INTO idempotency (tenant, action, key, body_hash, key_id, reply, created_at)
-        VALUES (?, ?, ?, ?, ?, ?, ?)
+        "INSERT INTO idempotency (tenant, action, key, key_id, reply, created_at)
+        VALUES (?, ?, ?, ?, ?, ?)
         ON CONFLICT (tenant, action, key) DO UPDATE SET
-            body_hash = excluded.body_hash, key_id = excluded.key_id, reply = excluded.reply,
+            key_id = excluded.key_id, reply = excluded.reply,
             created_at = excluded.created_at",
     )
     .bind(key.tenant.as_str())
     .bind(&key.action)
     .bind(&key.key)
-    .bind(&reply.body_hash)
     .bind(&reply.key_id)
     .bind(reply.reply.as_slice())
     .bind(reply.created_at.timestamp_millis())

@@ -27,8 +27,8 @@ pub(super) async fn reply(
     .await
     .map_err(during(OPERATION))?;
     // Its own statement: only now it sees what the former holder of the lock committed.
-    let row: Option<(String, Option<String>, Vec<u8>, Timestamp)> = sqlx::query_as(
-        "SELECT body_hash, key_id, reply, created_at FROM idempotency
+    let row: Option<(Option<String>, Vec<u8>, Timestamp)> = sqlx::query_as(
+        "SELECT key_id, reply, created_at FROM idempotency
          WHERE tenant = $1 AND action = $2 AND key = $3",
     )
     .bind(key.tenant.as_str())
@@ -37,14 +37,11 @@ pub(super) async fn reply(
     .fetch_optional(&mut *connection)
     .await
     .map_err(during(OPERATION))?;
-    Ok(
-        row.map(|(body_hash, key_id, reply, created_at)| StoredReply {
-            body_hash,
-            key_id,
-            reply,
-            created_at,
-        }),
-    )
+    Ok(row.map(|(key_id, reply, created_at)| StoredReply {
+        key_id,
+        reply,
+        created_at,
+    }))
 }
 
 pub(super) async fn keep_reply(
@@ -52,18 +49,17 @@ pub(super) async fn keep_reply(
     key: &CommandKey,
     reply: &StoredReply,
 ) -> Result<(), StoreError> {
-    // One that is there is too old to count, and only not pruned yet.
+    // An older one gives way: whoever asked for it found it outdated.
     sqlx::query(
-        "INSERT INTO idempotency (tenant, action, key, body_hash, key_id, reply, created_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7)
+        "INSERT INTO idempotency (tenant, action, key, key_id, reply, created_at)
+         VALUES ($1, $2, $3, $4, $5, $6)
          ON CONFLICT (tenant, action, key) DO UPDATE
-         SET body_hash = excluded.body_hash, key_id = excluded.key_id, reply = excluded.reply,
+         SET key_id = excluded.key_id, reply = excluded.reply,
              created_at = excluded.created_at",
     )
     .bind(key.tenant.as_str())
     .bind(clean(&key.action))
     .bind(clean(&key.key))
-    .bind(&reply.body_hash)
     .bind(&reply.key_id)
     .bind(&reply.reply)
     .bind(reply.created_at)
