@@ -6,8 +6,13 @@
 
 mod inbox;
 mod message;
+mod poison;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use async_nats::{
     Client,
@@ -28,6 +33,8 @@ use super::{
 
 use inbox::{Ending, Inbox};
 
+pub use poison::Burial;
+
 /// Most messages of one pull; more are never under way to one source.
 const MAX_PULL: usize = 5_000;
 /// How long a pull that gets nothing waits while the connection is away.
@@ -47,6 +54,7 @@ pub struct PullSource {
     connected: watch::Receiver<bool>,
     topology: Arc<Topology>,
     spec: ConsumerSpec,
+    burial: Option<Burial>,
     state: Mutex<State>,
 }
 
@@ -55,6 +63,8 @@ struct State {
     inbox: Option<Inbox>,
     resume: Option<ResumePoint>,
     resume_read: Option<Instant>,
+    /// The connection that was looked after; a new one may mean that a message ended the last.
+    cleared: Option<u64>,
 }
 
 impl fmt::Debug for PullSource {
@@ -87,8 +97,17 @@ impl PullSource {
             connected: connection.connected.clone(),
             topology: Arc::clone(topology),
             spec,
+            burial: None,
             state: Mutex::default(),
         }
+    }
+
+    /// With what puts messages aside that the client cannot read; without it each drops the
+    /// connection again, or ends the client.
+    #[must_use]
+    pub fn with_burial(mut self, burial: Burial) -> Self {
+        self.burial = Some(burial);
+        self
     }
 
     /// Gives back what was pulled and not handed out, so that other workers get it at once. For
@@ -137,6 +156,19 @@ impl PullSource {
         Ok(())
     }
 
+    /// Before the first pull of each connection.
+    async fn clear_poison(&self, state: &mut State) -> Result<(), BusError> {
+        let connection = self.client.statistics().connects.load(Ordering::Relaxed);
+        if let Some(burial) = &self.burial
+            && state.cleared != Some(connection)
+        {
+            let cleared = poison::clear(&self.client, &self.spec, burial).await;
+            cleared.map_err(|error| self.error("the search for unreadable messages", error))?;
+            state.cleared = Some(connection);
+        }
+        Ok(())
+    }
+
     async fn fill(&self, state: &mut State, max: usize) -> Result<Ending, BusError> {
         if let Some(inbox) = state.inbox.as_mut()
             && inbox.take_in_arrived()
@@ -147,6 +179,7 @@ impl PullSource {
             return Ok(Ending::NotServed);
         }
         self.remember(state).await?;
+        self.clear_poison(state).await?;
         if state.inbox.is_none() {
             let opened = Inbox::open(&self.client, &self.spec).await;
             state.inbox = Some(opened.map_err(|error| self.error("a pull", error))?);
