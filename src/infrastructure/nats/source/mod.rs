@@ -24,7 +24,10 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-use crate::application::ports::{BusError, MessageSource, Settle, SourceMessage};
+use crate::{
+    application::ports::{BusError, MessageSource, Settle, SourceMessage},
+    shared::error_chain::Chain,
+};
 
 use super::{
     connect::{Connection, is_connected},
@@ -46,6 +49,8 @@ const API_TIMEOUT: Duration = Duration::from_secs(3);
 /// How old the knowledge of what was settled may be: so much is done again after somebody has
 /// deleted the consumer.
 const RESUME_AGE: Duration = Duration::from_secs(1);
+/// So often the search for unreadable messages may fail on a connection before pulls go on without.
+const MAX_FAILED_SEARCHES: u32 = 3;
 
 /// Messages of one durable pull consumer, which is made again where somebody deletes it.
 pub struct PullSource {
@@ -65,6 +70,8 @@ struct State {
     resume_read: Option<Instant>,
     /// The connection that was looked after; a new one may mean that a message ended the last.
     cleared: Option<u64>,
+    /// Searches that failed on one connection.
+    failed_searches: (u64, u32),
 }
 
 impl fmt::Debug for PullSource {
@@ -156,16 +163,29 @@ impl PullSource {
         Ok(())
     }
 
-    /// Before the first pull of each connection.
+    /// Before the first pull of each connection. A search that keeps failing on a connection that
+    /// holds, perhaps for want of a permission, does not keep events from being pulled.
     async fn clear_poison(&self, state: &mut State) -> Result<(), BusError> {
         let connection = self.client.statistics().connects.load(Ordering::Relaxed);
-        if let Some(burial) = &self.burial
-            && state.cleared != Some(connection)
-        {
-            let cleared = poison::clear(&self.client, &self.spec, burial).await;
-            cleared.map_err(|error| self.error("the search for unreadable messages", error))?;
-            state.cleared = Some(connection);
+        let Some(burial) = &self.burial else {
+            return Ok(());
+        };
+        if state.cleared == Some(connection) {
+            return Ok(());
         }
+        if let Err(error) = poison::clear(&self.client, &self.spec, burial).await {
+            let error = self.error("the search for unreadable messages", error);
+            let failed = match state.failed_searches {
+                (of, failed) if of == connection => failed + 1,
+                _ => 1,
+            };
+            state.failed_searches = (connection, failed);
+            if failed < MAX_FAILED_SEARCHES {
+                return Err(error);
+            }
+            tracing::error!(error = %Chain(&error), "unreadable messages cannot be looked for");
+        }
+        state.cleared = Some(connection);
         Ok(())
     }
 

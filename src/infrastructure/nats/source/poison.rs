@@ -10,6 +10,7 @@ use bytes::Bytes;
 use chrono::DateTime;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use crate::{
     application::{
@@ -22,7 +23,11 @@ use crate::{
 use super::ConsumerSpec;
 
 /// Messages that are read at a time.
-const AT_A_TIME: usize = 32;
+const AT_A_TIME: usize = 16;
+/// Most messages of one search; where more are open, the next one begins further on.
+const MAX_RANGE: usize = 100_000;
+/// How long one answer of the server may take.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
 type Fault = Box<dyn std::error::Error + Send + Sync>;
 
@@ -63,13 +68,15 @@ pub(super) async fn clear(
     let floor = number("/ack_floor/stream_seq").unwrap_or_default();
     let last = number("/delivered/stream_seq").unwrap_or_default();
     let mut found = stream::iter(floor.saturating_add(1)..=last)
+        .take(MAX_RANGE)
         .map(|sequence| read(client, stream, sequence))
         .buffered(AT_A_TIME);
     while let Some(message) = found.try_next().await? {
         let Some((letter, nanoseconds)) = message.and_then(|m| letter(&m, stream, burial)) else {
             continue;
         };
-        // The server looks for the sequence in the stream alone.
+        // The server finds what is open by its sequence in the stream; it takes any number for the
+        // deliveries and for the consumer's own sequence.
         let reply = format!(
             "$JS.ACK.{stream}.{consumer}.1.{}.1.{nanoseconds}.0",
             letter.sequence
@@ -84,7 +91,7 @@ pub(super) async fn clear(
 }
 
 async fn ask(client: &Client, subject: String, body: Bytes) -> Result<Value, Fault> {
-    let answer = client.request(subject, body).await?;
+    let answer = timeout(ANSWER_TIMEOUT, client.request(subject, body)).await??;
     Ok(serde_json::from_slice(&answer.payload)?)
 }
 
