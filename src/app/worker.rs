@@ -31,7 +31,7 @@ use crate::{
     infrastructure::{
         clock::SystemClock,
         http::EndpointClient,
-        nats::{Connection, JetStreamPublisher, PullSource, Topology, TopologySettings},
+        nats::{Burial, Connection, JetStreamPublisher, PullSource, Topology, TopologySettings},
         telemetry::MetricsRecorder,
     },
     presentation::{
@@ -98,6 +98,15 @@ struct Parts {
 impl Parts {
     fn publisher(&self) -> Arc<dyn EventPublisher> {
         Arc::<JetStreamPublisher>::clone(&self.publisher)
+    }
+
+    fn burial(&self, kind: &'static str) -> Burial {
+        Burial {
+            publisher: self.publisher(),
+            clock: Arc::clone(&self.clock),
+            kind,
+            tenant: self.tenant.clone(),
+        }
     }
 }
 
@@ -208,7 +217,9 @@ async fn start(parts: &Parts, groups: &Groups) -> Result<Running, RunError> {
         in_hand: Arc::default(),
         leases: Arc::default(),
         give_up: CancellationToken::new(),
-        source: Arc::new(PullSource::erp(&parts.connection, &parts.topology)),
+        source: Arc::new(
+            PullSource::erp(&parts.connection, &parts.topology).with_burial(parts.burial("events")),
+        ),
     };
     Relay {
         store: Arc::clone(&parts.store.store),
@@ -339,7 +350,10 @@ async fn start_commands(parts: &Parts, groups: &Groups) -> Result<(), RunError> 
     let prefix = nats::prefix(&parts.config.nats)?;
     let publisher = &parts.publisher;
     DurableCommands {
-        source: Arc::new(PullSource::commands(&parts.connection, &parts.topology)),
+        source: Arc::new(
+            PullSource::commands(&parts.connection, &parts.topology)
+                .with_burial(parts.burial("commands")),
+        ),
         handler: Arc::<CommandHandler>::clone(&handler),
         publisher: Arc::<JetStreamPublisher>::clone(publisher),
         replies: Arc::<JetStreamPublisher>::clone(publisher),

@@ -7,5 +7,6 @@ mod deliveries;
 mod demo;
 mod intake;
 mod operations;
+mod poison;
 mod servers;
 mod support;

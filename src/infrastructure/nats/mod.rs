@@ -12,6 +12,6 @@ pub use connect::{Connection, connect};
 pub use connect_once::{ConnectOnceError, connect_once};
 pub use publisher::JetStreamPublisher;
 pub use settings::{NatsAuth, NatsSettings, NatsSettingsError, NatsTls};
-pub use source::PullSource;
+pub use source::{Burial, PullSource};
 pub use subjects::{SubjectPrefix, SubjectPrefixError};
 pub use topology::{Difference, Inspection, Topology, TopologyError, TopologySettings};

@@ -6,8 +6,13 @@
 
 mod inbox;
 mod message;
+mod poison;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use async_nats::{
     Client,
@@ -19,7 +24,10 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-use crate::application::ports::{BusError, MessageSource, Settle, SourceMessage};
+use crate::{
+    application::ports::{BusError, MessageSource, Settle, SourceMessage},
+    shared::error_chain::Chain,
+};
 
 use super::{
     connect::{Connection, is_connected},
@@ -27,6 +35,8 @@ use super::{
 };
 
 use inbox::{Ending, Inbox};
+
+pub use poison::Burial;
 
 /// Most messages of one pull; more are never under way to one source.
 const MAX_PULL: usize = 5_000;
@@ -39,6 +49,8 @@ const API_TIMEOUT: Duration = Duration::from_secs(3);
 /// How old the knowledge of what was settled may be: so much is done again after somebody has
 /// deleted the consumer.
 const RESUME_AGE: Duration = Duration::from_secs(1);
+/// So often the search for unreadable messages may fail on a connection before pulls go on without.
+const MAX_FAILED_SEARCHES: u32 = 3;
 
 /// Messages of one durable pull consumer, which is made again where somebody deletes it.
 pub struct PullSource {
@@ -47,6 +59,7 @@ pub struct PullSource {
     connected: watch::Receiver<bool>,
     topology: Arc<Topology>,
     spec: ConsumerSpec,
+    burial: Option<Burial>,
     state: Mutex<State>,
 }
 
@@ -55,6 +68,10 @@ struct State {
     inbox: Option<Inbox>,
     resume: Option<ResumePoint>,
     resume_read: Option<Instant>,
+    /// The connection that was looked after; a new one may mean that a message ended the last.
+    cleared: Option<u64>,
+    /// Searches that failed on one connection.
+    failed_searches: (u64, u32),
 }
 
 impl fmt::Debug for PullSource {
@@ -87,8 +104,17 @@ impl PullSource {
             connected: connection.connected.clone(),
             topology: Arc::clone(topology),
             spec,
+            burial: None,
             state: Mutex::default(),
         }
+    }
+
+    /// With what puts messages aside that the client cannot read; without it each drops the
+    /// connection again, or ends the client.
+    #[must_use]
+    pub fn with_burial(mut self, burial: Burial) -> Self {
+        self.burial = Some(burial);
+        self
     }
 
     /// Gives back what was pulled and not handed out, so that other workers get it at once. For
@@ -137,6 +163,32 @@ impl PullSource {
         Ok(())
     }
 
+    /// Before the first pull of each connection. A search that keeps failing on a connection that
+    /// holds, perhaps for want of a permission, does not keep events from being pulled.
+    async fn clear_poison(&self, state: &mut State) -> Result<(), BusError> {
+        let connection = self.client.statistics().connects.load(Ordering::Relaxed);
+        let Some(burial) = &self.burial else {
+            return Ok(());
+        };
+        if state.cleared == Some(connection) {
+            return Ok(());
+        }
+        if let Err(error) = poison::clear(&self.client, &self.spec, burial).await {
+            let error = self.error("the search for unreadable messages", error);
+            let failed = match state.failed_searches {
+                (of, failed) if of == connection => failed + 1,
+                _ => 1,
+            };
+            state.failed_searches = (connection, failed);
+            if failed < MAX_FAILED_SEARCHES {
+                return Err(error);
+            }
+            tracing::error!(error = %Chain(&error), "unreadable messages cannot be looked for");
+        }
+        state.cleared = Some(connection);
+        Ok(())
+    }
+
     async fn fill(&self, state: &mut State, max: usize) -> Result<Ending, BusError> {
         if let Some(inbox) = state.inbox.as_mut()
             && inbox.take_in_arrived()
@@ -147,6 +199,7 @@ impl PullSource {
             return Ok(Ending::NotServed);
         }
         self.remember(state).await?;
+        self.clear_poison(state).await?;
         if state.inbox.is_none() {
             let opened = Inbox::open(&self.client, &self.spec).await;
             state.inbox = Some(opened.map_err(|error| self.error("a pull", error))?);
