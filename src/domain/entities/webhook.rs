@@ -241,7 +241,7 @@ impl Webhook {
         Some(self.move_to(status, Change::Disabled, "system", now))
     }
 
-    /// Makes `secret` the current one; the former one signs until `now + overlap`.
+    /// Makes `secret` the current one; former ones sign until `now + overlap` at the latest.
     pub fn rotate_secret(
         &mut self,
         secret: SigningSecret,
@@ -249,8 +249,10 @@ impl Webhook {
         actor: &str,
         now: Timestamp,
     ) -> WebhookChange {
-        if let Some(current) = self.secrets.first_mut() {
-            current.expires_at = Some(now + overlap);
+        // None of the former ones signs for longer than this, so an overlap of 0 ends them all.
+        let end = now + overlap;
+        for former in &mut self.secrets {
+            former.expires_at = Some(former.expires_at.map_or(end, |its_own| its_own.min(end)));
         }
         self.secrets
             .retain(|s| s.expires_at.is_none_or(|end| end > now));

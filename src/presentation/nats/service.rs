@@ -52,6 +52,9 @@ pub struct ServiceError {
     source: async_nats::Error,
 }
 
+/// How long the server may take to take the registrations.
+const ROUND_TRIP: Duration = Duration::from_secs(5);
+
 /// Answers requests.
 pub struct RequestService {
     /// The connection.
@@ -92,6 +95,7 @@ impl RequestService {
             name: self.settings.name.clone(),
             source,
         })?;
+        self.wait_until_the_server_knows().await;
         let tasks = group.clone();
         group.spawn_loop("requests", Arc::new(self).run(service, requests, tasks));
         Ok(())
@@ -120,6 +124,16 @@ impl RequestService {
             endpoints.push(endpoint.map(asked).boxed());
         }
         Ok((service, select_all(endpoints)))
+    }
+
+    /// One round trip: the server takes what a connection sends in its order, so it has the
+    /// registrations once it answers this, which nobody else does.
+    async fn wait_until_the_server_knows(&self) {
+        let nobody = format!("{}.nobody", self.settings.subject_root);
+        let asked = self.client.request(nobody, "".into());
+        if tokio::time::timeout(ROUND_TRIP, asked).await.is_err() {
+            tracing::debug!("the server did not answer; requests are answered once it is back");
+        }
     }
 
     async fn run(self: Arc<Self>, service: Service, mut requests: Requests, group: Group) {

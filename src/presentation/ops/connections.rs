@@ -19,9 +19,12 @@ use tokio::{
 };
 
 /// Connections at once; others wait in the system's queue.
-const MOST: usize = 128;
-/// A connection that sends and takes nothing for so long is closed.
-const SILENCE: Duration = Duration::from_mins(1);
+const MOST: usize = 256;
+/// A connection that sends and takes nothing for so long is closed: whoever looks after the worker must
+/// not wait for who forgot about it.
+const SILENCE: Duration = Duration::from_secs(3);
+/// No connection is older.
+const LIFETIME: Duration = Duration::from_mins(1);
 
 /// Accepts connections within the bounds.
 pub(super) struct Connections {
@@ -51,6 +54,7 @@ impl Listener for Connections {
         let connection = Connection {
             stream,
             silence: Box::pin(sleep(SILENCE)),
+            end: Instant::now() + LIFETIME,
             _permit: permit,
         };
         (connection, address)
@@ -65,6 +69,7 @@ impl Listener for Connections {
 pub(super) struct Connection {
     stream: TcpStream,
     silence: Pin<Box<Sleep>>,
+    end: Instant,
     _permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -75,8 +80,9 @@ impl Connection {
         context: &mut Context<'_>,
         answer: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
-        if answer.is_ready() {
-            self.silence.as_mut().reset(Instant::now() + SILENCE);
+        let now = Instant::now();
+        if answer.is_ready() && now < self.end {
+            self.silence.as_mut().reset(self.end.min(now + SILENCE));
             return answer;
         }
         ready!(self.silence.as_mut().poll(context));
