@@ -8,7 +8,10 @@ use crate::{
     application::ports::Cipher,
     domain::interfaces::Queries,
     infrastructure::crypto::RingCipher,
-    shared::config::{ConfigFaults, KeySource},
+    shared::{
+        config::{ConfigFaults, KeySource},
+        error_chain::Chain,
+    },
 };
 
 use super::error::RunError;
@@ -17,6 +20,7 @@ use super::error::RunError;
 #[derive(Clone)]
 pub(crate) struct Keys {
     cipher: Arc<RingCipher>,
+    source: KeySource,
     variable: &'static str,
 }
 
@@ -36,6 +40,7 @@ impl Keys {
         let cipher = read.map_err(|problems| faults(variable, problems))?;
         Ok(Self {
             cipher: Arc::new(cipher),
+            source: source.clone(),
             variable,
         })
     }
@@ -64,8 +69,20 @@ impl Keys {
         }
     }
 
-    /// Reads the file again, where the keys came from one; a faulty file changes nothing.
-    pub(crate) fn reload(&self) {
+    /// Reads the file again, where the keys came from one. A faulty file, and one without a key that the
+    /// database needs, change nothing.
+    pub(crate) async fn reload(&self, store: &(dyn Queries + 'static)) {
+        let usable = match Self::read(&self.source) {
+            Ok(keys) => keys.check(store).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = usable {
+            tracing::error!(
+                error = %Chain(&error),
+                "the encryption keys could not be read again, the former ones go on"
+            );
+            return;
+        }
         match self.cipher.reload() {
             Ok(keys) => {
                 let ids: Vec<&str> = keys.ids().collect();

@@ -1,5 +1,7 @@
 //! SIGTERM and SIGINT stop the worker, a second one ends it at once; SIGHUP reads the keys again.
 
+use std::future::Future;
+
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -38,8 +40,11 @@ impl Signals {
     }
 }
 
-/// Calls `reload` on every SIGHUP until `stopping`.
-pub(crate) async fn on_hangup(stopping: CancellationToken, reload: impl Fn() + Send) {
+/// Runs `reload` on every SIGHUP until `stopping`.
+pub(crate) async fn on_hangup<F>(stopping: CancellationToken, reload: impl Fn() -> F + Send)
+where
+    F: Future<Output = ()> + Send,
+{
     let mut hangup = match signal(SignalKind::hangup()) {
         Ok(hangup) => hangup,
         Err(error) => {
@@ -50,7 +55,7 @@ pub(crate) async fn on_hangup(stopping: CancellationToken, reload: impl Fn() + S
     loop {
         tokio::select! {
             () = stopping.cancelled() => return,
-            _ = hangup.recv() => reload(),
+            _ = hangup.recv() => reload().await,
         }
     }
 }

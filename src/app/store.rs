@@ -23,6 +23,10 @@ use crate::{
 
 use super::error::RunError;
 
+/// How often a file is tried to be opened: there is no server to wait for, but another process may hold
+/// a lock for a while.
+const FILE_TRIES: u32 = 3;
+
 /// An open store, and how to bring its schema up and close it.
 #[derive(Clone)]
 pub(crate) struct OpenStore {
@@ -93,6 +97,7 @@ impl OpenStore {
         health.starting(DATABASE, place.clone());
         health.starting(MIGRATIONS, place.clone());
         let mut waits = waits();
+        let mut tries = 0;
         loop {
             let error = match Self::open_and_migrate(config).await {
                 Ok(store) => {
@@ -103,6 +108,10 @@ impl OpenStore {
                 Err(error) if error.is_final() => return Err(RunError::Store(error)),
                 Err(error) => error,
             };
+            tries += 1;
+            if tries == FILE_TRIES && matches!(config.location, DatabaseLocation::Sqlite(_)) {
+                return Err(RunError::configuration("DATABASE_URL", &error));
+            }
             tracing::warn!(database = place, error = %Chain(&error), "waiting for the database");
             tokio::time::sleep(waits.next_backoff().unwrap_or(LONGEST_WAIT)).await;
         }

@@ -321,7 +321,11 @@ fn start_upkeep(parts: &Parts, groups: &Groups, deliverer: &Deliverer, in_hand: 
         Arc::clone(&parts.health),
     );
     let keys = parts.keys.clone();
-    let hangups = signals::on_hangup(groups.upkeep.stopping(), move || keys.reload());
+    let store = Arc::clone(&parts.store.store);
+    let hangups = signals::on_hangup(groups.upkeep.stopping(), move || {
+        let (keys, store) = (keys.clone(), Arc::clone(&store));
+        async move { keys.reload(store.as_ref()).await }
+    });
     groups.upkeep.spawn_loop("hangup", hangups);
     groups.upkeep.spawn_loop(
         "dependencies",

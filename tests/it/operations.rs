@@ -1,5 +1,6 @@
 //! What an operator relies on: waiting at the start, health, metrics, several workers.
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -212,4 +213,45 @@ async fn a_missing_encryption_key_is_a_fault_of_the_configuration() {
         text.contains("ENCRYPTION_KEYS") && text.contains("test"),
         "{text}"
     );
+}
+
+#[tokio::test]
+async fn a_database_file_that_cannot_be_opened_is_a_fault_of_the_configuration() {
+    let server = NatsServer::start().await;
+    let environment = Environment::new(&server.url(), "sqlite:///proc/nowhere.db");
+    let mut worker = Worker::start(&environment);
+
+    assert_eq!(worker.exit_code(PATIENCE).await, 78);
+
+    let text = worker.output().text();
+    assert!(text.contains("DATABASE_URL"), "{text}");
+}
+
+#[tokio::test]
+async fn a_reloaded_key_ring_without_a_key_that_is_needed_is_not_taken() {
+    let (server, database) = (NatsServer::start().await, Postgres::database().await);
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("keys");
+    let line = |id: &str, byte: u8| format!("{id}:{}\n", STANDARD.encode([byte; 32]));
+    std::fs::write(&file, line("k1", 1)).expect("it is ours");
+    let environment = Environment::new(&server.url(), &database.url())
+        .with("ENCRYPTION_KEYS", "")
+        .with("ENCRYPTION_KEYS_FILE", &file.to_string_lossy());
+    let mut worker = Worker::start(&environment);
+    worker.wait_ready().await;
+    let (erp, receiver) = (Erp::connect(&server.url()).await, Receiver::start());
+    erp.webhook(&receiver.url("/a"), &["*"], json!({})).await;
+    std::fs::write(&file, line("k2", 2)).expect("it is ours");
+    worker.signal("HUP");
+    let told = |line: &str| (line.contains("k1") && line.contains("former ones")).then_some(());
+    worker.output().wait_for(PATIENCE, told).await;
+    erp.webhook(&receiver.url("/b"), &["*"], json!({})).await;
+    erp.order_created("e-1").await;
+    receiver.wait_for(2, PATIENCE).await;
+
+    std::fs::write(&file, line("k2", 2) + &line("k1", 1)).expect("it is ours");
+    worker.signal("HUP");
+
+    let told = |line: &str| line.contains("were read again").then_some(());
+    worker.output().wait_for(PATIENCE, told).await;
 }
