@@ -33,12 +33,16 @@ use super::{
 
 /// Parked deliveries in hand at a time.
 pub const MAX_IN_HAND: u32 = 1000;
+/// Bytes of their events.
+pub const MAX_BYTES_IN_HAND: u32 = 64 * 1024 * 1024;
 /// Of one webhook, in one claim.
 pub const MAX_PER_WEBHOOK: u32 = 250;
 /// How often the database is asked for due deliveries when nothing wakes the lane.
 pub const POLL_EVERY: Duration = Duration::from_millis(250);
 /// The same while deliveries are in hand: endpoints that were busy may have room again.
 pub const POLL_BUSY: Duration = Duration::from_millis(20);
+/// How long the lane waits for room before it looks again all the same.
+const CROWDED_PAUSE: Duration = Duration::from_secs(5);
 /// When a delivery that got no slot is due again.
 pub const BUSY_WAIT: Duration = Duration::from_secs(1);
 /// When a delivery that got no slot at an endpoint that does not keep up is due again.
@@ -91,22 +95,30 @@ impl ParkedLane {
     async fn run(self: Arc<Self>, group: Group) {
         let stopping = group.stopping();
         let in_hand = Arc::new(Semaphore::new(MAX_IN_HAND as usize));
+        let bytes = Arc::new(Semaphore::new(MAX_BYTES_IN_HAND as usize));
         loop {
             self.health.beat("parked");
-            let found = self.turn(&group, &in_hand).await.unwrap_or_else(|error| {
-                counter!(LOOP_FAULTS, "loop" => "parked").increment(1);
-                tracing::warn!(error = %Chain(&error), "due deliveries could not be claimed");
-                0
-            });
+            let found = self
+                .turn(&group, &in_hand, &bytes)
+                .await
+                .unwrap_or_else(|error| {
+                    counter!(LOOP_FAULTS, "loop" => "parked").increment(1);
+                    tracing::warn!(error = %Chain(&error), "due deliveries could not be claimed");
+                    0
+                });
             let some_free = in_hand.acquire_many(MAX_PER_WEBHOOK);
             let is_idle = in_hand.available_permits() == MAX_IN_HAND as usize;
-            let pause = if is_idle { POLL_EVERY } else { POLL_BUSY };
+            let pause = match (found, is_idle) {
+                (1.., _) => CROWDED_PAUSE,
+                (0, true) => POLL_EVERY,
+                (0, false) => POLL_BUSY,
+            };
             tokio::select! {
                 () = stopping.cancelled() => return,
                 // There may be more: claim again as soon as there is room for it.
                 _ = some_free, if found > 0 => {}
                 () = self.wakers.parked.notified(), if found == 0 => {}
-                () = tokio::time::sleep(pause), if found == 0 => {}
+                () = tokio::time::sleep(pause) => {}
             }
         }
     }
@@ -116,8 +128,12 @@ impl ParkedLane {
         self: &Arc<Self>,
         group: &Group,
         in_hand: &Arc<Semaphore>,
+        bytes: &Arc<Semaphore>,
     ) -> Result<usize, StoreError> {
         let limit = u32::try_from(in_hand.available_permits()).unwrap_or(0);
+        if limit == 0 {
+            return Ok(0);
+        }
         let now = self.clock.now();
         let request = ClaimRequest {
             now,
@@ -148,9 +164,16 @@ impl ParkedLane {
             let Ok(permit) = Arc::clone(in_hand).acquire_owned().await else {
                 break;
             };
+            let size = u32::try_from(one.event.raw.len()).unwrap_or(u32::MAX);
+            let size = size.clamp(1, MAX_BYTES_IN_HAND);
+            // The lease is renewed meanwhile.
+            let Ok(room) = Arc::clone(bytes).acquire_many_owned(size).await else {
+                break;
+            };
             let (this, snapshot) = (Arc::clone(self), Arc::clone(&snapshot));
             group.spawn("parked attempt", async move {
                 let outcome = this.try_one(one, &snapshot).await;
+                drop(room);
                 this.hand_in(outcome, permit).await;
             });
         }
