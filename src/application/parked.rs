@@ -46,7 +46,7 @@ const CROWDED_PAUSE: Duration = Duration::from_secs(5);
 /// When a delivery that got no slot is due again.
 pub const BUSY_WAIT: Duration = Duration::from_secs(1);
 /// When a delivery that got no slot at an endpoint that does not keep up is due again.
-pub const BEHIND_WAIT: Duration = Duration::from_secs(15);
+pub const BEHIND_WAIT: Duration = Duration::from_secs(5);
 /// When a delivery whose webhook cannot be used is due again.
 pub const UNUSABLE_WAIT: Duration = Duration::from_mins(1);
 
