@@ -128,19 +128,15 @@ impl Endpoints {
     /// Whether the endpoint has shown that it does not keep up.
     pub fn is_behind(&self, webhook: WebhookId) -> bool {
         let states = self.lock();
-        states.get(&webhook).is_some_and(|state| {
-            state.window.size() < Window::INITIAL.min(self.max_in_flight)
-                || state.load().is_stalled()
-        })
+        states
+            .get(&webhook)
+            .is_some_and(|state| state.window.is_behind() || state.load().is_stalled())
     }
 
     /// Endpoints that have enough to do for now: not worth claiming for.
     pub fn saturated(&self) -> Vec<WebhookId> {
-        let initial = Window::INITIAL.min(self.max_in_flight);
         let states = self.lock();
-        let full = states
-            .iter()
-            .filter(|(_, state)| state.is_saturated(initial));
+        let full = states.iter().filter(|(_, state)| state.is_saturated());
         full.map(|(id, _)| *id).collect()
     }
 
@@ -151,10 +147,8 @@ impl Endpoints {
 
     /// Forgets endpoints that are idle, were last used before `idle_for` ago, and kept up.
     pub fn forget_idle(&self, idle_for: Duration) {
-        let initial = Window::INITIAL.min(self.max_in_flight);
         self.lock().retain(|_, state| {
-            let is_behind = state.window.size() < initial;
-            state.in_flight > 0 || is_behind || state.progress.elapsed() < idle_for
+            state.in_flight > 0 || state.window.is_behind() || state.progress.elapsed() < idle_for
         });
     }
 
@@ -192,11 +186,10 @@ impl State {
 
     /// Whether it stalls, or is full with a line that will keep it busy; one that does not keep up needs
     /// no line for that.
-    fn is_saturated(&self, initial: u32) -> bool {
+    fn is_saturated(&self) -> bool {
         let load = self.load();
-        let is_behind = self.window.size() < initial;
         let is_full = load.in_flight >= load.window;
-        load.is_stalled() || is_full && (is_behind || load.waiting >= load.window)
+        load.is_stalled() || is_full && (self.window.is_behind() || load.waiting >= load.window)
     }
 
     /// A place in the line; the end of an attempt calls the next one.

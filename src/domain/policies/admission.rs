@@ -90,6 +90,11 @@ impl Window {
         self.size
     }
 
+    /// Whether it is smaller than a new endpoint's.
+    pub fn is_behind(self) -> bool {
+        self.size < Self::INITIAL.min(self.max)
+    }
+
     /// The endpoint answered as one that keeps up does.
     #[must_use]
     pub fn kept_up(self) -> Self {
