@@ -22,6 +22,8 @@ pub(crate) struct Output {
     lines: Arc<Mutex<Vec<String>>>,
     /// How many there are so far; tells who waits for more.
     pub(crate) count: watch::Sender<usize>,
+    /// How many pipes may still bring some.
+    open: watch::Sender<usize>,
 }
 
 impl Process {
@@ -74,13 +76,14 @@ impl Process {
         self.kill();
     }
 
-    /// Waits for its end; panics with what it printed where it goes on.
+    /// Waits for its end and the last of its output; panics with what it printed where it goes on.
     pub(crate) async fn wait(&mut self, timeout: Duration) -> ExitStatus {
         let output = self.output.clone();
         let child = &mut self.child;
         let ended = async {
             loop {
                 if let Some(status) = child.try_wait().expect("a child can be waited for") {
+                    output.closed().await;
                     return status;
                 }
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -118,11 +121,13 @@ impl Output {
         Self {
             lines,
             count: watch::Sender::new(0),
+            open: watch::Sender::new(0),
         }
     }
 
     fn collect(&self, pipe: impl Read + Send + 'static) {
         let output = self.clone();
+        self.open.send_modify(|open| *open += 1);
         // It ends with the process, which closes the pipe.
         thread::spawn(move || {
             let mut pipe = BufReader::new(pipe);
@@ -134,7 +139,15 @@ impl Output {
                 lines.push(text);
                 output.count.send_replace(lines.len());
             }
+            output.open.send_modify(|open| *open -= 1);
         });
+    }
+
+    /// Waits until nothing more can come: a process may be gone before its last lines are read.
+    async fn closed(&self) {
+        let mut open = self.open.subscribe();
+        let nothing = open.wait_for(|open| *open == 0).await;
+        nothing.expect("this holds a sender");
     }
 
     pub(crate) fn lines(&self) -> Vec<String> {
