@@ -6,10 +6,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue};
 use serde_json::{Map, Value};
 
-use crate::domain::{
-    policies::RetryPolicy,
-    values::{Faults, SecretConfig},
-};
+use crate::domain::{policies::RetryPolicy, values::Faults};
 
 use super::fields::{Fields, duration, join};
 
@@ -160,16 +157,4 @@ fn check_value(value: &Value, path: &str, faults: &mut Faults) {
         Value::String(text) if text.contains('\0') => faults.add(path, "must not hold U+0000"),
         _ => {}
     }
-}
-
-/// A configuration as it is told in events: the values of headers, which may well be tokens, are left
-/// out, as credentials are.
-pub(super) fn published(config: &SecretConfig) -> Value {
-    let mut shown = config.shown.clone();
-    if let Some(Value::Object(headers)) = shown.get_mut("headers") {
-        for value in headers.values_mut() {
-            *value = serde_json::json!({ "set": true });
-        }
-    }
-    Value::Object(shown)
 }

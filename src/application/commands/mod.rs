@@ -12,6 +12,7 @@ mod integration;
 mod integration_config;
 mod labels;
 mod list;
+mod published;
 mod reply;
 mod trigger;
 mod views;
