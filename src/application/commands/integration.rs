@@ -3,11 +3,14 @@
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use crate::domain::{
-    entities::{EntityMeta, Integration, IntegrationType},
-    events::{Change, IntegrationChange},
-    interfaces::{Inserted, RegistryChange},
-    values::{Fault, Faults, IntegrationId, TenantId, WebhookId},
+use crate::{
+    domain::{
+        entities::{EntityMeta, Integration, IntegrationType},
+        events::{Change, IntegrationChange},
+        interfaces::{Inserted, RegistryChange},
+        values::{Fault, Faults, IntegrationId, TenantId, WebhookId},
+    },
+    shared::visible::is_visible,
 };
 
 use super::{
@@ -114,8 +117,8 @@ pub(super) async fn mark_error(work: &mut Work<'_>, body: Body) -> Outcome {
     let id = fields.uuid("id");
     let expected = expected_version(&mut fields);
     let error = fields.text("error", Text::Block(MAX_ERROR));
-    if error.as_deref().is_some_and(|text| text.trim().is_empty()) {
-        fields.fault("error", "must not be blank");
+    if error.as_deref().is_some_and(|text| !is_visible(text)) {
+        fields.fault("error", "must hold something visible");
     }
     let (id, error) = checked(fields, id.zip(error))?;
 
