@@ -119,8 +119,8 @@ fn schedule(policy: &mut Fields) -> Option<Vec<Duration>> {
     Some(waits)
 }
 
-/// What holds for every value of a configuration: its size, `credentials` are objects, and no text
-/// holds U+0000, which PostgreSQL cannot keep.
+/// What holds for every value of a configuration: its size, `credentials` are objects of values that are
+/// no `null`, and no text holds U+0000, which PostgreSQL cannot keep.
 pub(in crate::application) fn check_values(config: &Map<String, Value>, faults: &mut Faults) {
     let size = serde_json::to_vec(config).map_or(usize::MAX, |json| json.len());
     if size > MAX_CONFIG {
@@ -133,16 +133,31 @@ pub(in crate::application) fn check_values(config: &Map<String, Value>, faults: 
 }
 
 /// The same for an object that replaces `credentials`.
-pub(in crate::application) fn check_map(map: &Map<String, Value>, path: &str, faults: &mut Faults) {
+pub(in crate::application) fn check_credentials(
+    credentials: &Map<String, Value>,
+    path: &str,
+    faults: &mut Faults,
+) {
+    for (name, _) in credentials.iter().filter(|(_, value)| value.is_null()) {
+        let message = "must not be null: a credential that is left out is removed";
+        faults.add(join(path, name), message);
+    }
+    check_map(credentials, path, faults);
+}
+
+fn check_map(map: &Map<String, Value>, path: &str, faults: &mut Faults) {
     for (name, value) in map {
         let path = join(path, name);
         if name.contains('\0') {
             faults.add(&path, "must not hold U+0000");
         }
-        if name == "credentials" && !value.is_object() {
-            faults.add(&path, "must be an object");
+        match value {
+            Value::Object(credentials) if name == "credentials" => {
+                check_credentials(credentials, &path, faults);
+            }
+            _ if name == "credentials" => faults.add(&path, "must be an object"),
+            _ => check_value(value, &path, faults),
         }
-        check_value(value, &path, faults);
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
 use super::{
     Ports,
     body::Body,
-    config_fields::{MAX_CONFIG, check_map},
+    config_fields::{MAX_CONFIG, check_credentials},
     fields::{Fields, Text},
     integration_config,
     labels::{expected_version, labels},
@@ -223,7 +223,7 @@ fn credential_faults(credentials: &Map<String, Value>) -> Faults {
         let message = format!("must have at most {MAX_CONFIG} bytes of JSON");
         faults.add("credentials", message);
     }
-    check_map(credentials, "credentials", &mut faults);
+    check_credentials(credentials, "credentials", &mut faults);
     faults
 }
 

@@ -93,6 +93,7 @@ mod tests {
             "retryPolicy": { "schedule": [] },
             "rateLimit": { "requests": 0 },
             "list": [{ "credentials": null }, "a\0b", { "x\0": 1 }],
+            "deep": { "credentials": { "a": null, "b": { "c": null }, "d": "e\0" } },
         });
         assert_eq!(
             paths(IntegrationType::Webhook, config),
@@ -107,6 +108,8 @@ mod tests {
                 "config.list[0].credentials",
                 "config.list[1]",
                 "config.list[2].x",
+                "config.deep.credentials.a",
+                "config.deep.credentials.d",
             ]
         );
     }
