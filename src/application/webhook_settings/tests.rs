@@ -127,6 +127,31 @@ fn all_faults_are_listed_at_once() {
 }
 
 #[test]
+fn a_header_holds_visible_ascii_and_blanks_in_between() {
+    for (value, good) in [
+        ("", true),
+        ("Bearer token", true),
+        ("a \t b", true),
+        ("!~", true),
+        (" a", false),
+        ("a\t", false),
+        (" ", false),
+        ("a\r\nb", false),
+        ("a\nb", false),
+        ("a\0", false),
+        ("a\u{7f}", false),
+        ("a\u{1b}", false),
+        ("ä", false),
+        ("\u{200b}", false),
+        ("名", false),
+    ] {
+        let config = json!({ "url": "https://example.com", "headers": { "X-A": value } });
+        let expected: &[&str] = if good { &[] } else { &["config.headers.X-A"] };
+        assert_eq!(faults(config), expected, "{value:?}");
+    }
+}
+
+#[test]
 fn headers_are_bounded() {
     let headers = |count: usize, length: usize| -> Value {
         let value = "x".repeat(length);
