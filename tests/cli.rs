@@ -88,6 +88,21 @@ fn a_reader_that_has_gone_ends_it_quietly() {
 }
 
 #[test]
+fn an_unknown_action_ends_it_with_2_before_anybody_is_asked() {
+    let ended = run(
+        &["integration", "bogus"],
+        &[("NATS_URL", "nats://127.0.0.1:1")],
+    );
+    assert_eq!(ended.status.code(), Some(2), "{ended:?}");
+    let told = text(&ended.stderr);
+    assert!(
+        told.contains("\"bogus\" is no action of integration"),
+        "{told}"
+    );
+    assert!(told.contains("rotate_credentials"), "{told}");
+}
+
+#[test]
 fn a_client_that_reaches_nobody_ends_with_69() {
     // Nobody may listen on port 1 but root's own services of old.
     let nowhere = [("NATS_URL", "nats://127.0.0.1:1")];

@@ -3,7 +3,7 @@ use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 use clap::{CommandFactory as _, error::ErrorKind};
 
 use crate::{
-    application::ports::Clock,
+    application::{commands::CommandHandler, ports::Clock},
     domain::values::Timestamp,
     shared::config::{keys::parse_keys, variables},
 };
@@ -107,10 +107,30 @@ fn a_request_is_named_after_its_action() {
         subject("integration", "webhook", "rotate_secret").unwrap(),
         "integration.api.webhook.rotate_secret"
     );
-    for action in ["", "a.b", "*", "get list", "Create"] {
+    for action in ["", "a.b", "*", "get list", "Create", "mark_error"] {
         assert_eq!(
             subject("p", "webhook", action).unwrap_err().exit,
             Exit::Usage
+        );
+    }
+    assert_eq!(
+        check_action("delivery", "bo\u{202e}gus").unwrap_err().text,
+        "\"bo\\u{202e}gus\" is no action of delivery; there are: get, list, retry, cancel"
+    );
+}
+
+#[test]
+fn the_help_names_every_action() {
+    let command = Cli::command();
+    for entity in ["integration", "webhook", "delivery"] {
+        let about = command.find_subcommand(entity).unwrap().get_about();
+        let about = about.unwrap().to_string();
+        let actions = CommandHandler::ACTIONS.iter();
+        let actions = actions.filter(|(of, _)| *of == entity);
+        let names: Vec<&str> = actions.map(|(_, name)| *name).collect();
+        assert!(
+            about.ends_with(&format!(": {}", names.join(" "))),
+            "{about}"
         );
     }
 }
