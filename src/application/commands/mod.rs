@@ -7,6 +7,7 @@ mod context;
 mod delivery;
 mod dispatch;
 pub(in crate::application) mod fields;
+mod fit;
 mod idempotency;
 mod integration;
 mod integration_config;

@@ -9,7 +9,6 @@ use async_nats::{
         endpoint::Endpoint, error::Error as ServiceFault,
     },
 };
-use bytes::Bytes;
 use futures_util::{
     StreamExt,
     stream::{SelectAll, select_all},
@@ -30,6 +29,8 @@ use crate::{
 use super::{HandleCommand, handle_safely, measure, result_of};
 
 const PATH: &str = "request";
+/// What is left of the server's `max_payload` for the headers of an answer, in bytes.
+const HEADERS: usize = 1024;
 /// How long requests that have arrived already are still taken after the service has stopped.
 const DRAIN: Duration = Duration::from_secs(3);
 
@@ -221,15 +222,15 @@ impl RequestService {
         if request.message.reply.is_none() {
             return;
         }
-        let body = Bytes::from(reply.to_json().to_string());
-        let reply = if body.len() > self.client.max_payload().saturating_sub(1024) {
-            let message = "the answer is larger than the NATS server takes: ask for less, with a smaller limit";
-            Reply::Failure(Refusal::new(ErrorCode::Internal, message))
-        } else {
-            reply
-        };
+        let mut reply = reply;
+        let mut body = reply.to_json().to_string();
+        let room = self.client.max_payload().saturating_sub(HEADERS);
+        if body.len() > room {
+            reply = reply.shortened(room);
+            body = reply.to_json().to_string();
+        }
         let sent = match reply {
-            Reply::Success(_) => request.respond(Ok(body)).await,
+            Reply::Success(_) => request.respond(Ok(body.into())).await,
             Reply::Failure(refusal) => self.respond_with_error(request, refusal).await,
         };
         if let Err(error) = sent {
