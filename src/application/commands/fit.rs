@@ -130,7 +130,7 @@ mod tests {
                 "the answer has 2",
             ),
             (
-                Reply::Failure(Refusal::new(ErrorCode::NotFound, large.clone())),
+                Reply::Failure(Refusal::new(ErrorCode::NotFound, large)),
                 "the answer has 2",
             ),
         ] {
