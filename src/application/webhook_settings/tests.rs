@@ -33,6 +33,18 @@ fn a_url_is_enough_and_the_rest_has_defaults() {
 }
 
 #[test]
+fn settings_are_printed_without_what_may_be_secret() {
+    let settings = read(json!({
+        "url": "https://example.com/?token=S3CRET", "headers": { "Authorization": "S3CRET" },
+    }));
+    let printed = format!("{:?}", settings.unwrap());
+    assert!(
+        printed.contains("Post") && !printed.contains("S3CRET"),
+        "{printed}"
+    );
+}
+
+#[test]
 fn everything_that_is_supported_is_read() {
     let settings = read(json!({
         "url": "http://example.com:8080/a?b=c",
