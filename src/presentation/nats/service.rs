@@ -212,22 +212,28 @@ impl RequestService {
             },
             |handled| handled.reply,
         );
+        let (reply, body) = self.fitting(reply);
         let label = format!("{entity}.{action}");
         measure(label, PATH, result_of(&reply), started.elapsed());
-        self.respond(request, reply).await;
+        self.respond(request, reply, body).await;
     }
 
-    async fn respond(&self, request: Request, reply: Reply) {
+    /// The reply and its body, no larger than the server takes.
+    fn fitting(&self, reply: Reply) -> (Reply, String) {
+        let body = reply.to_json().to_string();
+        let room = self.client.max_payload().saturating_sub(HEADERS);
+        if body.len() <= room {
+            return (reply, body);
+        }
+        let reply = reply.shortened(room);
+        let body = reply.to_json().to_string();
+        (reply, body)
+    }
+
+    async fn respond(&self, request: Request, reply: Reply, body: String) {
         // Nobody waits for an answer to a plain publication.
         if request.message.reply.is_none() {
             return;
-        }
-        let mut reply = reply;
-        let mut body = reply.to_json().to_string();
-        let room = self.client.max_payload().saturating_sub(HEADERS);
-        if body.len() > room {
-            reply = reply.shortened(room);
-            body = reply.to_json().to_string();
         }
         let sent = match reply {
             Reply::Success(_) => request.respond(Ok(body.into())).await,
