@@ -14,6 +14,7 @@ mod deliveries;
 mod entities;
 mod error;
 mod outbox;
+mod place;
 mod queries;
 mod record;
 mod registry;
@@ -23,10 +24,7 @@ mod unit_of_work;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{path::Path, time::Duration};
 
 use sqlx::{
     ConnectOptions as _, Connection as _, Sqlite, SqlitePool, Transaction,
@@ -59,7 +57,8 @@ pub struct SqliteStore {
 }
 
 impl SqliteStore {
-    /// Opens the file, or creates it in a folder that exists, and checks that it can be written.
+    /// Opens the file, or creates it in a folder that exists, and checks that it can be written. What is
+    /// created may be read by its owner alone.
     /// It may be another process's too: then each waits for the other, up to 10 s a transaction.
     ///
     /// # Errors
@@ -67,7 +66,7 @@ impl SqliteStore {
     /// database; [`StoreError::Unavailable`] when it cannot be opened or written now.
     pub async fn open(path: &Path) -> Result<Self, StoreError> {
         const OPEN: &str = "open its file";
-        check_place(path).await?;
+        place::prepare(path).await?;
         let options = connect_options(path);
         let writer = pool_options(1)
             // A transaction that SQLite itself gave up (disk full) may leave the connection astray.
@@ -151,29 +150,6 @@ impl SqliteStore {
 }
 
 const BEGIN: &str = "BEGIN IMMEDIATE";
-
-async fn check_place(path: &Path) -> Result<(), StoreError> {
-    let problem = |text: &str, path: &Path| StoreError::Failed {
-        operation: "open its file",
-        source: format!("{} {text}", path.display()).into(),
-    };
-    if tokio::fs::metadata(path)
-        .await
-        .is_ok_and(|found| found.is_dir())
-    {
-        return Err(problem("is a folder, not a file", path));
-    }
-    let folder = path.parent().map_or_else(PathBuf::new, Path::to_path_buf);
-    let named = !folder.as_os_str().is_empty();
-    let is_dir = |found: std::fs::Metadata| found.is_dir();
-    if named && !tokio::fs::metadata(&folder).await.is_ok_and(is_dir) {
-        return Err(problem(
-            "is no folder that exists; create it first",
-            &folder,
-        ));
-    }
-    Ok(())
-}
 
 fn connect_options(path: &Path) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
