@@ -14,9 +14,7 @@ use super::{error::RunError, store::OpenStore};
 pub(crate) async fn migrate(output: &mut Output<'_>) -> Result<Exit, RunError> {
     let config = MigrateConfig::from_lookup(&environment)?;
     super::start_telling(&config.log)?;
-    let store = OpenStore::open(&config.database)
-        .await
-        .map_err(RunError::Store)?;
+    let store = OpenStore::open_for_use(&config.database).await?;
     let was_current = store.migrations_current().await.map_err(RunError::Store)?;
     let migrated = store.migrate().await;
     store.close().await;

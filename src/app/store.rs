@@ -23,10 +23,6 @@ use crate::{
 
 use super::error::RunError;
 
-/// How often a file is tried to be opened: there is no server to wait for, but another process may hold
-/// a lock for a while.
-const FILE_TRIES: u32 = 3;
-
 /// An open store, and how to bring its schema up and close it.
 #[derive(Clone)]
 pub(crate) struct OpenStore {
@@ -85,6 +81,21 @@ impl OpenStore {
         }
     }
 
+    /// Opens it to be used; a server need not answer yet.
+    ///
+    /// # Errors
+    /// A fault of the configuration, where waiting does not mend it, else [`RunError::Store`].
+    pub(crate) async fn open_for_use(config: &DatabaseConfig) -> Result<Self, RunError> {
+        let opened = Self::open(config).await;
+        opened.map_err(|error| {
+            if error.is_final() {
+                RunError::configuration("DATABASE_URL", &error)
+            } else {
+                RunError::Store(error)
+            }
+        })
+    }
+
     /// Opens the store and brings its schema up, waiting as long as it is not available.
     ///
     /// # Errors
@@ -97,7 +108,6 @@ impl OpenStore {
         health.starting(DATABASE, place.clone());
         health.starting(MIGRATIONS, place.clone());
         let mut waits = waits();
-        let mut tries = 0;
         loop {
             let error = match Self::open_and_migrate(config).await {
                 Ok(store) => {
@@ -105,22 +115,18 @@ impl OpenStore {
                     health.up(MIGRATIONS);
                     return Ok(store);
                 }
-                Err(error) if error.is_final() => return Err(RunError::Store(error)),
-                Err(error) => error,
+                Err(RunError::Store(error)) if error.is_retryable() => error,
+                Err(error) => return Err(error),
             };
-            tries += 1;
-            if tries == FILE_TRIES && matches!(config.location, DatabaseLocation::Sqlite(_)) {
-                return Err(RunError::configuration("DATABASE_URL", &error));
-            }
             tracing::warn!(database = place, error = %Chain(&error), "waiting for the database");
             tokio::time::sleep(waits.next_backoff().unwrap_or(LONGEST_WAIT)).await;
         }
     }
 
-    async fn open_and_migrate(config: &DatabaseConfig) -> Result<Self, StoreError> {
-        let store = Self::open(config).await?;
-        store.migrate().await?;
-        store.store.ping().await?;
+    async fn open_and_migrate(config: &DatabaseConfig) -> Result<Self, RunError> {
+        let store = Self::open_for_use(config).await?;
+        store.migrate().await.map_err(RunError::Store)?;
+        store.store.ping().await.map_err(RunError::Store)?;
         Ok(store)
     }
 

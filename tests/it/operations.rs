@@ -216,18 +216,6 @@ async fn a_missing_encryption_key_is_a_fault_of_the_configuration() {
 }
 
 #[tokio::test]
-async fn a_database_file_that_cannot_be_opened_is_a_fault_of_the_configuration() {
-    let server = NatsServer::start().await;
-    let environment = Environment::new(&server.url(), "sqlite:///proc/nowhere.db");
-    let mut worker = Worker::start(&environment);
-
-    assert_eq!(worker.exit_code(PATIENCE).await, 78);
-
-    let text = worker.output().text();
-    assert!(text.contains("DATABASE_URL"), "{text}");
-}
-
-#[tokio::test]
 async fn a_reloaded_key_ring_without_a_key_that_is_needed_is_not_taken() {
     let (server, database) = (NatsServer::start().await, Postgres::database().await);
     let folder = tempfile::tempdir().expect("a folder");
