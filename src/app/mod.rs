@@ -9,6 +9,7 @@ mod error;
 mod key_files;
 mod keys;
 mod lag;
+mod lock;
 mod migrate;
 mod nats;
 mod signals;

@@ -1,6 +1,11 @@
 //! Opens the store that the configuration names, and waits until it can be used.
 
-use std::sync::Arc;
+use std::{
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use backoff::backoff::Backoff as _;
 use secrecy::ExposeSecret as _;
@@ -21,7 +26,13 @@ use crate::{
     },
 };
 
-use super::error::RunError;
+use super::{
+    error::RunError,
+    lock::{LockError, lock},
+};
+
+/// Where the database's place comes from.
+const VARIABLE: &str = "DATABASE_URL";
 
 /// An open store, and how to bring its schema up and close it.
 #[derive(Clone)]
@@ -29,6 +40,8 @@ pub(crate) struct OpenStore {
     /// The store as the application sees it.
     pub(crate) store: Arc<dyn Store>,
     adapter: Adapter,
+    /// Keeps every other worker off the file.
+    _hold: Option<Arc<File>>,
 }
 
 #[derive(Clone)]
@@ -38,7 +51,7 @@ enum Adapter {
 }
 
 impl OpenStore {
-    /// Opens it; a server need not answer yet.
+    /// Opens it to look into it, beside a worker or not; a server need not answer yet.
     ///
     /// # Errors
     /// What the adapter says.
@@ -56,7 +69,11 @@ impl OpenStore {
             Adapter::Postgres(store) => Arc::new(store.clone()),
             Adapter::Sqlite(store) => Arc::new(store.clone()),
         };
-        Ok(Self { store, adapter })
+        Ok(Self {
+            store,
+            adapter,
+            _hold: None,
+        })
     }
 
     /// Brings the schema up to this program's.
@@ -81,18 +98,24 @@ impl OpenStore {
         }
     }
 
-    /// Opens it to be used; a server need not answer yet.
+    /// Opens it to be used; a server need not answer yet. A file is this process's alone until the store is
+    /// dropped.
     ///
     /// # Errors
-    /// A fault of the configuration, where waiting does not mend it, else [`RunError::Store`].
+    /// A fault of the configuration, where waiting does not mend it; [`RunError::FileInUse`]; else
+    /// [`RunError::Store`].
     pub(crate) async fn open_for_use(config: &DatabaseConfig) -> Result<Self, RunError> {
-        let opened = Self::open(config).await;
-        opened.map_err(|error| {
-            if error.is_final() {
-                RunError::configuration("DATABASE_URL", &error)
-            } else {
-                RunError::Store(error)
+        let hold = match &config.location {
+            DatabaseLocation::Postgres(_) => None,
+            DatabaseLocation::Sqlite(path) => {
+                SqliteStore::prepare(path).await.map_err(not_opened)?;
+                Some(Arc::new(hold(path)?))
             }
+        };
+        let opened = Self::open(config).await.map_err(not_opened)?;
+        Ok(Self {
+            _hold: hold,
+            ..opened
         })
     }
 
@@ -137,4 +160,29 @@ impl OpenStore {
             Adapter::Sqlite(store) => store.close().await,
         }
     }
+}
+
+fn not_opened(error: StoreError) -> RunError {
+    if error.is_final() {
+        RunError::configuration(VARIABLE, &error)
+    } else {
+        RunError::Store(error)
+    }
+}
+
+/// Two workers on one file would be no faster and keep each other waiting. The lock lies beside the file,
+/// whatever link led to it; locks on the file itself are SQLite's.
+fn hold(path: &Path) -> Result<File, RunError> {
+    let refused = |path: &Path, error: io::Error| {
+        let text = format!("{} cannot be locked: {error}", path.display());
+        RunError::configuration(VARIABLE, &io::Error::new(error.kind(), text))
+    };
+    let file = path.canonicalize().map_err(|error| refused(path, error))?;
+    let mut name = file.into_os_string();
+    name.push("-lock");
+    let beside = PathBuf::from(name);
+    lock(&beside).map_err(|error| match error {
+        LockError::InUse => RunError::FileInUse(path.to_owned()),
+        LockError::Refused(error) => refused(&beside, error),
+    })
 }

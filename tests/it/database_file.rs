@@ -81,3 +81,35 @@ async fn a_worker_waits_for_a_file_that_another_program_holds_and_says_so() {
     worker.wait_ready().await;
     assert_eq!(worker.terminate().await, 0);
 }
+
+#[tokio::test]
+async fn a_file_has_one_worker_at_a_time() {
+    let server = NatsServer::start().await;
+    let (folder, file) = in_new_folder();
+    let link = folder.path().join("link.db");
+    std::os::unix::fs::symlink(&file, &link).expect("it is ours");
+    let environment_of = |path: &Path| environment(&server.url(), path);
+    let mut first = Worker::start(&environment_of(&link));
+    first.wait_ready().await;
+
+    for (command, path) in [("run", &file), ("run", &link), ("migrate", &file)] {
+        let mut second = Worker::command(&[command], &environment_of(path));
+        let code = second.exit_code(PATIENCE).await;
+        let text = second.output().text();
+        assert_eq!(code, 1, "{command}: {text}");
+        let told = format!("file {} is in use by another process", path.display());
+        assert!(
+            text.contains(&told) && text.contains("PostgreSQL"),
+            "{text}"
+        );
+    }
+    let mut doctor = Worker::command(&["doctor"], &environment_of(&file));
+    assert_eq!(doctor.exit_code(PATIENCE).await, 0);
+    assert_eq!(first.ops("/ready").await.0, 200);
+
+    first.kill9();
+
+    let mut next = Worker::start(&environment_of(&file));
+    next.wait_ready().await;
+    assert_eq!(next.terminate().await, 0);
+}

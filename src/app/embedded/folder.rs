@@ -1,7 +1,7 @@
 //! The folder that everything lies in: a temporary one, or a given one that lasts.
 
 use std::{
-    fs::{DirBuilder, File, OpenOptions, TryLockError},
+    fs::{DirBuilder, File, OpenOptions},
     io::{self, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
@@ -10,7 +10,10 @@ use std::{
 use tempfile::TempDir;
 
 use crate::{
-    app::error::RunError,
+    app::{
+        error::RunError,
+        lock::{self, LockError},
+    },
     application::ports::Clock,
     shared::config::keys::{KEY_BYTES, key_line},
 };
@@ -106,24 +109,18 @@ impl Folder {
     }
 }
 
-/// Two workers on one SQLite file, or two servers on one JetStream store, would ruin both.
+/// Two servers on one JetStream store would ruin it.
 fn lock(folder: &Path) -> Result<File, RunError> {
     let path = folder.join("lock");
-    let mut options = OpenOptions::new();
-    let file = options.write(true).create(true).truncate(false).open(&path);
-    let file =
-        file.map_err(|error| failed(&format!("{} is not writable", path.display()), &error))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(RunError::Embedded(format!(
+    lock::lock(&path).map_err(|error| match error {
+        LockError::InUse => RunError::Embedded(format!(
             "the folder {} is in use by another process",
             folder.display()
-        ))),
-        Err(TryLockError::Error(error)) => Err(failed(
-            &format!("{} cannot be locked", path.display()),
-            &error,
         )),
-    }
+        LockError::Refused(error) => {
+            failed(&format!("{} cannot be locked", path.display()), &error)
+        }
+    })
 }
 
 fn failed(what: &str, error: &io::Error) -> RunError {

@@ -68,10 +68,18 @@ impl SqliteStore {
     /// database, or may not be read and written; [`StoreError::Unavailable`] while another program holds
     /// it, or the machine is at fault. Each says what helps.
     pub async fn open(path: &Path) -> Result<Self, StoreError> {
-        place::prepare(path).await?;
+        Self::prepare(path).await?;
         Self::open_prepared(path)
             .await
             .map_err(|error| place::cannot_open(path, error))
+    }
+
+    /// Makes the file where it is missing, for its owner alone, without opening it as a database.
+    ///
+    /// # Errors
+    /// As [`SqliteStore::open`].
+    pub async fn prepare(path: &Path) -> Result<(), StoreError> {
+        place::prepare(path).await
     }
 
     async fn open_prepared(path: &Path) -> Result<Self, sqlx::Error> {
