@@ -98,3 +98,18 @@ fn keys_are_made_listed_and_taken_by_the_doctor_and_a_database_is_migrated_twice
         assert!(told.contains(line), "{told}");
     }
 }
+
+#[test]
+fn a_database_that_does_not_answer_ends_a_migration_with_69_and_the_reason() {
+    for (host, reason) in [
+        ("127.0.0.1:1", "onnection refused"),
+        ("nowhere.invalid:5432", "failed to lookup address"),
+    ] {
+        let url = format!("postgresql://user:c4n4ry@{host}/integration");
+        let ended = run(&["migrate"], &[("DATABASE_URL", url.as_str())]);
+        assert_eq!(ended.status.code(), Some(69), "{ended:?}");
+        let told = text(&ended.stderr);
+        assert!(told.contains(reason) && told.contains(host), "{told}");
+        assert!(!told.contains("c4n4ry"), "{told}");
+    }
+}

@@ -17,7 +17,7 @@ use crate::{
     },
     domain::interfaces::{Store, StoreError},
     infrastructure::{
-        postgres::{ConnectOptions, PostgresStore},
+        postgres::{ConnectOptions, PostgresStore, is_refusal},
         sqlite::SqliteStore,
     },
     shared::{
@@ -93,7 +93,10 @@ impl OpenStore {
     /// What the adapter says.
     pub(crate) async fn migrations_current(&self) -> Result<bool, StoreError> {
         match &self.adapter {
-            Adapter::Postgres(store) => store.migrations_current().await,
+            Adapter::Postgres(store) => {
+                store.reach().await?;
+                store.migrations_current().await
+            }
             Adapter::Sqlite(store) => store.migrations_current().await,
         }
     }
@@ -148,8 +151,8 @@ impl OpenStore {
 
     async fn open_and_migrate(config: &DatabaseConfig) -> Result<Self, RunError> {
         let store = Self::open_for_use(config).await?;
-        store.migrate().await.map_err(RunError::Store)?;
-        store.store.ping().await.map_err(RunError::Store)?;
+        store.migrate().await.map_err(refused)?;
+        store.store.ping().await.map_err(refused)?;
         Ok(store)
     }
 
@@ -164,6 +167,16 @@ impl OpenStore {
 
 fn not_opened(error: StoreError) -> RunError {
     if error.is_final() {
+        RunError::configuration(VARIABLE, &error)
+    } else {
+        RunError::Store(error)
+    }
+}
+
+/// The error of a store that is open: a fault of the configuration where the server does not know the
+/// user, the password or the database.
+pub(crate) fn refused(error: StoreError) -> RunError {
+    if is_refusal(&error) {
         RunError::configuration(VARIABLE, &error)
     } else {
         RunError::Store(error)
