@@ -1,6 +1,10 @@
 //! The program as a user meets it: what it prints, and with which code it ends.
 
-use std::process::{Command, Output};
+use std::{
+    process::{Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
 
 use integration_worker as _;
 
@@ -112,4 +116,38 @@ fn a_database_that_does_not_answer_ends_a_migration_with_69_and_the_reason() {
         assert!(told.contains(reason) && told.contains(host), "{told}");
         assert!(!told.contains("c4n4ry"), "{told}");
     }
+}
+
+#[test]
+fn a_worker_whose_log_nobody_reads_goes_on() {
+    let folder = tempfile::tempdir().expect("there is room");
+    let file = folder.path().join("worker.db");
+    let (reader, log) = std::io::pipe().expect("there are pipes");
+    drop(reader);
+    let mut worker = Command::new(env!("CARGO_BIN_EXE_integration-worker"))
+        .arg("run")
+        .env_clear()
+        .env("DATABASE_URL", format!("sqlite://{}", file.display()))
+        .env("ENCRYPTION_KEYS", format!("k1:{}=", "A".repeat(43)))
+        .env("NATS_URL", "nats://127.0.0.1:1")
+        .env("OPS_ADDR", "127.0.0.1:0")
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .expect("it starts");
+    // Where the file is, a log line was before: where the ops server listens.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !file.exists() && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(5));
+        if worker.try_wait().expect("it is ours").is_some() {
+            break;
+        }
+    }
+
+    let kill = format!("kill -TERM {}", worker.id());
+    let killed = Command::new("sh").args(["-c", &kill]).status();
+
+    assert!(killed.is_ok_and(|status| status.success()));
+    let ended = worker.wait().expect("it is ours");
+    assert_eq!(ended.code(), Some(0), "{ended:?}");
 }
