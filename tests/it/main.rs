@@ -3,6 +3,7 @@
 
 mod bad_days;
 mod commands;
+mod database_file;
 mod deliveries;
 mod demo;
 mod intake;

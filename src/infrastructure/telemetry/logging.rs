@@ -61,6 +61,8 @@ where
     let filter = EnvFilter::try_new(format!("{QUIET},{}", config.filter))?;
     let builder = fmt::Subscriber::builder()
         .with_env_filter(filter)
+        // A line that cannot be written would be told on standard error, and to panic if that is gone.
+        .log_internal_errors(false)
         .with_writer(writer);
     Ok(match config.format {
         LogFormat::Text => Box::new(builder.with_ansi(colours).finish()),
