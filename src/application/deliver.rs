@@ -21,7 +21,7 @@ use crate::{
         events::{BusinessEvent, DomainEvent},
         interfaces::StoreError,
         policies::{Answer, NextStep, PATIENCE, STALL, next_step},
-        values::Timestamp,
+        values::{Timestamp, TraceContext},
     },
     shared::{
         error_chain::Chain,
@@ -232,7 +232,7 @@ impl Deliverer {
             &attempt,
             step,
             now,
-            event.meta.traceparent.as_deref(),
+            event.meta.trace.as_ref(),
         );
         count(lane, step);
         log(&delivery, &attempt, step);
@@ -308,7 +308,7 @@ fn apply(
     attempt: &Attempt,
     step: NextStep,
     now: Timestamp,
-    traceparent: Option<&str>,
+    trace: Option<&TraceContext>,
 ) -> Vec<DomainEvent> {
     delivery.attempt_count = attempt.number;
     delivery.error.clone_from(&attempt.error);
@@ -322,36 +322,23 @@ fn apply(
             if lane == Lane::Fast {
                 return Vec::new();
             }
-            vec![delivery_events::triggered(delivery, attempt, traceparent)]
+            vec![delivery_events::triggered(delivery, attempt, trace)]
         }
         NextStep::Retry(at) => {
             delivery.next_attempt_at = Some(at);
-            vec![delivery_events::failed(
-                delivery,
-                attempt,
-                Some(at),
-                traceparent,
-            )]
+            vec![delivery_events::failed(delivery, attempt, Some(at), trace)]
         }
         NextStep::Disable => {
             delivery.next_attempt_at = Some(now);
-            vec![delivery_events::failed(
-                delivery,
-                attempt,
-                None,
-                traceparent,
-            )]
+            vec![delivery_events::failed(delivery, attempt, None, trace)]
         }
         NextStep::GiveUp => {
             delivery.status = DeliveryStatus::Exhausted;
             delivery.next_attempt_at = None;
             delivery.completed_at = Some(now);
-            let failed = delivery_events::failed(delivery, attempt, None, traceparent);
+            let failed = delivery_events::failed(delivery, attempt, None, trace);
             delivery.event_version += 1;
-            vec![
-                failed,
-                delivery_events::exhausted(delivery, attempt, traceparent),
-            ]
+            vec![failed, delivery_events::exhausted(delivery, attempt, trace)]
         }
     }
 }

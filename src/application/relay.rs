@@ -155,7 +155,7 @@ mod tests {
         let row = |n: u128, subject: &str| OutboxRow {
             id: Uuid::from_u128(n),
             event_type: "a.b".to_owned(),
-            traceparent: None,
+            trace: None,
             body: format!(r#"{{"subject":"{subject}","data":{{"subject":"x"}}}}"#).into_bytes(),
         };
         let rows = vec![

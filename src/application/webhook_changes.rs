@@ -124,7 +124,7 @@ fn context(cause: &Delivery) -> Context {
             .clone()
             .unwrap_or_else(|| cause.event_id.clone()),
         causation_id: cause.event_id.clone(),
-        traceparent: None,
+        trace: None,
     }
 }
 
