@@ -36,7 +36,7 @@ use super::{
     patience::until_done,
     ports::{Clock, HttpAnswer, HttpSender, SendError},
     registry::CompiledWebhook,
-    webhook_changes::WebhookChanges,
+    webhook_changes::{Cause, WebhookChanges},
 };
 
 /// Which lane an attempt is on, for figures.
@@ -218,7 +218,12 @@ impl Deliverer {
         let budget = u32::try_from(attempt.number - delivery.budget_base).unwrap_or(1);
         let random = self.clock.random();
         let mut step = next_step(answer, &webhook.retry, budget, now, random);
-        match self.change_webhook(webhook, &delivery, step).await {
+        let trace = event.meta.trace.as_ref();
+        let cause = Cause {
+            delivery: &delivery,
+            trace,
+        };
+        match self.change_webhook(webhook, cause, step).await {
             None => return Tried::Stopping,
             // A webhook that cannot be disabled gets its next request by the schedule, not at once.
             Some(Err(_)) if step == NextStep::Disable => {
@@ -226,14 +231,7 @@ impl Deliverer {
             }
             Some(_) => {}
         }
-        let events = apply(
-            lane,
-            &mut delivery,
-            &attempt,
-            step,
-            now,
-            event.meta.trace.as_ref(),
-        );
+        let events = apply(lane, &mut delivery, &attempt, step, now, trace);
         count(lane, step);
         log(&delivery, &attempt, step);
         Tried::Attempted(Box::new(Attempted {
@@ -247,19 +245,19 @@ impl Deliverer {
     async fn change_webhook(
         &self,
         webhook: &CompiledWebhook,
-        delivery: &Delivery,
+        cause: Cause<'_>,
         step: NextStep,
     ) -> Option<Result<(), StoreError>> {
         let (stopping, is_final) = (&self.stopping, StoreError::is_final);
         let changed = match step {
             NextStep::Done if webhook.is_pending => {
-                let activate = || self.changes.first_success(delivery);
+                let activate = || self.changes.first_success(cause);
                 until_done(stopping, "activate a webhook", is_final, activate).await?
             }
             NextStep::Disable => {
                 let disable = || {
                     self.changes
-                        .disable(delivery, "the endpoint answered 410 Gone")
+                        .disable(cause, "the endpoint answered 410 Gone")
                 };
                 until_done(stopping, "disable a webhook", is_final, disable).await?
             }

@@ -14,7 +14,10 @@ use crate::support::{
     site::{Site, on_both},
 };
 
-on_both!(the_trace_state_goes_into_every_attempt_and_the_events_about_it,);
+on_both!(
+    the_trace_state_goes_into_every_attempt_and_the_events_about_it,
+    what_deliveries_change_about_a_webhook_belongs_to_their_trace,
+);
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
@@ -97,5 +100,26 @@ async fn the_trace_state_goes_into_every_attempt_and_the_events_about_it(site: S
         let parent = request.header("traceparent").to_owned();
         assert!(parent.starts_with(&format!("00-{TRACE}-")), "{parent}");
         assert_eq!(request.header("tracestate"), STATE, "{}", request.path);
+    }
+}
+
+async fn what_deliveries_change_about_a_webhook_belongs_to_their_trace(site: Site) {
+    let Site { erp, receiver, .. } = site;
+    receiver.answer("/fine", Answer::status(200));
+    receiver.answer("/gone", Answer::status(410));
+    erp.webhook(&receiver.url("/fine"), &["*.>"], json!({}))
+        .await;
+    erp.webhook(&receiver.url("/gone"), &["*.>"], json!({}))
+        .await;
+
+    traced_order(&erp, "e-1", "c-1").await;
+
+    for kind in ["webhook.activated", "webhook.disabled"] {
+        let event = traced(&erp, kind).await;
+        assert_eq!(
+            (&event["correlationid"], &event["causationid"]),
+            (&json!("c-1"), &json!("e-1")),
+            "{kind}"
+        );
     }
 }
