@@ -217,7 +217,8 @@ impl Deliverer {
         let now = self.clock.now();
         let budget = u32::try_from(attempt.number - delivery.budget_base).unwrap_or(1);
         let random = self.clock.random();
-        let mut step = next_step(answer, &webhook.retry, budget, now, random);
+        let due = self.clock.store_now();
+        let mut step = next_step(answer, &webhook.retry, budget, due, random);
         let trace = event.meta.trace.as_ref();
         let cause = Cause {
             delivery: &delivery,
@@ -227,9 +228,12 @@ impl Deliverer {
             None => return Tried::Stopping,
             // A webhook that cannot be disabled gets its next request by the schedule, not at once.
             Some(Err(_)) if step == NextStep::Disable => {
-                step = next_step(Answer::None, &webhook.retry, budget, now, random);
+                step = next_step(Answer::None, &webhook.retry, budget, due, random);
             }
             Some(_) => {}
+        }
+        if step == NextStep::Disable {
+            delivery.next_attempt_at = Some(due);
         }
         let events = apply(lane, &mut delivery, &attempt, step, now, trace);
         count(lane, step);
@@ -327,7 +331,6 @@ fn apply(
             vec![delivery_events::failed(delivery, attempt, Some(at), trace)]
         }
         NextStep::Disable => {
-            delivery.next_attempt_at = Some(now);
             vec![delivery_events::failed(delivery, attempt, None, trace)]
         }
         NextStep::GiveUp => {

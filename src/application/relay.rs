@@ -92,7 +92,7 @@ impl Relay {
 
     /// Publishes one batch; answers how many events of it were published.
     async fn turn(&self, holder: Uuid) -> Result<usize, Box<dyn std::error::Error + Send + Sync>> {
-        let now = self.clock.now();
+        let now = self.clock.store_now();
         let claim = OutboxClaim {
             holder,
             now,

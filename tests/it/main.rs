@@ -2,6 +2,7 @@
 //! receiver. Every test has its own servers or its own database and subjects.
 
 mod bad_days;
+mod clocks;
 mod commands;
 mod deliveries;
 mod demo;

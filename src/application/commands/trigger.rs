@@ -80,12 +80,13 @@ pub(super) async fn trigger(work: &mut Work<'_>, body: Body) -> Outcome {
     may_receive(&webhook, work.known.integration.as_ref())?;
     let event_type = event_type.unwrap_or_else(|| TRIGGER.to_owned());
     let event = event(work.command, event_type, payload, work.now);
-    let delivery = pending(
+    let mut delivery = pending(
         delivery_id(work.command, webhook.id),
         &webhook,
         &event,
         work.now,
     );
+    delivery.next_attempt_at = Some(work.ports.clock.store_now());
     let tenant = &work.command.context.tenant;
     if work.unit.delivery(tenant, delivery.id).await?.is_some() {
         let message = "a trigger with the id of this command was delivered to this webhook before";
