@@ -134,7 +134,7 @@ impl ParkedLane {
         if limit == 0 {
             return Ok(0);
         }
-        let now = self.clock.now();
+        let now = self.clock.store_now();
         let request = ClaimRequest {
             now,
             lease_until: now + LEASE,
@@ -196,7 +196,8 @@ impl ParkedLane {
             delivery,
             event,
         } = one;
-        let released = |wait: Duration| Some(Settled::Released(lease, self.clock.now() + wait));
+        let released =
+            |wait: Duration| Some(Settled::Released(lease, self.clock.store_now() + wait));
         let Some(webhook) = snapshot.webhook(delivery.webhook_id) else {
             return released(BUSY_WAIT);
         };
@@ -258,7 +259,7 @@ impl Renewal {
             if leases.is_empty() {
                 continue;
             }
-            let renew = || self.store.renew(&leases, self.clock.now() + LEASE);
+            let renew = || self.store.renew(&leases, self.clock.store_now() + LEASE);
             let never = |_: &StoreError| false;
             if until_done(&stopping, "renew leases", never, renew)
                 .await

@@ -15,6 +15,15 @@ use crate::domain::{
 pub trait Clock: Send + Sync {
     /// Now, in whole milliseconds.
     fn now(&self) -> Timestamp;
+    /// Now by the store's clock, which all workers share: what leases and due times are counted in.
+    /// [`Self::now`] while the store has told no time.
+    fn store_now(&self) -> Timestamp {
+        self.now()
+    }
+    /// Learns what the store's clock shows at this moment.
+    fn set_store_time(&self, shown: Timestamp) {
+        let _ = shown;
+    }
     /// A new UUIDv7.
     fn new_id(&self) -> Uuid;
     /// Uniform in 0..1.

@@ -2,6 +2,7 @@
 //! receiver. Every test has its own servers or its own database and subjects.
 
 mod bad_days;
+mod clocks;
 mod commands;
 mod database_file;
 mod deliveries;
@@ -11,3 +12,4 @@ mod operations;
 mod poison;
 mod servers;
 mod support;
+mod traces;
