@@ -10,3 +10,4 @@ mod operations;
 mod poison;
 mod servers;
 mod support;
+mod unreadable;
