@@ -115,13 +115,14 @@ impl RegistryReader for SqliteStore {
                 Ok(Some(webhook)) => delta.changed.push(webhook),
                 Ok(None) => delta.removed.push(WebhookId(id)),
                 // One of them must not stop all others.
-                Err(error) => match needed(row, &error) {
-                    Some(unreadable) => delta.unreadable.push(unreadable),
-                    None => {
+                Err(error) => {
+                    if let Some(unreadable) = needed(row, &error) {
+                        delta.unreadable.push(unreadable);
+                    } else {
                         tracing::error!(%error, "a webhook cannot be read and gets nothing");
                         delta.removed.push(WebhookId(id));
                     }
-                },
+                }
             }
         }
         Ok(delta)
