@@ -384,7 +384,7 @@ async fn start_commands(parts: &Parts, groups: &Groups) -> Result<(), RunError> 
     }
     .spawn(&groups.inbound);
     RequestService {
-        client: parts.connection.client.clone(),
+        connect: nats::for_requests(&parts.config.nats, &parts.clock),
         handler,
         clock: Arc::clone(&parts.clock),
         settings: ServiceSettings {

@@ -13,3 +13,4 @@ mod poison;
 mod servers;
 mod support;
 mod traces;
+mod unreadable;
