@@ -46,7 +46,7 @@ pub enum CipherError {
 #[derive(Debug, Clone)]
 pub struct OutboundRequest {
     /// Where to.
-    pub url: url::Url,
+    pub uri: http::Uri,
     /// How.
     pub method: http::Method,
     /// All headers; sensitive ones are marked so.
