@@ -55,7 +55,7 @@ pub enum CipherError {
 #[derive(Clone)]
 pub struct OutboundRequest {
     /// Where to.
-    pub url: url::Url,
+    pub uri: http::Uri,
     /// How.
     pub method: http::Method,
     /// All headers; sensitive ones are marked so.

@@ -157,7 +157,7 @@ async fn a_test_answers_what_the_endpoint_said_and_leaves_no_delivery() {
         assert_eq!(answer, expected);
     }
     let request = world.endpoints.requests.lock().unwrap().pop().unwrap();
-    assert_eq!(request.url.as_str(), "https://receiver.example.com/hook");
+    assert_eq!(request.uri.to_string(), "https://receiver.example.com/hook");
     let body: serde_json::Value = serde_json::from_slice(&request.body).unwrap();
     assert_eq!(body["type"], "webhook.test");
     assert_eq!(body["data"]["webhookId"], json!(webhook));

@@ -99,7 +99,7 @@ fn a_standard_request_is_signed_and_keeps_numbers_as_they_are_written() {
     );
     assert_eq!(request.body, body);
     assert_eq!(
-        request.url.as_str(),
+        request.uri.to_string(),
         "https://api.example.com/hook?key=canary"
     );
     assert!(!format!("{request:?}").contains("canary"));

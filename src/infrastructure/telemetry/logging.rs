@@ -17,8 +17,7 @@ use tracing_subscriber::{
 use crate::shared::config::{LogConfig, LogFormat};
 
 /// Crates whose everyday lines nobody wants; a directive of `RUST_LOG` for the same crate wins.
-const QUIET: &str =
-    "async_nats=warn,h2=warn,hyper=warn,hyper_util=warn,reqwest=warn,rustls=warn,sqlx=warn";
+const QUIET: &str = "async_nats=warn,h2=warn,hyper=warn,hyper_util=warn,rustls=warn,sqlx=warn";
 
 /// The log could not be started.
 #[derive(Debug, thiserror::Error)]
