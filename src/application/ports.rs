@@ -70,7 +70,7 @@ impl fmt::Debug for OutboundRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OutboundRequest")
             .field("method", &self.method)
-            .field("host", &self.url.host_str())
+            .field("host", &self.uri.host())
             .field("body", &self.body.len())
             .field("timeout", &self.timeout)
             .finish_non_exhaustive()
