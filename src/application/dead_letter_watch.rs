@@ -30,7 +30,7 @@ use super::{
 };
 
 /// How often the box is looked into.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// How long before its end a letter is told of.
 pub const NOTICE: Duration = Duration::from_hours(7 * 24);
 /// So many letters are counted at most.

@@ -3,6 +3,7 @@
 
 mod bad_days;
 mod commands;
+mod dead_letters;
 mod deliveries;
 mod demo;
 mod intake;
