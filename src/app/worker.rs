@@ -11,6 +11,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     application::{
         commands::{CommandHandler, CommandSettings},
+        dead_letter_box::DeadLetterBox,
+        dead_letter_watch::DeadLetterWatch,
         deliver::Deliverer,
         endpoints::Endpoints,
         health::{DATABASE, Health, NATS},
@@ -32,7 +34,10 @@ use crate::{
     infrastructure::{
         clock::SystemClock,
         http::EndpointClient,
-        nats::{Burial, Connection, JetStreamPublisher, PullSource, Topology, TopologySettings},
+        nats::{
+            Burial, Connection, JetStreamDeadLetters, JetStreamPublisher, PullSource, Topology,
+            TopologySettings,
+        },
         telemetry::MetricsRecorder,
     },
     presentation::{
@@ -94,6 +99,7 @@ struct Parts {
     topology: Arc<Topology>,
     sender: Arc<dyn HttpSender>,
     publisher: Arc<JetStreamPublisher>,
+    dead_letters: Arc<dyn DeadLetterBox>,
 }
 
 impl Parts {
@@ -199,6 +205,7 @@ async fn prepare(
     learned.map_err(RunError::Store)?;
     let (connection, topology) = nats::wait_for(&config.nats, Arc::clone(&clock), &health).await?;
     let prefix = nats::prefix(&config.nats)?;
+    let dead_letters = JetStreamDeadLetters::new(&connection, prefix.clone(), &topology);
     let publisher = Arc::new(JetStreamPublisher::new(&connection, prefix, &topology));
     Ok(Parts {
         config,
@@ -213,6 +220,7 @@ async fn prepare(
         topology,
         sender: Arc::new(sender),
         publisher,
+        dead_letters: Arc::new(dead_letters),
     })
 }
 
@@ -318,6 +326,14 @@ fn start_upkeep(parts: &Parts, groups: &Groups, deliverer: &Deliverer, in_hand: 
         progress_every: parts.config.nats.source_ack_wait / 3,
     }
     .start(&groups.upkeep);
+    DeadLetterWatch {
+        letters: Arc::clone(&parts.dead_letters),
+        store: Arc::clone(&parts.store.store),
+        clock: Arc::clone(&parts.clock),
+        wakers: Arc::clone(&parts.wakers),
+        default_tenant: parts.tenant.clone(),
+    }
+    .start(&groups.upkeep);
     lag::watch(
         &groups.upkeep,
         parts.connection.client.clone(),
@@ -351,7 +367,7 @@ fn start_upkeep(parts: &Parts, groups: &Groups, deliverer: &Deliverer, in_hand: 
 }
 
 async fn start_commands(parts: &Parts, groups: &Groups) -> Result<(), RunError> {
-    let handler = Arc::new(CommandHandler::new(
+    let handler = CommandHandler::new(
         Arc::clone(&parts.store.store),
         parts.keys.cipher(),
         Arc::clone(&parts.clock),
@@ -362,7 +378,8 @@ async fn start_commands(parts: &Parts, groups: &Groups) -> Result<(), RunError> 
             max_body: parts.config.limits.command_bytes,
             egress: parts.egress.clone(),
         },
-    ));
+    );
+    let handler = Arc::new(handler.with_dead_letters(Arc::clone(&parts.dead_letters)));
     let prefix = nats::prefix(&parts.config.nats)?;
     let publisher = &parts.publisher;
     DurableCommands {

@@ -1,6 +1,8 @@
 //! What the worker does: the use cases, and the ports through which they reach the world.
 
 pub mod commands;
+pub mod dead_letter_box;
+pub mod dead_letter_watch;
 pub mod dead_letters;
 pub mod deliver;
 pub mod delivery_events;

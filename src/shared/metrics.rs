@@ -32,6 +32,10 @@ pub const COMMANDS: &str = "integration_commands_total";
 pub const COMMAND_SECONDS: &str = "integration_command_duration_seconds";
 /// Counter, label `kind` (`commands`, `events`).
 pub const DEAD_LETTERS: &str = "integration_dead_letters_total";
+/// Gauge: dead letters that are kept, neither replayed nor discarded.
+pub const DEAD_LETTERS_KEPT: &str = "integration_dead_letters_kept";
+/// Gauge in seconds: the age of the oldest of them.
+pub const DEAD_LETTERS_OLDEST: &str = "integration_dead_letters_oldest_seconds";
 /// Gauge: the registry's change counter as this worker knows it.
 pub const REGISTRY_VERSION: &str = "integration_registry_version";
 /// Gauge: webhooks in the registry.
@@ -84,6 +88,15 @@ pub fn describe() {
     describe_counter!(COMMANDS, "Commands by action, path and result");
     describe_histogram!(COMMAND_SECONDS, Unit::Seconds, "Duration of a command");
     describe_counter!(DEAD_LETTERS, "Messages that could not be understood");
+    describe_gauge!(
+        DEAD_LETTERS_KEPT,
+        "Dead letters that are neither replayed nor discarded"
+    );
+    describe_gauge!(
+        DEAD_LETTERS_OLDEST,
+        Unit::Seconds,
+        "Age of the oldest dead letter"
+    );
     describe_gauge!(
         REGISTRY_VERSION,
         "Change counter of the registry as this worker knows it"

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use integration_worker::{
     application::{
         commands::{CommandHandler, CommandSettings, Handled, Incoming, Reply},
+        dead_letter_box::DeadLetterBox,
         ports::{Clock, HttpAnswer, HttpSender, OutboundRequest, SendError},
         wakers::Wakers,
     },
@@ -144,6 +145,19 @@ impl World {
             &self.endpoints,
             &self.wakers,
         ));
+    }
+
+    /// A handler with a new key ring and this box of dead letters.
+    pub(crate) fn with_dead_letters(&mut self, letters: Arc<dyn DeadLetterBox>) {
+        let keys = generate_key_line("k1", self.clock.as_ref());
+        let handler = handler(
+            &self.store,
+            &keys,
+            &self.clock,
+            &self.endpoints,
+            &self.wakers,
+        );
+        self.handler = Arc::new(handler.with_dead_letters(letters));
     }
 
     /// A call as `<entity>.<action>`, over the request–reply path.

@@ -5,6 +5,7 @@ mod bad_days;
 mod clocks;
 mod commands;
 mod database_file;
+mod dead_letters;
 mod deliveries;
 mod demo;
 mod intake;
