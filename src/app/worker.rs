@@ -30,6 +30,7 @@ use crate::{
     domain::{interfaces::Store, policies::EgressPolicy, values::TenantId},
     infrastructure::{
         clock::SystemClock,
+        expression::Cel,
         http::EndpointClient,
         nats::{Burial, Connection, JetStreamPublisher, PullSource, Topology, TopologySettings},
         telemetry::MetricsRecorder,
@@ -256,7 +257,11 @@ fn deliverer(parts: &Parts, running: &Running) -> Deliverer {
 
 fn start_lanes(parts: &Parts, groups: &Groups, running: &Running, deliverer: &Arc<Deliverer>) {
     let store = &parts.store.store;
-    let registry = Arc::new(Registry::new(Arc::clone(store), parts.keys.cipher()));
+    let registry = Arc::new(Registry::new(
+        Arc::clone(store),
+        parts.keys.cipher(),
+        Arc::new(Cel),
+    ));
     let recorder = Recorder {
         store: Arc::clone(store),
         publisher: parts.publisher(),
@@ -349,6 +354,7 @@ async fn start_commands(parts: &Parts, groups: &Groups) -> Result<(), RunError> 
             default_tenant: parts.tenant.clone(),
             max_body: parts.config.limits.command_bytes,
             egress: parts.egress.clone(),
+            expressions: Arc::new(Cel),
         },
     ));
     let prefix = nats::prefix(&parts.config.nats)?;

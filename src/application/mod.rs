@@ -6,6 +6,8 @@ pub mod deliver;
 pub mod delivery_events;
 pub mod endpoint;
 pub mod endpoints;
+pub mod event_view;
+pub mod filters;
 pub mod first_attempt;
 pub mod health;
 pub mod in_hand;

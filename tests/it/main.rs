@@ -5,6 +5,7 @@ mod bad_days;
 mod commands;
 mod deliveries;
 mod demo;
+mod expressions;
 mod intake;
 mod operations;
 mod poison;

@@ -38,7 +38,7 @@ use crate::{
 };
 
 use super::{
-    ports::{Cipher, CipherError, Clock, HttpSender},
+    ports::{Cipher, CipherError, Clock, Expressions, HttpSender},
     wakers::Wakers,
 };
 
@@ -85,6 +85,8 @@ pub struct CommandSettings {
     pub max_body: usize,
     /// Where deliveries may go.
     pub egress: EgressPolicy,
+    /// Compiles filters and transforms.
+    pub expressions: Arc<dyn Expressions>,
 }
 
 /// How often a command is tried again at once, when another writer was quicker.

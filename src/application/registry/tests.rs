@@ -11,6 +11,7 @@ use crate::{
         events::EventMeta,
         values::{EventPattern, SealedSecrets, SecretConfig},
     },
+    infrastructure::expression::Cel,
 };
 
 /// Seals nothing and knows some keys.
@@ -95,7 +96,7 @@ fn event(event_type: &str) -> EventMeta {
 
 fn compile(webhook: &Webhook, keys: &[&'static str]) -> compile::Compiled {
     let cipher = Keys(keys.iter().copied().collect());
-    Compiler::new(&cipher).compile(webhook)
+    Compiler::new(&cipher, &Cel).compile(webhook)
 }
 
 fn take(next: &mut Snapshot, webhook: Webhook, integration_runs: bool) {
@@ -105,7 +106,7 @@ fn take(next: &mut Snapshot, webhook: Webhook, integration_runs: bool) {
         webhook,
         integration_runs,
     };
-    take_in(next, &former, row, &mut Compiler::new(&cipher));
+    take_in(next, &former, row, &mut Compiler::new(&cipher, &Cel));
 }
 
 fn matched(snapshot: &Snapshot, event_type: &str) -> Vec<u128> {

@@ -99,6 +99,10 @@ pub struct WebhookSettings {
     pub retry: RetryPolicy,
     /// What the body looks like.
     pub format: BodyFormat,
+    /// The expression that decides whether an event goes out.
+    pub filter: Option<String>,
+    /// The expression that makes the `data` of the body.
+    pub transform: Option<String>,
 }
 
 /// Where a webhook stands.
