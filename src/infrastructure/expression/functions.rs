@@ -156,16 +156,16 @@ impl Function {
                 .len()
                 .and_then(|size| i64::try_from(size).ok())
                 .map(Value::Int),
-            (Self::Same, _) => Some(first.clone()),
             (Self::Int, Value::Time(time)) => Some(Value::Int(time.timestamp())),
             (Self::Int, Value::Text(text)) => text.parse().ok().map(Value::Int),
             (Self::Int, _) => first.decimal().and_then(Decimal::truncate).map(Value::Int),
             (Self::Decimal, Value::Text(text)) => Decimal::parse(text).map(Value::Decimal),
             (Self::Decimal, _) if first.is_number() => Some(first.clone()),
-            (Self::Bool, Value::Bool(_)) | (Self::String, Value::Text(_)) => Some(first.clone()),
-            (Self::Timestamp, Value::Time(_)) | (Self::Duration, Value::Duration(_)) => {
-                Some(first.clone())
-            }
+            (Self::Same, _)
+            | (Self::Bool, Value::Bool(_))
+            | (Self::String, Value::Text(_))
+            | (Self::Timestamp, Value::Time(_))
+            | (Self::Duration, Value::Duration(_)) => Some(first.clone()),
             (Self::Bool, Value::Text(text)) => text.parse().ok().map(Value::Bool),
             (Self::String, _) => as_text(first).map(Value::built),
             (Self::Timestamp, Value::Text(text)) => time(text).map(Value::Time),

@@ -124,7 +124,7 @@ impl fmt::Debug for Compiled {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Compiled")
             .field("text", &self.text)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 

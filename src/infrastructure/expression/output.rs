@@ -15,7 +15,6 @@ pub(super) fn json(value: &Value<'_>) -> Result<Vec<u8>, String> {
 
 fn write(value: &Value<'_>, out: &mut Vec<u8>) -> Result<(), String> {
     match value {
-        Value::Null => out.extend_from_slice(b"null"),
         Value::Bool(value) => out.extend_from_slice(if *value { b"true" } else { b"false" }),
         Value::Int(number) => out.extend_from_slice(number.to_string().as_bytes()),
         Value::Written(number) => raw(number, out)?,
@@ -27,8 +26,8 @@ fn write(value: &Value<'_>, out: &mut Vec<u8>) -> Result<(), String> {
         Value::Json(Json::List { raw: written, .. } | Json::Map { raw: written, .. }) => {
             raw(written, out)?;
         }
-        // The others have values of their own.
-        Value::Json(_) => out.extend_from_slice(b"null"),
+        // Other JSON has values of its own.
+        Value::Null | Value::Json(_) => out.extend_from_slice(b"null"),
         Value::List(items) => {
             out.push(b'[');
             for (index, item) in items.iter().enumerate() {

@@ -287,7 +287,7 @@ impl<'s> Parser<'s> {
             };
         }
         let arguments = self.list(")", Self::expression)?;
-        self.call(at, name, Style::Global, arguments)
+        call(at, name, Style::Global, arguments)
     }
 
     /// `left.f(…)`, after the bracket.
@@ -301,7 +301,7 @@ impl<'s> Parser<'s> {
             _ => {
                 let mut arguments = vec![left];
                 arguments.extend(self.list(")", Self::expression)?);
-                return self.call(at, name, Style::Member, arguments);
+                return call(at, name, Style::Member, arguments);
             }
         };
         let Token::Name(local) = self.token else {
@@ -333,23 +333,6 @@ impl<'s> Parser<'s> {
         };
         let kind = Kind::Comprehension(Box::new(comprehension));
         node(at, kind, depth.unwrap_or(0))
-    }
-
-    fn call(&self, at: usize, name: &str, style: Style, arguments: Vec<Node>) -> Read<Node> {
-        let found = Function::find(name, style);
-        let (function, takes) = found.ok_or_else(|| {
-            fault(
-                at,
-                format!("there is no function {name:?} that is called so"),
-            )
-        })?;
-        let given = arguments.len() - usize::from(style == Style::Member);
-        if given != takes {
-            let message = format!("{name} takes {takes} arguments, not {given}");
-            return Err(fault(at, message));
-        }
-        let depth = deepest(&arguments);
-        node(at, Kind::Call(function, arguments), depth)
     }
 
     fn enter(&mut self) -> Read<()> {
@@ -392,6 +375,23 @@ impl<'s> Parser<'s> {
         };
         fault(self.at, format!("expected {wanted}, found {found}"))
     }
+}
+
+fn call(at: usize, name: &str, style: Style, arguments: Vec<Node>) -> Read<Node> {
+    let found = Function::find(name, style);
+    let (function, takes) = found.ok_or_else(|| {
+        fault(
+            at,
+            format!("there is no function {name:?} that is called so"),
+        )
+    })?;
+    let given = arguments.len() - usize::from(style == Style::Member);
+    if given != takes {
+        let message = format!("{name} takes {takes} arguments, not {given}");
+        return Err(fault(at, message));
+    }
+    let depth = deepest(&arguments);
+    node(at, Kind::Call(function, arguments), depth)
 }
 
 fn deepest(nodes: &[Node]) -> usize {

@@ -43,8 +43,8 @@ pub(super) enum Value<'v> {
     Duration(TimeDelta),
     /// A list or an object of the event.
     Json(&'v Json<'v>),
-    List(Rc<Vec<Value<'v>>>),
-    Map(Rc<Vec<(Text<'v>, Value<'v>)>>),
+    List(Rc<Vec<Self>>),
+    Map(Rc<Vec<(Text<'v>, Self)>>),
 }
 
 impl<'v> Value<'v> {
