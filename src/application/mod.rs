@@ -16,6 +16,8 @@ pub mod leases;
 pub mod normalise;
 pub mod parked;
 pub mod patience;
+#[cfg(test)]
+mod played;
 pub mod ports;
 pub mod recorder;
 pub mod registry;
