@@ -33,6 +33,7 @@ use crate::{
     domain::{interfaces::Store, policies::EgressPolicy, values::TenantId},
     infrastructure::{
         clock::SystemClock,
+        expression::Cel,
         http::EndpointClient,
         nats::{
             Burial, Connection, JetStreamDeadLetters, JetStreamPublisher, PullSource, Topology,
@@ -268,7 +269,11 @@ fn deliverer(parts: &Parts, running: &Running) -> Deliverer {
 
 fn start_lanes(parts: &Parts, groups: &Groups, running: &Running, deliverer: &Arc<Deliverer>) {
     let store = &parts.store.store;
-    let registry = Arc::new(Registry::new(Arc::clone(store), parts.keys.cipher()));
+    let registry = Arc::new(Registry::new(
+        Arc::clone(store),
+        parts.keys.cipher(),
+        Arc::new(Cel),
+    ));
     let recorder = Recorder {
         store: Arc::clone(store),
         publisher: parts.publisher(),
@@ -377,6 +382,7 @@ async fn start_commands(parts: &Parts, groups: &Groups) -> Result<(), RunError> 
             default_tenant: parts.tenant.clone(),
             max_body: parts.config.limits.command_bytes,
             egress: parts.egress.clone(),
+            expressions: Arc::new(Cel),
         },
     );
     let handler = Arc::new(handler.with_dead_letters(Arc::clone(&parts.dead_letters)));

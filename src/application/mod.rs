@@ -8,6 +8,8 @@ pub mod deliver;
 pub mod delivery_events;
 pub mod endpoint;
 pub mod endpoints;
+pub mod event_view;
+pub mod filters;
 pub mod first_attempt;
 pub mod health;
 pub mod in_hand;
@@ -16,6 +18,8 @@ pub mod leases;
 pub mod normalise;
 pub mod parked;
 pub mod patience;
+#[cfg(test)]
+mod played;
 pub mod ports;
 pub mod recorder;
 pub mod registry;

@@ -216,7 +216,7 @@ impl ParkedLane {
             Tried::Attempted(attempted) => Some(Settled::Recorded(Box::new(LeasedRecord {
                 lease,
                 delivery: attempted.delivery,
-                attempt: Some(attempted.attempt),
+                attempt: attempted.attempt,
                 events: attempted.events,
             }))),
             Tried::Waits(super::deliver::UNUSABLE) => released(UNUSABLE_WAIT),

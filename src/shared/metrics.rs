@@ -6,6 +6,11 @@ use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
 pub const EVENTS: &str = "integration_events_total";
 /// Counter: matches of events and webhooks.
 pub const MATCHES: &str = "integration_event_matches_total";
+/// Counter: matches of patterns that a filter ruled out.
+pub const FILTERED: &str = "integration_event_matches_filtered_total";
+/// Counter, label `expression` (`filter`, `transform`): deliveries that ended because theirs could not be
+/// evaluated.
+pub const EXPRESSION_FAULTS: &str = "integration_expression_faults_total";
 /// Counter, labels `lane` (`fast`, `parked`) and `outcome` (`delivered`, `failed`, `exhausted`).
 pub const ATTEMPTS: &str = "integration_delivery_attempts_total";
 /// Histogram in seconds, label `lane`.
@@ -59,6 +64,11 @@ pub fn describe() {
         "Messages of the source stream by what became of them"
     );
     describe_counter!(MATCHES, "Matches of events and webhooks");
+    describe_counter!(FILTERED, "Matches of patterns that a filter ruled out");
+    describe_counter!(
+        EXPRESSION_FAULTS,
+        "Deliveries that ended because an expression could not be evaluated"
+    );
     describe_counter!(ATTEMPTS, "Requests to endpoints by lane and outcome");
     describe_histogram!(
         ATTEMPT_SECONDS,

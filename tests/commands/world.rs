@@ -24,6 +24,7 @@ use integration_worker::{
     infrastructure::{
         clock::SystemClock,
         crypto::{RingCipher, generate_key_line},
+        expression::Cel,
         postgres::{ConnectOptions, PostgresStore},
         sqlite::SqliteStore,
     },
@@ -333,6 +334,7 @@ fn handler(
             default_tenant: TenantId::try_new("default").unwrap(),
             max_body: 2 * 1024 * 1024,
             egress: EgressPolicy::default(),
+            expressions: Arc::new(Cel),
         },
     )
 }

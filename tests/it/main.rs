@@ -8,6 +8,7 @@ mod database_file;
 mod dead_letters;
 mod deliveries;
 mod demo;
+mod expressions;
 mod intake;
 mod operations;
 mod poison;

@@ -42,7 +42,7 @@ use crate::{
 
 use super::{
     dead_letter_box::DeadLetterBox,
-    ports::{Cipher, CipherError, Clock, HttpSender},
+    ports::{Cipher, CipherError, Clock, Expressions, HttpSender},
     wakers::Wakers,
 };
 
@@ -89,6 +89,8 @@ pub struct CommandSettings {
     pub max_body: usize,
     /// Where deliveries may go.
     pub egress: EgressPolicy,
+    /// Compiles filters and transforms.
+    pub expressions: Arc<dyn Expressions>,
 }
 
 /// How often a command is tried again at once, when another writer was quicker.
