@@ -184,7 +184,7 @@ fn expiring_event(tenant: &str, letters: &Expiring, now: Timestamp) -> Option<Do
             actor: "system".to_owned(),
             correlation_id: id.to_string(),
             causation_id: id.to_string(),
-            traceparent: None,
+            trace: None,
         },
         data: json!({ "count": letters.count, "oldest": format_time(letters.oldest) }),
     })

@@ -297,8 +297,7 @@ pub(super) fn refused(
     delivery.completed_at = Some(now);
     delivery.error = Some(problem);
     delivery.event_version += 1;
-    let traceparent = event.meta.traceparent.as_deref();
-    let told = delivery_events::never_sent(&delivery, now, traceparent);
+    let told = delivery_events::never_sent(&delivery, now, event.meta.trace.as_ref());
     Attempted {
         delivery,
         attempt: None,

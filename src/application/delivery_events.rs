@@ -75,7 +75,11 @@ pub fn exhausted(
 
 /// `webhook.exhausted` of a delivery of which no (further) request can be made; there is no
 /// `webhook.failed` before it, since there was no attempt.
-pub fn never_sent(delivery: &Delivery, now: Timestamp, traceparent: Option<&str>) -> DomainEvent {
+pub fn never_sent(
+    delivery: &Delivery,
+    now: Timestamp,
+    trace: Option<&TraceContext>,
+) -> DomainEvent {
     let attempts = delivery.attempt_count;
     let failure = Failure {
         base: Base {
@@ -93,7 +97,7 @@ pub fn never_sent(delivery: &Delivery, now: Timestamp, traceparent: Option<&str>
         attempts: Some(attempts),
     };
     let data = value(&failure);
-    event(delivery, "webhook.exhausted", now, data, traceparent)
+    event(delivery, "webhook.exhausted", now, data, trace)
 }
 
 /// What is to be published about a recorded delivery that succeeded at its first attempt; the events

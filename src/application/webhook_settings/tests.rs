@@ -141,7 +141,7 @@ fn a_host_can_be_looked_up_and_a_port_connected_to() {
         let Value::Object(config) = config else {
             panic!("not an object")
         };
-        let saved = webhook_settings(&config, Some(&EgressPolicy::default()));
+        let saved = save(&config);
         let told: Vec<_> = saved.err().into_iter().flat_map(Faults::into_vec).collect();
         assert_eq!(
             told.len(),

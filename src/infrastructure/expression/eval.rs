@@ -2,7 +2,7 @@
 
 use std::{cmp::Ordering, rc::Rc};
 
-use crate::application::event_view::EventView;
+use crate::{application::event_view::EventView, domain::values::TraceContext};
 
 use super::{
     ast::{Comprehension, Fold, Kind, Node, Operator, Variable},
@@ -180,11 +180,12 @@ impl<'v, 'e: 'v> Evaluation<'v, 'e> {
 
     fn metadata(&self) -> Value<'v> {
         let meta = &self.view.event.meta;
+        let trace = meta.trace.as_ref();
         let texts = [
             ("correlationId", meta.correlation_id.as_deref()),
             ("contentType", meta.content_type.as_deref()),
-            ("traceparent", meta.traceparent.as_deref()),
-            ("tracestate", meta.tracestate.as_deref()),
+            ("traceparent", trace.map(TraceContext::parent)),
+            ("tracestate", trace.and_then(TraceContext::state)),
         ];
         let texts = texts
             .into_iter()
