@@ -13,6 +13,7 @@ mod intake;
 mod operations;
 mod poison;
 mod servers;
+mod signatures;
 mod support;
 mod traces;
 mod unreadable;

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use crate::{
-    application::webhook_settings::{SavingRules, webhook_settings},
+    application::webhook_settings::{SavingRules, signing, webhook_settings},
     domain::{
         entities::{EntityMeta, NewWebhook, Webhook},
         events::{Change, WebhookChange},
@@ -49,7 +49,7 @@ pub(super) async fn create(work: &mut Work<'_>, body: Body) -> Outcome {
     let integration = work.unit.integration(&tenant, integration_id).await?;
     integration.ok_or_else(|| not_found("integration", "integrationId", integration_id))?;
     let id = WebhookId(work.ports.clock.new_id());
-    let (secret, shown) = new_secret(work.ports, id, work.now)?;
+    let (secret, shown) = new_secret(work.ports, id, signing(&config), work.now)?;
     let (webhook, change) = Webhook::create(NewWebhook {
         id,
         integration_id,
@@ -60,7 +60,7 @@ pub(super) async fn create(work: &mut Work<'_>, body: Body) -> Outcome {
     });
     free_name(work.unit.insert_webhook(&webhook).await?, &webhook)?;
     let mut view = done(work, &webhook, change);
-    view["secret"] = Value::String(shown);
+    shown.put(&mut view);
     Ok(view)
 }
 

@@ -9,13 +9,12 @@ mod trace;
 use std::{fmt, sync::Arc};
 
 use http::{HeaderMap, HeaderValue, Method, Uri};
-use ring::hmac;
 use url::Url;
 
 use crate::domain::{
     entities::{HttpMethod, WebhookSettings},
     events::{BusinessEvent, Payload},
-    policies::signature_v1,
+    policies::{SignatureKey, signature},
     values::{DeliveryId, Timestamp},
 };
 
@@ -30,8 +29,8 @@ pub use headers::is_reserved_header;
 /// A signing key, and until when it signs.
 #[derive(Debug, Clone)]
 pub struct SigningKey {
-    /// HMAC-SHA256 over `id.timestamp.body`.
-    pub key: hmac::Key,
+    /// Signs `id.timestamp.body`.
+    pub key: SignatureKey,
     /// `None` for the current one.
     pub expires_at: Option<Timestamp>,
 }
@@ -100,7 +99,7 @@ impl Endpoint {
         let timestamp = now.timestamp();
         let valid = |key: &&SigningKey| key.expires_at.is_none_or(|end| end > now);
         let keys = self.keys.iter().filter(valid).map(|key| &key.key);
-        let signature = signature_v1(keys, id, timestamp, &body);
+        let signature = signature(keys, id, timestamp, &body);
         let (traceparent, tracestate) = trace::context(&event.meta, delivery, attempt);
 
         // These texts are made of characters that every header takes.

@@ -2,8 +2,6 @@
 
 use std::{collections::HashSet, fmt, sync::Arc};
 
-use ring::hmac;
-
 use crate::{
     application::{
         endpoint::{Endpoint, SigningKey},
@@ -13,7 +11,7 @@ use crate::{
     },
     domain::{
         entities::{SigningSecret, Webhook, WebhookSettings, WebhookStatus},
-        policies::RetryPolicy,
+        policies::{RetryPolicy, SignatureKey},
         values::Faults,
     },
 };
@@ -132,7 +130,7 @@ impl<'a> Compiler<'a> {
             self.missing_keys.insert(key_id.clone());
         }
         Ok(SigningKey {
-            key: hmac::Key::new(hmac::HMAC_SHA256, &plain?),
+            key: SignatureKey::from_plain(&plain?),
             expires_at: secret.expires_at,
         })
     }

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use url::{Host, Url};
 
 use crate::domain::{
-    entities::{BodyFormat, HttpMethod, WebhookSettings},
+    entities::{BodyFormat, HttpMethod, Signing, WebhookSettings},
     policies::{EgressPolicy, check_literal_host},
     values::Faults,
 };
@@ -68,7 +68,7 @@ pub fn webhook_settings(
     let timeout = timeout(&mut fields);
     let retry = retry_policy(&mut fields);
     let format = fields.choice("format", &BodyFormat::ALL, |format| format.as_str());
-    signing(&mut fields);
+    fields.choice("signing", &Signing::ALL, |signing| signing.as_str());
     let filter = expression(&mut fields, "filter", rules);
     let transform = expression(&mut fields, "transform", rules);
     if transform.is_some() && format == Some(BodyFormat::Raw) {
@@ -124,16 +124,10 @@ pub fn compiled(
     compiled.map_err(|fault| format!("its {name} cannot be used: {fault}"))
 }
 
-/// `signing`: `v1` (HMAC-SHA256) is the only way so far.
-fn signing(fields: &mut Fields) {
-    match fields.value("signing") {
-        None => {}
-        Some(Value::String(version)) if version == "v1" => {}
-        Some(Value::String(version)) if version == "v1a" => {
-            fields.fault("signing", "v1a is not supported by this version; use v1");
-        }
-        Some(_) => fields.fault("signing", "must be one of: v1"),
-    }
+/// How new secrets of a webhook sign: `signing` of its configuration, whatever else is wrong with it.
+pub fn signing(config: &Map<String, Value>) -> Signing {
+    let text = config.get("signing").and_then(Value::as_str);
+    text.and_then(Signing::parse).unwrap_or_default()
 }
 
 /// What is wrong with an address to send requests to, if anything is.

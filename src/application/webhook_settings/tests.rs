@@ -63,7 +63,7 @@ fn everything_that_is_supported_is_read() {
         "timeout": "5s",
         "retryPolicy": { "maxRetries": 3, "backoffMs": 500 },
         "format": "cloudevents-binary",
-        "signing": "v1",
+        "signing": "v1a",
     }))
     .unwrap();
     assert_eq!(settings.method, HttpMethod::Put);
@@ -168,7 +168,7 @@ fn all_faults_are_listed_at_once() {
         "timeout": 999,
         "retryPolicy": { "maxRetries": 11, "backoffMs": 99, "extra": 1 },
         "format": "xml",
-        "signing": "v1a",
+        "signing": "v2",
         "filter": "true &&",
         "nonsense": 1,
     });

@@ -9,5 +9,6 @@ pub use delivery::{Attempt, Delivery, DeliveryStatus};
 pub use integration::{Integration, IntegrationStatus, IntegrationType};
 pub use meta::{EntityMeta, InvalidTransition, Labels};
 pub use webhook::{
-    BodyFormat, HttpMethod, NewWebhook, SigningSecret, Webhook, WebhookSettings, WebhookStatus,
+    BodyFormat, HttpMethod, NewWebhook, Signing, SigningSecret, Webhook, WebhookSettings,
+    WebhookStatus,
 };

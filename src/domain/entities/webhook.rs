@@ -84,6 +84,37 @@ impl BodyFormat {
     }
 }
 
+/// How the secrets of a webhook sign. What `config.signing` says is what new secrets are; each secret
+/// signs in its own way for as long as it does.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Signing {
+    /// HMAC-SHA256 with a shared secret.
+    #[default]
+    V1,
+    /// ed25519: the receiver needs the public key alone.
+    V1a,
+}
+
+impl Signing {
+    /// All ways, in the order of the contract.
+    pub const ALL: [Self; 2] = [Self::V1, Self::V1a];
+
+    /// The name on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::V1 => "v1",
+            Self::V1a => "v1a",
+        }
+    }
+
+    /// Reads the name on the wire.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|signing| signing.as_str() == text)
+    }
+}
+
 /// What a delivery needs to know of a webhook's configuration; read from its shown form. URL and headers
 /// may hold secrets.
 #[derive(Clone, PartialEq)]
@@ -148,7 +179,7 @@ impl WebhookStatus {
 /// One signing secret; the newest has no end, the older ones sign until theirs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SigningSecret {
-    /// The sealed key (plain: the raw bytes of the `whsec_` secret).
+    /// The sealed key; plain as `NewSecret::plain` says, so that it tells how it signs.
     pub sealed: SealedSecrets,
     /// When it was made.
     pub created_at: Timestamp,
