@@ -107,15 +107,15 @@ async fn no_hash_of_a_body_is_stored_or_told() {
 #[tokio::test]
 async fn a_signing_secret_is_answered_and_stored_sealed_alone() {
     let world = World::new().await;
+    let integration = world.integration().await;
     for (signing, prefix) in [("v1", "whsec_"), ("v1a", "whsk_")] {
-        signing_secret_is_sealed(&world, signing, prefix).await;
+        signing_secret_is_sealed(&world, &integration, signing, prefix).await;
     }
 }
 
-async fn signing_secret_is_sealed(world: &World, signing: &str, prefix: &str) {
-    let integration = world.integration_named(signing).await;
+async fn signing_secret_is_sealed(world: &World, integration: &str, signing: &str, prefix: &str) {
     let body = json!({
-        "name": "a", "integrationId": integration, "events": ["*"],
+        "name": signing, "integrationId": integration, "events": ["*"],
         "config": {
             "url": "https://a.example.com", "signing": signing,
             "headers": { "Authorization": HEADER_CANARY },
