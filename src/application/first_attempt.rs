@@ -86,6 +86,7 @@ impl FirstAttempt<'_> {
             error: None,
             created_at: now,
             completed_at: None,
+            lane: None,
         }
     }
 

@@ -118,6 +118,7 @@ fn record(is_delivered: bool) -> FirstRecord {
             error: error.clone(),
             created_at: NOW,
             completed_at: is_delivered.then_some(NOW),
+            lane: None,
         },
         attempt: Some(Attempt {
             number: 1,

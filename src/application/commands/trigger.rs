@@ -238,5 +238,6 @@ fn pending(
         error: None,
         created_at: now,
         completed_at: None,
+        lane: None,
     }
 }

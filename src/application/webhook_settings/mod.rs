@@ -69,6 +69,7 @@ pub fn webhook_settings(
         timeout: timeout.unwrap_or(DEFAULT_TIMEOUT),
         retry: retry.unwrap_or_default(),
         format: format.unwrap_or(BodyFormat::Standard),
+        ordering: None,
     };
     fields.finish().into_result(settings)
 }

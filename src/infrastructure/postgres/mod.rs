@@ -11,6 +11,7 @@
 mod claim;
 mod deliveries;
 mod error;
+mod lanes;
 mod lent;
 mod outbox;
 mod pool;
@@ -35,6 +36,7 @@ use uuid::Uuid;
 use crate::domain::interfaces::StoreError;
 
 use error::{during, failed, is_missing_table};
+use lanes::LastLane;
 pub use pool::ConnectOptions;
 use pool::Pool;
 
@@ -46,6 +48,8 @@ pub struct PostgresStore {
     pool: Pool,
     /// The webhook that the last claim ended with; the next one begins after it.
     claimed_up_to: Arc<Mutex<Uuid>>,
+    /// The same of the lanes.
+    last_lane: Arc<LastLane>,
 }
 
 impl PostgresStore {
@@ -62,6 +66,7 @@ impl PostgresStore {
         Ok(Self {
             pool: Pool::open(url, options)?,
             claimed_up_to: Arc::default(),
+            last_lane: Arc::default(),
         })
     }
 

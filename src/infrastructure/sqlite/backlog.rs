@@ -67,8 +67,13 @@ async fn cancel(
     let cancelled: Vec<i64> = sqlx::query_scalar(
         "UPDATE deliveries SET status = 'cancelled', next_attempt_at = NULL, due_at = NULL,
             completed_at = max(created_at, ?2), lease_epoch = lease_epoch + 1
-        WHERE seq IN (SELECT seq FROM deliveries
-            WHERE status = 'pending' AND webhook_id = ?1 LIMIT ?3)
+        WHERE seq IN (SELECT seq FROM (
+                SELECT seq FROM deliveries
+                WHERE status = 'pending' AND lane_key IS NULL AND webhook_id = ?1
+                UNION ALL
+                SELECT seq FROM deliveries
+                WHERE status = 'pending' AND lane_key IS NOT NULL AND webhook_id = ?1)
+            LIMIT ?3)
         RETURNING seq",
     )
     .bind(webhook)

@@ -211,7 +211,7 @@ async fn update_delivery(
     let done = sqlx::query(
         "UPDATE deliveries SET status = ?2, attempt_count = ?3, event_version = ?4,
             budget_base = ?5, next_attempt_at = ?6, due_at = ?6, error = ?7, completed_at = ?8,
-            lease_epoch = lease_epoch + 1
+            lease_epoch = lease_epoch + 1, lane_blocks = ?9
         WHERE id = ?1",
     )
     .bind(changed.id.0)
@@ -222,6 +222,7 @@ async fn update_delivery(
     .bind(changed.next_attempt_at.map(|at| at.timestamp_millis()))
     .bind(&changed.error)
     .bind(changed.completed_at.map(|at| at.timestamp_millis()))
+    .bind(changed.blocks())
     .execute(connection)
     .await
     .map_err(failed(UPDATE))?;
