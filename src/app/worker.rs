@@ -16,6 +16,8 @@ use crate::{
         health::{DATABASE, Health, NATS},
         in_hand::InHand,
         intake::{Intake, IntakeLimits, MAX_DELIVERIES_IN_HAND},
+        lanes::OrderedLanes,
+        leased::LeasedAttempts,
         leases::Leases,
         normalise::Normaliser,
         parked::ParkedLane,
@@ -31,7 +33,10 @@ use crate::{
     infrastructure::{
         clock::SystemClock,
         http::EndpointClient,
-        nats::{Burial, Connection, JetStreamPublisher, PullSource, Topology, TopologySettings},
+        nats::{
+            Burial, Connection, ConsumerFloor, JetStreamPublisher, PullSource, Topology,
+            TopologySettings,
+        },
         telemetry::MetricsRecorder,
     },
     presentation::{
@@ -266,12 +271,27 @@ fn start_lanes(parts: &Parts, groups: &Groups, running: &Running, deliverer: &Ar
         give_up: running.give_up.clone(),
     };
     let outcomes = recorder.start(&groups.recording, MAX_DELIVERIES_IN_HAND);
+    let attempts = Arc::new(LeasedAttempts {
+        clock: Arc::clone(&parts.clock),
+        deliverer: Arc::clone(deliverer),
+        outcomes: outcomes.clone(),
+    });
+    OrderedLanes {
+        store: Arc::clone(store),
+        floor: Arc::new(ConsumerFloor::new(&parts.connection, &parts.topology)),
+        registry: Arc::clone(&registry),
+        clock: Arc::clone(&parts.clock),
+        attempts: Arc::clone(&attempts),
+        leases: Arc::clone(&running.leases),
+        wakers: Arc::clone(&parts.wakers),
+        health: Arc::clone(&parts.health),
+    }
+    .start(&groups.lanes);
     ParkedLane {
         store: Arc::clone(store),
         registry: Arc::clone(&registry),
         clock: Arc::clone(&parts.clock),
-        deliverer: Arc::clone(deliverer),
-        outcomes: outcomes.clone(),
+        attempts,
         leases: Arc::clone(&running.leases),
         wakers: Arc::clone(&parts.wakers),
         health: Arc::clone(&parts.health),

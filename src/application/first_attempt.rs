@@ -17,7 +17,7 @@ use crate::{
 use super::{
     deliver::{BUSY, Deliverer, Lane, Tried},
     delivery_events,
-    parked::{BUSY_WAIT, UNUSABLE_WAIT},
+    leased::{BUSY_WAIT, UNUSABLE_WAIT},
     ports::Clock,
     registry::CompiledWebhook,
 };

@@ -10,6 +10,8 @@ pub mod first_attempt;
 pub mod health;
 pub mod in_hand;
 pub mod intake;
+pub mod lanes;
+pub mod leased;
 pub mod leases;
 pub mod normalise;
 pub mod parked;

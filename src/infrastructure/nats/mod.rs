@@ -2,6 +2,7 @@
 
 pub mod connect;
 mod connect_once;
+pub mod floor;
 pub mod publisher;
 pub mod settings;
 pub mod source;
@@ -10,6 +11,7 @@ pub mod topology;
 
 pub use connect::{Connection, connect};
 pub use connect_once::{ConnectOnceError, connect_once};
+pub use floor::ConsumerFloor;
 pub use publisher::JetStreamPublisher;
 pub use settings::{NatsAuth, NatsSettings, NatsSettingsError, NatsTls};
 pub use source::{Burial, PullSource};
