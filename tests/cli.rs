@@ -1,6 +1,9 @@
 //! The program as a user meets it: what it prints, and with which code it ends.
 
-use std::process::{Command, Output};
+use std::{
+    fs::File,
+    process::{Child, Command, Output, Stdio},
+};
 
 use integration_worker as _;
 
@@ -47,6 +50,56 @@ fn wrong_usage_ends_it_with_2_and_help_with_0() {
     let ended = run(&["--help"], &[]);
     assert_eq!(ended.status.code(), Some(0));
     assert!(text(&ended.stdout).contains("NATS_SUBJECT_PREFIX"));
+}
+
+/// Runs `keys list` with this standard output.
+fn list_keys_to(out: impl Into<Stdio>) -> Output {
+    let key = format!("k1:{}=", "A".repeat(43));
+    Command::new(env!("CARGO_BIN_EXE_integration-worker"))
+        .args(["keys", "list"])
+        .env_clear()
+        .env("ENCRYPTION_KEYS", key)
+        .stdout(out)
+        .stderr(Stdio::piped())
+        .spawn()
+        .and_then(Child::wait_with_output)
+        .expect("it runs")
+}
+
+#[test]
+fn a_result_that_is_lost_is_told_and_ends_it_with_1() {
+    let full = File::create("/dev/full").expect("Linux has it");
+    let ended = list_keys_to(full);
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    let told = text(&ended.stderr);
+    assert!(
+        told.starts_with("integration-worker: standard output cannot be written: No space left"),
+        "{told}"
+    );
+}
+
+#[test]
+fn a_reader_that_has_gone_ends_it_quietly() {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let ended = list_keys_to(writer);
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    assert_eq!(text(&ended.stderr), "");
+}
+
+#[test]
+fn an_unknown_action_ends_it_with_2_before_anybody_is_asked() {
+    let ended = run(
+        &["integration", "bogus"],
+        &[("NATS_URL", "nats://127.0.0.1:1")],
+    );
+    assert_eq!(ended.status.code(), Some(2), "{ended:?}");
+    let told = text(&ended.stderr);
+    assert!(
+        told.contains("\"bogus\" is no action of integration"),
+        "{told}"
+    );
+    assert!(told.contains("rotate_credentials"), "{told}");
 }
 
 #[test]

@@ -52,7 +52,23 @@ pub fn main(cli: &Cli) -> ExitCode {
         output.remark(format_args!("integration-worker: {}", Chain(&error)));
         error.exit()
     });
+    let exit = told(exit, &mut output);
     ExitCode::from(exit as u8)
+}
+
+/// A result that did not reach its reader is none.
+fn told(exit: Exit, output: &mut Output<'_>) -> Exit {
+    let Some(loss) = output.loss().map(ToString::to_string) else {
+        return exit;
+    };
+    output.remark(format_args!(
+        "integration-worker: standard output cannot be written: {loss}"
+    ));
+    if exit == Exit::Done {
+        Exit::Failed
+    } else {
+        exit
+    }
 }
 
 async fn dispatch(command: &Command, output: &mut Output<'_>) -> Result<Exit, RunError> {

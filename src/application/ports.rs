@@ -1,6 +1,6 @@
 //! The ports of the use cases besides the store: clock, cipher, HTTP, and the bus.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -42,8 +42,8 @@ pub enum CipherError {
     Broken,
 }
 
-/// A request to an endpoint, ready to be sent.
-#[derive(Debug, Clone)]
+/// A request to an endpoint, ready to be sent. The query of its URL may hold a secret.
+#[derive(Clone)]
 pub struct OutboundRequest {
     /// Where to.
     pub url: url::Url,
@@ -55,6 +55,17 @@ pub struct OutboundRequest {
     pub body: Bytes,
     /// Connecting, sending and reading the capped answer.
     pub timeout: Duration,
+}
+
+impl fmt::Debug for OutboundRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OutboundRequest")
+            .field("method", &self.method)
+            .field("host", &self.url.host_str())
+            .field("body", &self.body.len())
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
 }
 
 /// An answer, its body cut at [`HttpAnswer::MAX_BODY`].

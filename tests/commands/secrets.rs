@@ -140,6 +140,35 @@ async fn a_signing_secret_is_answered_and_stored_sealed_alone() {
 }
 
 #[tokio::test]
+async fn a_credential_that_is_null_is_refused_and_not_shown_as_set() {
+    let world = World::new().await;
+    let created = world.ok("integration.create", body("a")).await;
+    let nothing = json!({ "token": null });
+    for (command, body, path) in [
+        (
+            "integration.create",
+            json!({ "name": "b", "type": "api", "config": { "credentials": nothing } }),
+            "config.credentials.token",
+        ),
+        (
+            "integration.update",
+            json!({ "id": created["id"], "config": { "a": [{ "credentials": nothing }] } }),
+            "config.a[0].credentials.token",
+        ),
+        (
+            "integration.rotate_credentials",
+            json!({ "id": created["id"], "credentials": nothing }),
+            "credentials.token",
+        ),
+    ] {
+        let refused = world.call(command, &body).refused().await;
+        assert_eq!(refused, refusal("validation_failed", &[path]), "{command}");
+    }
+    let get = json!({ "id": created["id"] });
+    assert_eq!(world.ok("integration.get", get).await, created);
+}
+
+#[tokio::test]
 async fn rotating_replaces_the_credentials_alone() {
     let world = World::new().await;
     let created = world.ok("integration.create", body("a")).await;

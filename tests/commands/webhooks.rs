@@ -55,6 +55,32 @@ async fn a_webhook_is_created_and_its_secret_shown_once() {
 }
 
 #[tokio::test]
+async fn the_values_in_a_query_are_answered_and_never_published() {
+    let world = World::new().await;
+    let integration = world.integration().await;
+    world.events().await;
+    let mut body = full(&integration);
+    let url = |token: &str| format!("https://api.example.com/hook?token={token}&v={token}");
+    body["config"]["url"] = json!(url("c4n4ry"));
+    let created = world.ok("webhook.create", body.clone()).await;
+    body["config"]["url"] = json!(url("c4n4ry-2"));
+    let update = json!({ "id": created["id"], "config": body["config"] });
+    world.ok("webhook.update", update).await;
+
+    let shown = world
+        .ok("webhook.get", json!({ "id": created["id"] }))
+        .await;
+    assert_eq!(shown["config"]["url"], url("c4n4ry-2"));
+    let events = world.events().await;
+    let types: Vec<&str> = events.iter().map(|event| event.0.as_str()).collect();
+    assert_eq!(types, ["webhook.created", "webhook.updated"]);
+    for (_, event) in &events {
+        assert_eq!(event["data"]["config"]["url"], url("***"));
+        assert!(!event.to_string().contains("c4n4ry"), "{event}");
+    }
+}
+
+#[tokio::test]
 async fn a_webhook_needs_an_integration_of_its_tenant_and_a_free_name() {
     let world = World::new().await;
     let integration = world.integration().await;

@@ -24,7 +24,10 @@ struct Running {
 
 impl Running {
     async fn start() -> Self {
-        let installation = Installation::start().await;
+        Self::over(Installation::start().await).await
+    }
+
+    async fn over(installation: Installation) -> Self {
         let handler = Arc::new(Scripted::default());
         let alarm = Alarm::default();
         let group = Group::new("requests", &alarm);
@@ -88,6 +91,24 @@ async fn a_panic_is_an_internal_error() {
     let panicked = running.ask(GET, "once panic").await.expect("an answer");
     assert_eq!(json(&panicked)["error"]["code"], "internal");
     assert!(!running.alarm.is_rung());
+}
+
+#[tokio::test]
+async fn a_page_that_is_larger_than_the_server_takes_is_cut() {
+    let installation = Installation::start_with("max_payload: 64KB", PATIENCE).await;
+    let running = Running::over(installation).await;
+    let page = running.ask(GET, "list").await.expect("an answer");
+    assert!(page.headers.is_none());
+    let data = &json(&page)["data"];
+    let items = data["items"].as_array().expect("items").len();
+    assert!((100..150).contains(&items), "{items}");
+    assert!(data["nextCursor"].is_string(), "{}", data["nextCursor"]);
+
+    let refused = running.ask(GET, "large item").await.expect("an answer");
+    let error = &json(&refused)["error"];
+    assert_eq!(error["code"], "internal");
+    let message = error["message"].as_str().expect("a message");
+    assert!(message.contains("max_payload"), "{message}");
 }
 
 #[tokio::test]

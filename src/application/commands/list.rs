@@ -144,7 +144,7 @@ fn answer<T>(
 }
 
 /// Time (milliseconds, 8 bytes) and id (16 bytes) of the last item, in base64url.
-fn write_cursor((time, id): (Timestamp, Uuid)) -> String {
+pub(super) fn write_cursor((time, id): (Timestamp, Uuid)) -> String {
     let mut bytes = time.timestamp_millis().to_be_bytes().to_vec();
     bytes.extend_from_slice(id.as_bytes());
     URL_SAFE_NO_PAD.encode(bytes)

@@ -103,6 +103,7 @@ fn a_standard_request_is_signed_and_keeps_numbers_as_they_are_written() {
         request.url.as_str(),
         "https://api.example.com/hook?key=canary"
     );
+    assert!(!format!("{request:?}").contains("canary"));
     assert_eq!(request.method, Method::POST);
     assert_eq!(request.timeout, Duration::from_secs(30));
     let signed = signature_v1(

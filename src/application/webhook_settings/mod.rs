@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Map, Value};
-use url::Url;
+use url::{Host, Url};
 
 use crate::domain::{
     entities::{BodyFormat, HttpMethod, WebhookSettings},
@@ -21,6 +21,9 @@ use super::{
 
 /// Longest URL, in characters.
 pub(super) const MAX_URL: usize = 2048;
+/// Longest name of a host, and longest part of it between dots, in bytes of its ASCII form (RFC 1035).
+const MAX_HOST: usize = 253;
+const MAX_LABEL: usize = 63;
 /// How long an attempt may take when nothing is said.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 /// What the contract names and this version cannot do yet.
@@ -92,10 +95,36 @@ fn url_problem(text: &str, egress: Option<&EgressPolicy>) -> Option<String> {
         Ok(url) => url,
         Err(problem) => return Some(problem),
     };
-    let host = url.host()?;
-    check_literal_host(egress?, &host)
+    let egress = egress?;
+    if let Some(problem) = host_problem(&url) {
+        return Some(problem.to_owned());
+    }
+    check_literal_host(egress, &url.host()?)
         .err()
         .map(|refused| refused.to_string())
+}
+
+/// What keeps a host or port from ever being reached: no such name can be looked up (RFC 1035), nobody
+/// listens on port 0.
+pub(super) fn host_problem(url: &Url) -> Option<&'static str> {
+    if url.port() == Some(0) {
+        return Some("must not name port 0");
+    }
+    let Some(Host::Domain(host)) = url.host() else {
+        return None;
+    };
+    // The dot at the end of a full name is none of its letters.
+    let name = host.strip_suffix('.').unwrap_or(host);
+    if name.len() > MAX_HOST {
+        return Some("must name a host of at most 253 characters");
+    }
+    let mut labels = name.split('.').map(str::len);
+    if labels.clone().any(|length| length == 0) {
+        return Some("must name a host without empty parts between dots");
+    }
+    labels
+        .any(|length| length > MAX_LABEL)
+        .then_some("must name a host whose parts between dots have at most 63 characters")
 }
 
 /// Reads an `http` or `https` URL with a host and without user or password.

@@ -33,6 +33,18 @@ fn a_url_is_enough_and_the_rest_has_defaults() {
 }
 
 #[test]
+fn settings_are_printed_without_what_may_be_secret() {
+    let settings = read(json!({
+        "url": "https://example.com/?token=S3CRET", "headers": { "Authorization": "S3CRET" },
+    }));
+    let printed = format!("{:?}", settings.unwrap());
+    assert!(
+        printed.contains("Post") && !printed.contains("S3CRET"),
+        "{printed}"
+    );
+}
+
+#[test]
 fn everything_that_is_supported_is_read() {
     let settings = read(json!({
         "url": "http://example.com:8080/a?b=c",
@@ -91,6 +103,54 @@ fn an_address_must_be_a_plain_http_url() {
 }
 
 #[test]
+fn a_host_can_be_looked_up_and_a_port_connected_to() {
+    let label = |length: usize| "a".repeat(length);
+    let name = |last: usize| format!("{0}.{0}.{0}.{1}", label(63), label(last));
+    for (host, problem) in [
+        ("example.com.".to_owned(), None),
+        ("example.com:1".to_owned(), None),
+        ("b\u{fc}cher.example".to_owned(), None),
+        (format!("{}.example", label(63)), None),
+        (name(61), None),
+        (format!("{}.", name(61)), None),
+        (name(62), Some("at most 253")),
+        (format!("{}.example", label(64)), Some("at most 63")),
+        // Longer in ASCII than it is written.
+        (
+            format!("{}.example", "\u{fc}".repeat(60)),
+            Some("at most 63"),
+        ),
+        ("a..example".to_owned(), Some("empty parts")),
+        (".example".to_owned(), Some("empty parts")),
+        ("example..".to_owned(), Some("empty parts")),
+        (".".to_owned(), Some("empty parts")),
+        ("example.com:0".to_owned(), Some("port 0")),
+        ("8.8.8.8:0".to_owned(), Some("port 0")),
+    ] {
+        let config = json!({ "url": format!("https://{host}/hook") });
+        let Value::Object(config) = config else {
+            panic!("not an object")
+        };
+        let saved = webhook_settings(&config, Some(&EgressPolicy::default()));
+        let told: Vec<_> = saved.err().into_iter().flat_map(Faults::into_vec).collect();
+        assert_eq!(
+            told.len(),
+            usize::from(problem.is_some()),
+            "{host}: {told:?}"
+        );
+        for fault in told {
+            assert_eq!(fault.path, "config.url");
+            assert!(
+                fault.message.contains(problem.unwrap()),
+                "{host}: {fault:?}"
+            );
+        }
+        // What was saved before is still loaded; its attempts fail.
+        assert!(webhook_settings(&config, None).is_ok(), "{host}");
+    }
+}
+
+#[test]
 fn all_faults_are_listed_at_once() {
     let config = json!({
         "method": "post",
@@ -124,6 +184,31 @@ fn all_faults_are_listed_at_once() {
             "config.nonsense",
         ]
     );
+}
+
+#[test]
+fn a_header_holds_visible_ascii_and_blanks_in_between() {
+    for (value, good) in [
+        ("", true),
+        ("Bearer token", true),
+        ("a \t b", true),
+        ("!~", true),
+        (" a", false),
+        ("a\t", false),
+        (" ", false),
+        ("a\r\nb", false),
+        ("a\nb", false),
+        ("a\0", false),
+        ("a\u{7f}", false),
+        ("a\u{1b}", false),
+        ("ä", false),
+        ("\u{200b}", false),
+        ("名", false),
+    ] {
+        let config = json!({ "url": "https://example.com", "headers": { "X-A": value } });
+        let expected: &[&str] = if good { &[] } else { &["config.headers.X-A"] };
+        assert_eq!(faults(config), expected, "{value:?}");
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! A webhook: which events go to which address, and how.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use crate::domain::{
     events::{Change, WebhookChange},
@@ -84,8 +84,9 @@ impl BodyFormat {
     }
 }
 
-/// What a delivery needs to know of a webhook's configuration; read from its shown form.
-#[derive(Debug, Clone, PartialEq)]
+/// What a delivery needs to know of a webhook's configuration; read from its shown form. URL and headers
+/// may hold secrets.
+#[derive(Clone, PartialEq)]
 pub struct WebhookSettings {
     /// Where to: `http` or `https`, no userinfo.
     pub url: String,
@@ -131,6 +132,17 @@ impl OnExhausted {
             Self::Continue => "continue",
             Self::Block => "block",
         }
+    }
+}
+
+impl fmt::Debug for WebhookSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WebhookSettings")
+            .field("method", &self.method)
+            .field("timeout", &self.timeout)
+            .field("retry", &self.retry)
+            .field("format", &self.format)
+            .finish_non_exhaustive()
     }
 }
 

@@ -16,7 +16,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::shared::{config::variables::help_text, duration::parse_duration};
 
-pub use client::request;
+pub use client::{check_action, request};
 pub use events::tail;
 pub use exit::{Exit, Trouble};
 pub use keys::{list_keys, rotate_keys};

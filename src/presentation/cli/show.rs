@@ -2,6 +2,8 @@
 
 use serde_json::{Map, Value};
 
+use crate::shared::visible::steers;
+
 /// Which fields of a list's items become columns, where an item has them.
 const COLUMNS: [&str; 12] = [
     "id",
@@ -119,10 +121,11 @@ fn scalar(value: &Value) -> String {
     }
 }
 
-/// The text without what would steer the terminal.
+/// The text with escapes in the place of what would steer the terminal, turn the order of the text or not
+/// be seen.
 pub(super) fn printable(text: &str) -> String {
     let escape = |c: char| {
-        if c.is_control() {
+        if steers(c) {
             c.escape_default().to_string()
         } else {
             c.to_string()

@@ -9,7 +9,6 @@ use async_nats::{
         endpoint::Endpoint, error::Error as ServiceFault,
     },
 };
-use bytes::Bytes;
 use futures_util::{
     StreamExt,
     stream::{SelectAll, select_all},
@@ -30,6 +29,8 @@ use crate::{
 use super::{HandleCommand, handle_safely, measure, result_of};
 
 const PATH: &str = "request";
+/// What is left of the server's `max_payload` for the headers of an answer, in bytes.
+const HEADERS: usize = 1024;
 /// How long requests that have arrived already are still taken after the service has stopped.
 const DRAIN: Duration = Duration::from_secs(3);
 
@@ -211,25 +212,31 @@ impl RequestService {
             },
             |handled| handled.reply,
         );
+        let (reply, body) = self.fitting(reply);
         let label = format!("{entity}.{action}");
         measure(label, PATH, result_of(&reply), started.elapsed());
-        self.respond(request, reply).await;
+        self.respond(request, reply, body).await;
     }
 
-    async fn respond(&self, request: Request, reply: Reply) {
+    /// The reply and its body, no larger than the server takes.
+    fn fitting(&self, reply: Reply) -> (Reply, String) {
+        let body = reply.to_json().to_string();
+        let room = self.client.max_payload().saturating_sub(HEADERS);
+        if body.len() <= room {
+            return (reply, body);
+        }
+        let reply = reply.shortened(room);
+        let body = reply.to_json().to_string();
+        (reply, body)
+    }
+
+    async fn respond(&self, request: Request, reply: Reply, body: String) {
         // Nobody waits for an answer to a plain publication.
         if request.message.reply.is_none() {
             return;
         }
-        let body = Bytes::from(reply.to_json().to_string());
-        let reply = if body.len() > self.client.max_payload().saturating_sub(1024) {
-            let message = "the answer is larger than the NATS server takes: ask for less, with a smaller limit";
-            Reply::Failure(Refusal::new(ErrorCode::Internal, message))
-        } else {
-            reply
-        };
         let sent = match reply {
-            Reply::Success(_) => request.respond(Ok(body)).await,
+            Reply::Success(_) => request.respond(Ok(body.into())).await,
             Reply::Failure(refusal) => self.respond_with_error(request, refusal).await,
         };
         if let Err(error) = sent {
