@@ -28,6 +28,7 @@ fn a_url_is_enough_and_the_rest_has_defaults() {
             timeout: Duration::from_secs(30),
             retry: RetryPolicy::default(),
             format: BodyFormat::Standard,
+            ordering: None,
         }
     );
 }
