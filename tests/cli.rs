@@ -3,6 +3,8 @@
 use std::{
     fs::File,
     process::{Child, Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 
 use integration_worker as _;
@@ -150,4 +152,53 @@ fn keys_are_made_listed_and_taken_by_the_doctor_and_a_database_is_migrated_twice
     for line in ["✓ configuration: ", "✗ NATS: ", "✓ database: ", "✓ keys: "] {
         assert!(told.contains(line), "{told}");
     }
+}
+
+#[test]
+fn a_database_that_does_not_answer_ends_a_migration_with_69_and_the_reason() {
+    for (host, reason) in [
+        ("127.0.0.1:1", "onnection refused"),
+        ("nowhere.invalid:5432", "failed to lookup address"),
+    ] {
+        let url = format!("postgresql://user:c4n4ry@{host}/integration");
+        let ended = run(&["migrate"], &[("DATABASE_URL", url.as_str())]);
+        assert_eq!(ended.status.code(), Some(69), "{ended:?}");
+        let told = text(&ended.stderr);
+        assert!(told.contains(reason) && told.contains(host), "{told}");
+        assert!(!told.contains("c4n4ry"), "{told}");
+    }
+}
+
+#[test]
+fn a_worker_whose_log_nobody_reads_goes_on() {
+    let folder = tempfile::tempdir().expect("there is room");
+    let file = folder.path().join("worker.db");
+    let (reader, log) = std::io::pipe().expect("there are pipes");
+    drop(reader);
+    let mut worker = Command::new(env!("CARGO_BIN_EXE_integration-worker"))
+        .arg("run")
+        .env_clear()
+        .env("DATABASE_URL", format!("sqlite://{}", file.display()))
+        .env("ENCRYPTION_KEYS", format!("k1:{}=", "A".repeat(43)))
+        .env("NATS_URL", "nats://127.0.0.1:1")
+        .env("OPS_ADDR", "127.0.0.1:0")
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .expect("it starts");
+    // Where the file is, a log line was before: where the ops server listens.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !file.exists() && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(5));
+        if worker.try_wait().expect("it is ours").is_some() {
+            break;
+        }
+    }
+
+    let kill = format!("kill -TERM {}", worker.id());
+    let killed = Command::new("sh").args(["-c", &kill]).status();
+
+    assert!(killed.is_ok_and(|status| status.success()));
+    let ended = worker.wait().expect("it is ours");
+    assert_eq!(ended.code(), Some(0), "{ended:?}");
 }

@@ -156,6 +156,7 @@ CREATE TABLE outbox (
     id           uuid        NOT NULL UNIQUE,
     event_type   text        NOT NULL,
     traceparent  text,
+    tracestate   text,
     body         bytea       NOT NULL,
     created_at   timestamptz NOT NULL,
     published_at timestamptz

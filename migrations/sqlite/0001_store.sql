@@ -133,6 +133,7 @@ CREATE TABLE outbox (
     id BLOB NOT NULL UNIQUE,
     event_type TEXT NOT NULL,
     traceparent TEXT,
+    tracestate TEXT,
     body BLOB NOT NULL,
     created_at INTEGER NOT NULL,
     published_at INTEGER

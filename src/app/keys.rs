@@ -20,7 +20,6 @@ use super::error::RunError;
 #[derive(Clone)]
 pub(crate) struct Keys {
     cipher: Arc<RingCipher>,
-    source: KeySource,
     variable: &'static str,
 }
 
@@ -40,7 +39,6 @@ impl Keys {
         let cipher = read.map_err(|problems| faults(variable, problems))?;
         Ok(Self {
             cipher: Arc::new(cipher),
-            source: source.clone(),
             variable,
         })
     }
@@ -72,24 +70,20 @@ impl Keys {
     /// Reads the file again, where the keys came from one. A faulty file, and one without a key that the
     /// database needs, change nothing.
     pub(crate) async fn reload(&self, store: &(dyn Queries + 'static)) {
-        let usable = match Self::read(&self.source) {
-            Ok(keys) => keys.check(store).await,
-            Err(error) => Err(error),
+        let reloaded = match store.key_ids().await {
+            Ok(needed) => self
+                .cipher
+                .reload(&needed)
+                .map_err(|problems| faults(self.variable, problems)),
+            Err(error) => Err(RunError::Store(error)),
         };
-        if let Err(error) = usable {
-            tracing::error!(
-                error = %Chain(&error),
-                "the encryption keys could not be read again, the former ones go on"
-            );
-            return;
-        }
-        match self.cipher.reload() {
+        match reloaded {
             Ok(keys) => {
                 let ids: Vec<&str> = keys.ids().collect();
                 tracing::info!(keys = ids.join(","), "the encryption keys were read again");
             }
-            Err(problems) => tracing::error!(
-                faults = problems.join("; "),
+            Err(error) => tracing::error!(
+                error = %Chain(&error),
                 "the encryption keys could not be read again, the former ones go on"
             ),
         }

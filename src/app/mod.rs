@@ -9,6 +9,7 @@ mod error;
 mod key_files;
 mod keys;
 mod lag;
+mod lock;
 mod migrate;
 mod nats;
 mod signals;
@@ -30,7 +31,7 @@ use crate::{
 
 use client::{Question, ask};
 use error::RunError;
-use signals::Signals;
+use signals::{Hangup, Signals};
 
 /// How long blocking work may hold the end of the process up.
 const GOODBYE: Duration = Duration::from_millis(500);
@@ -75,11 +76,11 @@ async fn dispatch(command: &Command, output: &mut Output<'_>) -> Result<Exit, Ru
     match command {
         Command::Run => run().await.map(|()| Exit::Done),
         Command::Dev(options) => {
-            let dev = until_signal(|shutdown| dev::run(options.data.as_deref(), shutdown));
-            dev.await.map(|()| Exit::Done)
+            let dev = |shutdown| dev::run(options.data.as_deref(), shutdown);
+            until_signal(Hangup::Stop, dev).await.map(|()| Exit::Done)
         }
         Command::Demo => {
-            let seen = until_signal(demo::run).await?;
+            let seen = until_signal(Hangup::Stop, demo::run).await?;
             Ok(if seen { Exit::Done } else { Exit::Failed })
         }
         Command::Migrate => migrate::migrate(output).await,
@@ -115,15 +116,19 @@ async fn run() -> Result<(), RunError> {
     warn_of_unsupported(&config);
     let metrics = MetricsRecorder::install(config.database.location.kind())
         .map_err(|error| RunError::Telemetry(Box::new(error)))?;
-    until_signal(|shutdown| worker::run(config, metrics, shutdown)).await
+    let work = |shutdown| worker::run(config, metrics, shutdown);
+    until_signal(Hangup::Reload, work).await
 }
 
 /// The first signal cancels the token that the work is given, the second one ends it at once.
-async fn until_signal<T, W>(work: impl FnOnce(CancellationToken) -> W) -> Result<T, RunError>
+async fn until_signal<T, W>(
+    hangup: Hangup,
+    work: impl FnOnce(CancellationToken) -> W,
+) -> Result<T, RunError>
 where
     W: Future<Output = Result<T, RunError>>,
 {
-    let signals = Signals::install().map_err(|error| RunError::Telemetry(Box::new(error)))?;
+    let signals = Signals::install(hangup).map_err(|error| RunError::Telemetry(Box::new(error)))?;
     let shutdown = CancellationToken::new();
     tokio::select! {
         result = Box::pin(work(shutdown.clone())) => result,

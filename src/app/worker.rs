@@ -25,6 +25,7 @@ use crate::{
         recorder::Recorder,
         registry::Registry,
         relay::Relay,
+        store_clock,
         upkeep::{Retention, Upkeep},
         wakers::Wakers,
         webhook_changes::WebhookChanges,
@@ -198,6 +199,9 @@ async fn prepare(
     let keys = Keys::read(&config.keys)?;
     let store = OpenStore::wait_for(&config.database, &health).await?;
     keys.check(store.store.as_ref()).await?;
+    // Before any lease is taken; later it is done as part of the upkeep.
+    let learned = store_clock::learn_first(store.store.as_ref(), clock.as_ref()).await;
+    learned.map_err(RunError::Store)?;
     let (connection, topology) = nats::wait_for(&config.nats, Arc::clone(&clock), &health).await?;
     let prefix = nats::prefix(&config.nats)?;
     let publisher = Arc::new(JetStreamPublisher::new(&connection, prefix, &topology));
@@ -348,6 +352,14 @@ fn start_upkeep(parts: &Parts, groups: &Groups, deliverer: &Deliverer, in_hand: 
     });
     groups.upkeep.spawn_loop("hangup", hangups);
     groups.upkeep.spawn_loop(
+        "clock",
+        store_clock::follow(
+            Arc::clone(&parts.store.store),
+            Arc::clone(&parts.clock),
+            groups.upkeep.stopping(),
+        ),
+    );
+    groups.upkeep.spawn_loop(
         "dependencies",
         watch_dependencies(
             Arc::clone(&parts.store.store),
@@ -392,7 +404,7 @@ async fn start_commands(parts: &Parts, groups: &Groups) -> Result<(), RunError> 
     }
     .spawn(&groups.inbound);
     RequestService {
-        client: parts.connection.client.clone(),
+        connect: nats::for_requests(&parts.config.nats, &parts.clock),
         handler,
         clock: Arc::clone(&parts.clock),
         settings: ServiceSettings {
@@ -461,7 +473,7 @@ async fn stop(parts: &Parts, groups: &Groups, running: Running) {
         .await;
     give_up.cancel();
     groups.recording.shut_down(STEP).await;
-    let now = parts.clock.now();
+    let now = parts.clock.store_now();
     let store = parts.store.store.as_ref();
     let deliveries = within("leases", ParkedLane::give_back(store, &leases, now)).await;
     groups.relay.shut_down(STEP).await;

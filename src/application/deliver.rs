@@ -21,7 +21,7 @@ use crate::{
         events::{BusinessEvent, DomainEvent},
         interfaces::StoreError,
         policies::{Answer, NextStep, PATIENCE, STALL, next_step},
-        values::Timestamp,
+        values::{Timestamp, TraceContext},
     },
     shared::{
         error_chain::Chain,
@@ -36,7 +36,7 @@ use super::{
     patience::until_done,
     ports::{Clock, HttpAnswer, HttpSender, SendError},
     registry::CompiledWebhook,
-    webhook_changes::WebhookChanges,
+    webhook_changes::{Cause, WebhookChanges},
 };
 
 /// Which lane an attempt is on, for figures.
@@ -217,23 +217,25 @@ impl Deliverer {
         let now = self.clock.now();
         let budget = u32::try_from(attempt.number - delivery.budget_base).unwrap_or(1);
         let random = self.clock.random();
-        let mut step = next_step(answer, &webhook.retry, budget, now, random);
-        match self.change_webhook(webhook, &delivery, step).await {
+        let due = self.clock.store_now();
+        let mut step = next_step(answer, &webhook.retry, budget, due, random);
+        let trace = event.meta.trace.as_ref();
+        let cause = Cause {
+            delivery: &delivery,
+            trace,
+        };
+        match self.change_webhook(webhook, cause, step).await {
             None => return Tried::Stopping,
             // A webhook that cannot be disabled gets its next request by the schedule, not at once.
             Some(Err(_)) if step == NextStep::Disable => {
-                step = next_step(Answer::None, &webhook.retry, budget, now, random);
+                step = next_step(Answer::None, &webhook.retry, budget, due, random);
             }
             Some(_) => {}
         }
-        let events = apply(
-            lane,
-            &mut delivery,
-            &attempt,
-            step,
-            now,
-            event.meta.traceparent.as_deref(),
-        );
+        if step == NextStep::Disable {
+            delivery.next_attempt_at = Some(due);
+        }
+        let events = apply(lane, &mut delivery, &attempt, step, now, trace);
         count(lane, step);
         log(&delivery, &attempt, step);
         Tried::Attempted(Box::new(Attempted {
@@ -247,19 +249,19 @@ impl Deliverer {
     async fn change_webhook(
         &self,
         webhook: &CompiledWebhook,
-        delivery: &Delivery,
+        cause: Cause<'_>,
         step: NextStep,
     ) -> Option<Result<(), StoreError>> {
         let (stopping, is_final) = (&self.stopping, StoreError::is_final);
         let changed = match step {
             NextStep::Done if webhook.is_pending => {
-                let activate = || self.changes.first_success(delivery);
+                let activate = || self.changes.first_success(cause);
                 until_done(stopping, "activate a webhook", is_final, activate).await?
             }
             NextStep::Disable => {
                 let disable = || {
                     self.changes
-                        .disable(delivery, "the endpoint answered 410 Gone")
+                        .disable(cause, "the endpoint answered 410 Gone")
                 };
                 until_done(stopping, "disable a webhook", is_final, disable).await?
             }
@@ -308,7 +310,7 @@ fn apply(
     attempt: &Attempt,
     step: NextStep,
     now: Timestamp,
-    traceparent: Option<&str>,
+    trace: Option<&TraceContext>,
 ) -> Vec<DomainEvent> {
     delivery.attempt_count = attempt.number;
     delivery.error.clone_from(&attempt.error);
@@ -322,36 +324,22 @@ fn apply(
             if lane == Lane::Fast {
                 return Vec::new();
             }
-            vec![delivery_events::triggered(delivery, attempt, traceparent)]
+            vec![delivery_events::triggered(delivery, attempt, trace)]
         }
         NextStep::Retry(at) => {
             delivery.next_attempt_at = Some(at);
-            vec![delivery_events::failed(
-                delivery,
-                attempt,
-                Some(at),
-                traceparent,
-            )]
+            vec![delivery_events::failed(delivery, attempt, Some(at), trace)]
         }
         NextStep::Disable => {
-            delivery.next_attempt_at = Some(now);
-            vec![delivery_events::failed(
-                delivery,
-                attempt,
-                None,
-                traceparent,
-            )]
+            vec![delivery_events::failed(delivery, attempt, None, trace)]
         }
         NextStep::GiveUp => {
             delivery.status = DeliveryStatus::Exhausted;
             delivery.next_attempt_at = None;
             delivery.completed_at = Some(now);
-            let failed = delivery_events::failed(delivery, attempt, None, traceparent);
+            let failed = delivery_events::failed(delivery, attempt, None, trace);
             delivery.event_version += 1;
-            vec![
-                failed,
-                delivery_events::exhausted(delivery, attempt, traceparent),
-            ]
+            vec![failed, delivery_events::exhausted(delivery, attempt, trace)]
         }
     }
 }

@@ -82,7 +82,7 @@ impl FirstAttempt<'_> {
             attempt_count: 0,
             event_version: 0,
             budget_base: 0,
-            next_attempt_at: Some(now),
+            next_attempt_at: Some(clock.store_now()),
             error: None,
             created_at: now,
             completed_at: None,
@@ -99,7 +99,7 @@ impl FirstAttempt<'_> {
             _ => Duration::ZERO,
         };
         let mut delivery = self.delivery(clock);
-        delivery.next_attempt_at = Some(clock.now() + wait);
+        delivery.next_attempt_at = Some(clock.store_now() + wait);
         delivery.error = Some(reason.to_owned());
         let event = self.kept(&delivery);
         FirstRecord {

@@ -41,6 +41,8 @@ pub const MAX_PULL: usize = 500;
 pub const MAX_DELIVERIES_IN_HAND: usize = 4096;
 /// How long a message rests whose event is in hand already.
 const DUPLICATE_REST: Duration = Duration::from_secs(2);
+/// How long an event rests whose tenant has a webhook with patterns that cannot be read.
+const HELD_REST: Duration = Duration::from_secs(15);
 /// How long a message rests whose dead letter could not be kept.
 const UNBURIED_REST: Duration = Duration::from_secs(5);
 /// Deliveries that are looked up in one statement at most.
@@ -243,6 +245,10 @@ impl Intake {
         ticket: Arc<Ticket>,
         snapshot: &Snapshot,
     ) -> Option<Wanted> {
+        if snapshot.holds(&event.meta.tenant) {
+            ticket.rest(HELD_REST).await;
+            return None;
+        }
         counter!(EVENTS, "result" => "accepted").increment(1);
         let webhooks: Vec<_> = snapshot
             .matches(&event.meta)

@@ -195,7 +195,7 @@ impl OrderedLanes {
     }
 
     async fn claim(&self, lanes: u32, floor: i64) -> Result<ClaimedLanes, StoreError> {
-        let now = self.clock.now();
+        let now = self.clock.store_now();
         let start = Instant::now();
         let claimed = self
             .store
@@ -222,7 +222,7 @@ impl OrderedLanes {
         stopping: &CancellationToken,
     ) {
         let mut rest = lane.into_iter();
-        let mut due_again = self.clock.now();
+        let mut due_again = self.clock.store_now();
         for one in rest.by_ref() {
             // Somebody else may have the lane by now.
             if !self.leases.is_in_force(&one.lease) {

@@ -78,7 +78,8 @@ impl LeasedAttempts {
             delivery,
             event,
         } = one;
-        let released = |wait: Duration| Some(Settled::Released(lease, self.clock.now() + wait));
+        let released =
+            |wait: Duration| Some(Settled::Released(lease, self.clock.store_now() + wait));
         let Some(webhook) = snapshot.webhook(delivery.webhook_id) else {
             return released(BUSY_WAIT);
         };

@@ -20,6 +20,7 @@ pub mod ports;
 pub mod recorder;
 pub mod registry;
 pub mod relay;
+pub mod store_clock;
 pub mod upkeep;
 pub mod wakers;
 pub mod webhook_changes;

@@ -125,7 +125,7 @@ impl ParkedLane {
         if limit == 0 {
             return Ok(0);
         }
-        let now = self.clock.now();
+        let now = self.clock.store_now();
         let request = ClaimRequest {
             now,
             lease_until: now + LEASE,
@@ -206,7 +206,10 @@ impl Renewal {
             }
             let renew = async || {
                 let began = Instant::now();
-                let renewed = self.store.renew(&leases, self.clock.now() + LEASE).await;
+                let renewed = self
+                    .store
+                    .renew(&leases, self.clock.store_now() + LEASE)
+                    .await;
                 renewed.map(|()| self.leases.renewed(&leases, began))
             };
             let never = |_: &StoreError| false;

@@ -15,6 +15,15 @@ use crate::domain::{
 pub trait Clock: Send + Sync {
     /// Now, in whole milliseconds.
     fn now(&self) -> Timestamp;
+    /// Now by the store's clock, which all workers share: what leases and due times are counted in.
+    /// [`Self::now`] while the store has told no time.
+    fn store_now(&self) -> Timestamp {
+        self.now()
+    }
+    /// Learns what the store's clock shows at this moment.
+    fn set_store_time(&self, shown: Timestamp) {
+        let _ = shown;
+    }
     /// A new UUIDv7.
     fn new_id(&self) -> Uuid;
     /// Uniform in 0..1.
@@ -46,7 +55,7 @@ pub enum CipherError {
 #[derive(Clone)]
 pub struct OutboundRequest {
     /// Where to.
-    pub url: url::Url,
+    pub uri: http::Uri,
     /// How.
     pub method: http::Method,
     /// All headers; sensitive ones are marked so.
@@ -61,7 +70,7 @@ impl fmt::Debug for OutboundRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OutboundRequest")
             .field("method", &self.method)
-            .field("host", &self.url.host_str())
+            .field("host", &self.uri.host())
             .field("body", &self.body.len())
             .field("timeout", &self.timeout)
             .finish_non_exhaustive()

@@ -110,13 +110,13 @@ impl Upkeep {
     async fn stats_loop(self: Arc<Self>, stopping: CancellationToken) {
         loop {
             self.health.beat("stats");
-            let now = self.clock.now();
+            let now = self.clock.store_now();
             match self.store.stats(now).await {
                 Ok(stats) => {
                     set(PARKED_ROWS, stats.parked);
                     set(OUTBOX_ROWS, stats.outbox);
                     gauge!(PARKED_OLDEST).set(age(stats.oldest_due, now));
-                    gauge!(OUTBOX_OLDEST).set(age(stats.oldest_outbox, now));
+                    gauge!(OUTBOX_OLDEST).set(age(stats.oldest_outbox, self.clock.now()));
                     self.health.set_stats(stats);
                 }
                 Err(error) => tracing::debug!(error = %Chain(&error), "figures could not be read"),

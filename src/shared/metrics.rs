@@ -45,6 +45,9 @@ pub const BUILD_INFO: &str = "integration_build_info";
 /// Gauge, label `dependency` (`nats`, `database`): 1 when it answers.
 pub const UP: &str = "integration_dependency_up";
 
+/// Gauge in seconds: how far this machine's clock is ahead of the database's.
+pub const CLOCK_SKEW: &str = "integration_clock_skew_seconds";
+
 /// Tells the recorder what each metric means.
 pub fn describe() {
     describe_counter!(
@@ -94,4 +97,9 @@ pub fn describe() {
     describe_counter!(LOOP_FAULTS, "Faults after which a loop tries again");
     describe_gauge!(BUILD_INFO, "Version of the worker");
     describe_gauge!(UP, "Whether a dependency answers");
+    describe_gauge!(
+        CLOCK_SKEW,
+        Unit::Seconds,
+        "How far this machine's clock is ahead of the database's"
+    );
 }

@@ -2,7 +2,9 @@
 //! receiver. Every test has its own servers or its own database and subjects.
 
 mod bad_days;
+mod clocks;
 mod commands;
+mod database_file;
 mod deliveries;
 mod demo;
 mod intake;
@@ -10,3 +12,5 @@ mod operations;
 mod poison;
 mod servers;
 mod support;
+mod traces;
+mod unreadable;

@@ -32,7 +32,7 @@ impl Running {
         let alarm = Alarm::default();
         let group = Group::new("requests", &alarm);
         let service = RequestService {
-            client: installation.connection.client.clone(),
+            connect: installation.connect_again(),
             handler: Arc::clone(&handler) as Arc<dyn HandleCommand>,
             clock: Arc::new(TestClock::default()),
             settings: ServiceSettings {

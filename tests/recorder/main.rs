@@ -81,8 +81,7 @@ fn event() -> Arc<BusinessEvent> {
             time: NOW,
             tenant: TenantId::try_new("t").expect("it works"),
             correlation_id: None,
-            traceparent: None,
-            tracestate: None,
+            trace: None,
             content_type: None,
             source_sequence: Some(1),
         },
@@ -185,7 +184,7 @@ impl World {
         let announce = OutboxRow {
             id: announce,
             event_type: "webhook.triggered".to_owned(),
-            traceparent: None,
+            trace: None,
             body: Vec::new(),
         };
         let outcome = Outcome::First {

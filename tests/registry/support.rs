@@ -213,8 +213,7 @@ pub(crate) fn event(event_type: &str) -> EventMeta {
         time: now(),
         tenant: tenant(),
         correlation_id: None,
-        traceparent: None,
-        tracestate: None,
+        trace: None,
         content_type: None,
         source_sequence: None,
     }

@@ -175,8 +175,8 @@ pub(super) async fn delete(work: &mut Work<'_>, body: Body) -> Outcome {
         );
         return Err(Refusal::at(ErrorCode::Conflict, "cascade", message).into());
     }
-    for child in children {
-        webhook::remove(work, child.id).await?;
+    if !children.is_empty() {
+        webhook::remove_all_of(work, integration.id).await?;
     }
     let change = integration.changed(Change::Deleted, work.actor(), work.now);
     work.unit.delete_integration(integration.id).await?;

@@ -80,12 +80,13 @@ pub(super) async fn trigger(work: &mut Work<'_>, body: Body) -> Outcome {
     may_receive(&webhook, work.known.integration.as_ref())?;
     let event_type = event_type.unwrap_or_else(|| TRIGGER.to_owned());
     let event = event(work.command, event_type, payload, work.now);
-    let delivery = pending(
+    let mut delivery = pending(
         delivery_id(work.command, webhook.id),
         &webhook,
         &event,
         work.now,
     );
+    delivery.next_attempt_at = Some(work.ports.clock.store_now());
     let tenant = &work.command.context.tenant;
     if work.unit.delivery(tenant, delivery.id).await?.is_some() {
         let message = "a trigger with the id of this command was delivered to this webhook before";
@@ -193,8 +194,7 @@ fn event(command: &Command, event_type: String, payload: Bytes, now: Timestamp) 
             time: now,
             tenant: context.tenant.clone(),
             correlation_id: Some(context.correlation_id.clone()),
-            traceparent: context.traceparent.clone(),
-            tracestate: context.tracestate.clone(),
+            trace: context.trace.clone(),
             content_type: Some("application/json".to_owned()),
             source_sequence: None,
         },

@@ -125,21 +125,22 @@ pub(super) async fn deactivate(work: &mut Work<'_>, body: Body) -> Outcome {
 /// `delete {id, expectedVersion?}`; its waiting deliveries are cancelled.
 pub(super) async fn delete(work: &mut Work<'_>, body: Body) -> Outcome {
     let (id, expected) = id_and_version(body)?;
-    let webhook = locked(work, id, expected).await?;
-    remove_locked(work, webhook).await?;
-    Ok(json!({ "id": id, "deleted": true }))
-}
-
-/// Deletes a webhook together with its integration.
-pub(super) async fn remove(work: &mut Work<'_>, id: WebhookId) -> Result<(), CommandError> {
-    let webhook = locked(work, id.0, None).await?;
-    remove_locked(work, webhook).await
-}
-
-async fn remove_locked(work: &mut Work<'_>, mut webhook: Webhook) -> Result<(), CommandError> {
+    let mut webhook = locked(work, id, expected).await?;
     let change = webhook.changed(Change::Deleted, work.actor(), work.now);
     work.unit.delete_webhook(webhook.id, work.now).await?;
     done(work, &webhook, change);
+    Ok(json!({ "id": id, "deleted": true }))
+}
+
+/// Deletes all webhooks of an integration, together with it.
+pub(super) async fn remove_all_of(
+    work: &mut Work<'_>,
+    integration: IntegrationId,
+) -> Result<(), CommandError> {
+    for mut webhook in work.unit.delete_webhooks_of(integration, work.now).await? {
+        let change = webhook.changed(Change::Deleted, work.actor(), work.now);
+        done(work, &webhook, change);
+    }
     Ok(())
 }
 

@@ -8,7 +8,7 @@ mod trace;
 
 use std::fmt;
 
-use http::{HeaderMap, HeaderValue, Method};
+use http::{HeaderMap, HeaderValue, Method, Uri};
 use ring::hmac;
 use url::Url;
 
@@ -42,7 +42,7 @@ pub struct SigningKey {
 #[derive(Clone)]
 pub struct Endpoint {
     settings: WebhookSettings,
-    url: Url,
+    uri: Uri,
     method: Method,
     headers: HeaderMap,
     keys: Vec<SigningKey>,
@@ -55,7 +55,7 @@ impl Endpoint {
     /// Says which setting cannot be used; never holds a header's value or the URL.
     pub fn compile(settings: WebhookSettings, keys: Vec<SigningKey>) -> Result<Self, String> {
         Ok(Self {
-            url: parse_url(&settings.url)?,
+            uri: parse_url(&settings.url)?,
             method: method(settings.method),
             headers: headers::base(&settings)?,
             settings,
@@ -98,7 +98,7 @@ impl Endpoint {
             headers.insert(TRACESTATE, tracestate);
         }
         OutboundRequest {
-            url: self.url.clone(),
+            uri: self.uri.clone(),
             method: self.method.clone(),
             headers,
             body,
@@ -110,13 +110,14 @@ impl Endpoint {
 impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Endpoint")
-            .field("host", &self.url.host_str())
+            .field("host", &self.uri.host())
             .field("format", &self.settings.format)
             .finish_non_exhaustive()
     }
 }
 
-fn parse_url(text: &str) -> Result<Url, String> {
+/// As a URL parser reads it: so all notations of an address become one.
+fn parse_url(text: &str) -> Result<Uri, String> {
     let url = Url::parse(text).map_err(|error| format!("the URL cannot be read: {error}"))?;
     if !matches!(url.scheme(), "http" | "https") {
         return Err("the URL is neither http nor https".to_owned());
@@ -124,11 +125,9 @@ fn parse_url(text: &str) -> Result<Url, String> {
     if !url.username().is_empty() || url.password().is_some() {
         return Err("the URL holds a user name or a password".to_owned());
     }
-    // What the HTTP client makes of it must not fail later, on every attempt.
     url.as_str()
-        .parse::<http::Uri>()
-        .map_err(|error| format!("the URL cannot be requested: {error}"))?;
-    Ok(url)
+        .parse()
+        .map_err(|error| format!("the URL cannot be requested: {error}"))
 }
 
 fn method(method: HttpMethod) -> Method {

@@ -25,7 +25,7 @@ use tokio::{sync::Mutex, time::Instant};
 
 use crate::{
     domain::{
-        interfaces::{RegistryDelta, RegistryWebhook, Store, StoreError},
+        interfaces::{RegistryDelta, RegistryWebhook, Store, StoreError, UnreadableWebhook},
         policies::RetryPolicy,
         values::{IntegrationId, TenantId, WebhookId},
     },
@@ -153,6 +153,9 @@ impl Registry {
         for id in delta.removed {
             next.remove(id);
         }
+        for row in delta.unreadable {
+            park(&mut next, row);
+        }
         let mut changed = delta.changed;
         changed.sort_unstable_by_key(|row| row.webhook.id);
         let mut compiler = Compiler::new(self.cipher.as_ref());
@@ -222,6 +225,23 @@ fn take_in(
         );
     }
     next.insert(&webhook, compiled);
+}
+
+/// Takes a webhook in whose row cannot be read: what it receives is parked until it can be. Where not even
+/// its patterns can be read, its tenant's events are held.
+fn park(next: &mut Snapshot, row: UnreadableWebhook) {
+    let effect = match row.events {
+        Some(_) => "its deliveries are parked",
+        None => "all events of its tenant are held",
+    };
+    tracing::error!(
+        webhook = %row.id,
+        tenant = %row.tenant,
+        problem = row.problem,
+        effect,
+        "a webhook cannot be read by this version"
+    );
+    next.insert_unreadable(row);
 }
 
 async fn timed<T>(operation: &'static str, read: impl Future<Output = T>) -> T {

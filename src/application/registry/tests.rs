@@ -86,8 +86,7 @@ fn event(event_type: &str) -> EventMeta {
         time: DateTime::UNIX_EPOCH,
         tenant: tenant("nord"),
         correlation_id: None,
-        traceparent: None,
-        tracestate: None,
+        trace: None,
         content_type: None,
         source_sequence: None,
     }

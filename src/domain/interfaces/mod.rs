@@ -18,7 +18,9 @@ pub use deliveries::{
 pub use error::StoreError;
 pub use outbox::{OutboxClaim, OutboxRow, OutboxStore};
 pub use queries::{DeliveryFilter, EntityFilter, Page, PageRequest, Queries, StoreStats};
-pub use registry::{RegistryChange, RegistryDelta, RegistryReader, RegistryWebhook};
+pub use registry::{
+    RegistryChange, RegistryDelta, RegistryReader, RegistryWebhook, UnreadableWebhook,
+};
 pub use unit_of_work::{
     AuditRow, Child, CommandKey, Inserted, StoredReply, UnitOfWork, UnitOfWorkFactory,
 };

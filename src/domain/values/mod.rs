@@ -7,6 +7,7 @@ mod pattern;
 mod secret_config;
 mod tenant;
 mod time;
+mod trace;
 
 pub use crate::shared::duration::{DurationError, parse_duration};
 pub use faults::{Fault, Faults};
@@ -18,3 +19,4 @@ pub use secret_config::{
 };
 pub use tenant::{TenantError, TenantId};
 pub use time::{Timestamp, format_time, truncate_to_millis};
+pub use trace::TraceContext;

@@ -1,11 +1,12 @@
 //! The cipher over a ring of keys that can be read again while the worker runs.
 
 use std::{
+    collections::BTreeSet,
     fmt,
     fs::File,
     io::Read as _,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -32,7 +33,7 @@ pub struct RingCipher {
     keys: ArcSwap<KeyRing>,
     file: Option<PathBuf>,
     random: SystemRandom,
-    /// When an unknown key id last made the file be read.
+    /// When an unknown key id last made the file be read; locked while the file is read.
     reread_at: Mutex<Option<Instant>>,
     reread_pause: Duration,
 }
@@ -69,25 +70,24 @@ impl RingCipher {
         self.keys.load_full()
     }
 
-    /// Reads the file again, where the keys came from one, and answers the keys that stand then.
+    /// Reads the file again, once, where the keys came from one, and answers the keys that stand then.
+    /// A ring is taken only when it has every `needed` key, and the key that encrypts now: something that
+    /// it sealed may be about to be stored. None of those may have become another key of the same id.
     ///
     /// # Errors
-    /// Every fault of the file; the keys that stood before go on.
-    pub fn reload(&self) -> Result<Arc<KeyRing>, Vec<String>> {
-        if let Some(path) = &self.file {
-            self.keys.store(Arc::new(read(path)?));
-        }
-        Ok(self.keys())
+    /// Every fault of the file and every key that it lacks; the keys that stood before go on.
+    pub fn reload(&self, needed: &[String]) -> Result<Arc<KeyRing>, Vec<String>> {
+        let _turn = self.turn();
+        let first = self.keys.load().first().0.to_owned();
+        let needed = needed.iter().map(String::as_str);
+        self.take_file(&needed.chain([first.as_str()]).collect())
     }
 
     /// Reads the file again because of an unknown key id. Who comes while another one reads waits for
-    /// the outcome.
+    /// the outcome. Nobody can ask the database here which keys it needs, so all known ones must stay.
     fn reload_for(&self, key_id: &str) -> Option<Arc<KeyRing>> {
         self.file.as_ref()?;
-        let mut last = self
-            .reread_at
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.turn();
         let keys = self.keys();
         if keys.get(key_id).is_some() {
             return Some(keys);
@@ -96,27 +96,59 @@ impl RingCipher {
             return None;
         }
         *last = Some(Instant::now());
-        match self.reload() {
+        match self.take_file(&keys.ids().collect()) {
             Ok(keys) => keys.get(key_id).is_some().then_some(keys),
             Err(faults) => {
                 tracing::warn!(
+                    unknown_key = key_id,
                     faults = faults.join("; "),
-                    "the encryption keys could not be read again"
+                    "the encryption keys could not be read again, the former ones go on; a key is dropped \
+                     on SIGHUP alone, once the database does not need it"
                 );
                 None
             }
         }
     }
-}
 
-impl Cipher for RingCipher {
-    fn seal(&self, plain: &[u8], context: &str) -> Result<SealedSecrets, CipherError> {
-        let keys = self.keys.load();
-        let (id, key) = keys.first();
+    /// The turn to read the file, with the time of the last re-read.
+    fn turn(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.reread_at
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The one way to other keys. It wants the turn to be held.
+    fn take_file(&self, needed: &BTreeSet<&str>) -> Result<Arc<KeyRing>, Vec<String>> {
+        let Some(path) = &self.file else {
+            return Ok(self.keys());
+        };
+        let (former, ring) = (self.keys.load(), read(path)?);
+        let mut faults = ring.missing(needed.iter().copied());
+        let others = needed
+            .iter()
+            .filter(|id| self.is_another(&former, &ring, id));
+        faults.extend(others.map(|id| format!("the key {id:?} is another one than before")));
+        if faults.is_empty() {
+            self.keys.store(Arc::new(ring));
+            Ok(self.keys())
+        } else {
+            Err(faults)
+        }
+    }
+
+    /// Whether both rings have the id and what one seals does not open with the other.
+    fn is_another(&self, former: &KeyRing, ring: &KeyRing, id: &str) -> bool {
+        let (Some(before), Some(now)) = (former.get(id), ring.get(id)) else {
+            return false;
+        };
+        let sealed = self.seal_with(before, b"", id);
+        sealed.is_none_or(|sealed| open_with(now, &sealed, id).is_err())
+    }
+
+    /// Nonce, ciphertext and tag.
+    fn seal_with(&self, key: &LessSafeKey, plain: &[u8], context: &str) -> Option<Vec<u8>> {
         let mut nonce = [0; NONCE_LEN];
-        self.random
-            .fill(&mut nonce)
-            .map_err(|_| CipherError::Broken)?;
+        self.random.fill(&mut nonce).ok()?;
         let mut text = plain.to_vec();
         let tag = key
             .seal_in_place_separate_tag(
@@ -124,10 +156,21 @@ impl Cipher for RingCipher {
                 Aad::from(context.as_bytes()),
                 &mut text,
             )
-            .map_err(|_| CipherError::Broken)?;
+            .ok()?;
+        Some([&nonce, text.as_slice(), tag.as_ref()].concat())
+    }
+}
+
+impl Cipher for RingCipher {
+    fn seal(&self, plain: &[u8], context: &str) -> Result<SealedSecrets, CipherError> {
+        let keys = self.keys.load();
+        let (id, key) = keys.first();
+        let bytes = self
+            .seal_with(key, plain, context)
+            .ok_or(CipherError::Broken)?;
         Ok(SealedSecrets {
             key_id: id.to_owned(),
-            bytes: [&nonce, text.as_slice(), tag.as_ref()].concat(),
+            bytes,
         })
     }
 
@@ -245,16 +288,76 @@ mod tests {
         assert_eq!(cipher.open(&seal(&k2), "w1").unwrap(), b"secret");
         assert_eq!(cipher.seal(b"x", "w1").unwrap().key_id, "k2");
 
-        std::fs::write(&path, format!("{k3}\n{k2}")).unwrap();
+        std::fs::write(&path, format!("{k3}\n{k2}\n{k1}")).unwrap();
         let unknown = Err(CipherError::UnknownKey("k3".to_owned()));
         assert_eq!(cipher.open(&seal(&k3), "w1"), unknown);
         cipher.reread_pause = Duration::ZERO;
         assert_eq!(cipher.open(&seal(&k3), "w1").unwrap(), b"secret");
+    }
 
-        std::fs::write(&path, format!("{k1}\n{k3}")).unwrap();
-        let keys = cipher.reload().unwrap();
-        assert_eq!(keys.ids().collect::<Vec<_>>(), ["k1", "k3"]);
+    #[test]
+    fn an_unknown_key_id_never_makes_a_known_key_be_forgotten_or_be_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys");
+        let (k1, k2, k3) = (line("k1"), line("k2"), line("k3"));
+        std::fs::write(&path, format!("{k2}\n{k1}")).unwrap();
+        let mut cipher = RingCipher::from_file(&path).unwrap();
+        cipher.reread_pause = Duration::ZERO;
+        let seal = |key: &str| {
+            let cipher = RingCipher::from_text(key).unwrap();
+            cipher.seal(b"secret", "w1").unwrap()
+        };
+        let unknown = Err(CipherError::UnknownKey("k3".to_owned()));
+        for file in [
+            format!("{k3}\n{k2}"),
+            format!("{k3}\n{k1}"),
+            k3.clone(),
+            format!("{k3}\n{k2}\n{}", line("k1")),
+        ] {
+            std::fs::write(&path, file).unwrap();
+            assert_eq!(cipher.open(&seal(&k3), "w1"), unknown);
+            assert_eq!(cipher.keys().ids().collect::<Vec<_>>(), ["k2", "k1"]);
+            assert_eq!(cipher.open(&seal(&k1), "w1").unwrap(), b"secret");
+        }
+        std::fs::write(&path, format!("{k3}\n{k2}\n{k1}")).unwrap();
         assert_eq!(cipher.open(&seal(&k3), "w1").unwrap(), b"secret");
+    }
+
+    #[test]
+    fn a_reloaded_ring_has_what_is_needed_and_the_key_that_encrypts_and_may_drop_the_rest() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys");
+        let (k1, k2, k3) = (line("k1"), line("k2"), line("k3"));
+        let needed = |ids: &[&str]| ids.iter().map(|&id| id.to_owned()).collect::<Vec<_>>();
+        for (file, needs, faults) in [
+            (format!("{k2}\n{k3}"), &["k1"][..], &["\"k1\""][..]),
+            (k3.clone(), &["k1"], &["\"k1\"", "\"k2\""]),
+            (format!("{k3}\n{k1}"), &[], &["\"k2\""]),
+            (
+                format!("{k2}\n{}", line("k1")),
+                &["k1"],
+                &["\"k1\" is another"],
+            ),
+            (
+                format!("{}\n{k1}", line("k2")),
+                &["k1"],
+                &["\"k2\" is another"],
+            ),
+            (format!("{k3}\n{k2}"), &["k2"], &[]),
+            (format!("{k3}\n{k2}"), &[], &[]),
+            (format!("{k3}\n{k2}\n{k1}"), &["k3", "k1"], &[]),
+        ] {
+            std::fs::write(&path, format!("{k2}\n{k1}")).unwrap();
+            let cipher = RingCipher::from_file(&path).unwrap();
+            std::fs::write(&path, &file).unwrap();
+            let told = cipher.reload(&needed(needs)).err().unwrap_or_default();
+            assert_eq!(told.len(), faults.len(), "{told:?}");
+            for (told, fault) in told.iter().zip(faults) {
+                assert!(told.contains(fault), "{told}");
+            }
+            let taken = cipher.keys().ids().next() == Some("k3");
+            assert_eq!(taken, faults.is_empty());
+        }
     }
 
     #[test]
@@ -266,7 +369,7 @@ mod tests {
         std::fs::write(&path, line("k1")).unwrap();
         let cipher = RingCipher::from_file(&path).unwrap();
         std::fs::write(&path, "nonsense").unwrap();
-        assert_eq!(cipher.reload().unwrap_err().len(), 1);
+        assert_eq!(cipher.reload(&[]).unwrap_err().len(), 1);
         assert_eq!(cipher.keys().ids().collect::<Vec<_>>(), ["k1"]);
     }
 

@@ -39,6 +39,15 @@ impl KeyRing {
         self.keys().map(|(id, _)| id.as_str())
     }
 
+    /// A fault for each of the needed keys that is not in the ring.
+    pub(super) fn missing<'a>(&self, needed: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+        needed
+            .into_iter()
+            .filter(|id| self.get(id).is_none())
+            .map(|id| format!("the key {id:?} is needed and is not in the ring"))
+            .collect()
+    }
+
     /// The key that encrypts.
     pub(super) fn first(&self) -> (&str, &LessSafeKey) {
         (&self.first.0, &self.first.1)

@@ -35,6 +35,7 @@ use uuid::Uuid;
 
 use crate::domain::interfaces::StoreError;
 
+pub use error::is_refusal;
 use error::{during, failed, is_missing_table};
 use lanes::LastLane;
 pub use pool::ConnectOptions;
@@ -98,6 +99,14 @@ impl PostgresStore {
         // Closed whatever came of it, which also frees the lock that keeps other migrators waiting.
         pool::close(connection).await;
         done
+    }
+
+    /// Connects once, and says goodbye.
+    ///
+    /// # Errors
+    /// Why the server does not take the connection.
+    pub async fn reach(&self) -> Result<(), StoreError> {
+        self.pool.reach("take a connection").await
     }
 
     /// Whether exactly this program's migrations are applied.

@@ -224,6 +224,14 @@ impl Queries for PostgresStore {
             ))
         }
     }
+
+    async fn time(&self) -> Result<Option<Timestamp>, StoreError> {
+        sqlx::query_scalar("SELECT clock_timestamp()")
+            .fetch_one(&self.pool)
+            .await
+            .map(Some)
+            .map_err(during("read the database's clock"))
+    }
 }
 
 macro_rules! select_deliveries {

@@ -204,6 +204,10 @@ impl Queries for SqliteStore {
         let problem = "its schema is not that of this program: run `integration-worker migrate`";
         Err(store_error("check its schema", true, problem.into()))
     }
+
+    async fn time(&self) -> Result<Option<Timestamp>, StoreError> {
+        Ok(None)
+    }
 }
 
 macro_rules! select_deliveries {

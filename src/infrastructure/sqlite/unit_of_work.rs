@@ -91,6 +91,14 @@ impl UnitOfWork for Unit {
         entities::delete_webhook(&mut self.0, id, now).await
     }
 
+    async fn delete_webhooks_of(
+        &mut self,
+        id: IntegrationId,
+        now: Timestamp,
+    ) -> Result<Vec<Webhook>, StoreError> {
+        entities::delete_webhooks_of(&mut self.0, id, now).await
+    }
+
     async fn delivery(
         &mut self,
         tenant: &TenantId,

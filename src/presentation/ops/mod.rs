@@ -21,7 +21,7 @@ use crate::{
     shared::lifecycle::Group,
 };
 
-use connections::Connections;
+use connections::{Bounds, Connections};
 
 /// The ops server could not listen.
 #[derive(Debug, thiserror::Error)]
@@ -77,8 +77,12 @@ impl OpsServer {
 
     /// Answers until the group stops.
     pub fn spawn(self, group: &Group, ops: Ops) {
+        self.spawn_within(Bounds::default(), group, ops);
+    }
+
+    fn spawn_within(self, bounds: Bounds, group: &Group, ops: Ops) {
         let stopping = group.stopping();
-        let connections = Connections::new(self.listener, self.address);
+        let connections = Connections::new(self.listener, self.address, bounds);
         let server = axum::serve(connections, router(ops))
             .with_graceful_shutdown(async move { stopping.cancelled().await });
         group.spawn_loop("ops server", async move {

@@ -41,6 +41,10 @@ struct Server {
 
 impl Server {
     async fn start() -> Self {
+        Self::start_within(Bounds::default()).await
+    }
+
+    async fn start_within(bounds: Bounds) -> Self {
         let group = Group::new("ops", &Alarm::default());
         let health = Arc::new(Health::default());
         let server = OpsServer::bind(SocketAddr::from(([127, 0, 0, 1], 0)))
@@ -52,7 +56,7 @@ impl Server {
             clock: Arc::new(Still),
             metrics: Arc::new(|| "integration_up 1\n".to_owned()),
         };
-        server.spawn(&group, ops);
+        server.spawn_within(bounds, &group, ops);
         Self {
             group,
             address,
@@ -72,6 +76,13 @@ impl Server {
         tokio::time::timeout(Duration::from_secs(10), exchange)
             .await
             .unwrap()
+    }
+
+    /// A connection that has been answered once, and so has a place.
+    async fn kept(&self) -> TcpStream {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        assert_eq!(ask_again(&mut stream).await, "HTTP/1.1 200 OK");
+        stream
     }
 
     async fn get(&self, path: &str) -> (u16, String) {
@@ -137,6 +148,70 @@ async fn other_paths_methods_and_overlong_requests_are_refused() {
         answer.is_empty() || answer.starts_with("HTTP/1.1 431"),
         "{answer}"
     );
+}
+
+/// One more request on a connection; answers the first line.
+async fn ask_again(stream: &mut TcpStream) -> String {
+    let request = b"GET /live HTTP/1.1\r\nHost: a\r\n\r\n";
+    stream.write_all(request).await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\nlive\n") {
+        assert!(stream.read_buf(&mut answer).await.unwrap() > 0, "it ended");
+    }
+    let answer = String::from_utf8(answer).unwrap();
+    answer.lines().next().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_header_that_comes_byte_by_byte_ends_at_its_deadline_and_a_kept_connection_does_not() {
+    const HEADER: Duration = Duration::from_millis(400);
+    let server = Server::start_within(Bounds {
+        header: HEADER,
+        ..Bounds::default()
+    })
+    .await;
+    let mut steps = tokio::time::interval(HEADER / 10);
+    let mut kept = server.kept().await;
+    let begin = tokio::time::Instant::now();
+    let mut slow = TcpStream::connect(server.address).await.unwrap();
+    slow.write_all(b"GET /live HTTP/1.1\r\nX: ").await.unwrap();
+    let mut answer = [0; 1];
+    let ended = async {
+        loop {
+            tokio::select! {
+                read = slow.read(&mut answer) => return matches!(read, Ok(0) | Err(_)),
+                _ = steps.tick() => {
+                    assert_eq!(ask_again(&mut kept).await, "HTTP/1.1 200 OK");
+                    if slow.try_write(b"a").is_err() {
+                        return true;
+                    }
+                }
+            }
+        }
+    };
+    let ended = tokio::time::timeout(Duration::from_secs(10), ended).await;
+    assert!(ended.unwrap(), "it was answered");
+    assert!(begin.elapsed() >= HEADER);
+    assert_eq!(ask_again(&mut kept).await, "HTTP/1.1 200 OK");
+}
+
+#[tokio::test]
+async fn who_finds_every_place_taken_waits_until_one_is_free() {
+    let server = Server::start_within(Bounds {
+        most: 2,
+        ..Bounds::default()
+    })
+    .await;
+    let (first, mut second) = (server.kept().await, server.kept().await);
+    let mut third = Box::pin(server.kept());
+    let answered = tokio::time::timeout(Duration::from_millis(200), &mut third).await;
+    assert!(answered.is_err(), "a third one has a place");
+    assert_eq!(ask_again(&mut second).await, "HTTP/1.1 200 OK");
+
+    drop(first);
+
+    let third = tokio::time::timeout(Duration::from_secs(10), third).await;
+    drop(third.expect("it has the place that is free"));
 }
 
 #[tokio::test]

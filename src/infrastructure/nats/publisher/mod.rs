@@ -20,7 +20,7 @@ use tokio::time::timeout;
 
 use crate::{
     application::ports::{BusError, DeadLetter, EventPublisher, ReplyPublisher},
-    domain::{events::DomainEvent, interfaces::OutboxRow},
+    domain::{events::DomainEvent, interfaces::OutboxRow, values::TraceContext},
     shared::error_chain::Chain,
 };
 
@@ -79,10 +79,14 @@ impl JetStreamPublisher {
         let mut headers = HeaderMap::new();
         headers.insert("Content-Type", DomainEvent::CONTENT_TYPE);
         headers.insert(MSG_ID, row.id.to_string());
-        // A trace context that is no header value is not worth an event.
-        let traceparent = row.traceparent.as_deref().map(str::parse::<HeaderValue>);
-        if let Some(Ok(traceparent)) = traceparent {
-            headers.insert("traceparent", traceparent);
+        let trace = row.trace.as_ref();
+        let parent = trace.map(TraceContext::parent);
+        let state = trace.and_then(TraceContext::state);
+        for (name, value) in [("traceparent", parent), ("tracestate", state)] {
+            // A trace context that is no header value is not worth an event.
+            if let Some(Ok(value)) = value.map(str::parse::<HeaderValue>) {
+                headers.insert(name, value);
+            }
         }
         let limit = self
             .client

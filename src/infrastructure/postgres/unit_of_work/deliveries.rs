@@ -1,6 +1,6 @@
 //! Deliveries within a unit of work.
 
-use sqlx::postgres::PgConnection;
+use sqlx::postgres::{PgBindIterExt as _, PgConnection};
 
 use crate::domain::{
     entities::Delivery,
@@ -83,14 +83,14 @@ pub(super) async fn update(
     }
 }
 
-/// Deliveries that are cancelled together with their webhook; the claims do it with what is left.
+/// Deliveries that are cancelled together with their webhooks; the claims do it with what is left.
 const CANCELLED_AT_ONCE: i64 = 1_000;
 
-/// Cancels what still waits for a webhook that is deleted, or leaves a note of what is left of it; the
+/// Cancels what still waits for webhooks that are deleted, or leaves notes of what is left of it; the
 /// leases end.
 pub(super) async fn cancel_or_note(
     connection: &mut PgConnection,
-    webhook: WebhookId,
+    webhooks: &[WebhookId],
     now: Timestamp,
 ) -> Result<(), StoreError> {
     const OPERATION: &str = "cancel the deliveries of a webhook";
@@ -98,11 +98,11 @@ pub(super) async fn cancel_or_note(
     let cancelled = sqlx::query(
         "WITH pending AS MATERIALIZED (
              SELECT id FROM deliveries WHERE id = ANY (ARRAY (
-                 (SELECT id FROM deliveries
-                  WHERE webhook_id = $1 AND status = 'pending' AND lane_key IS NULL LIMIT $3)
+                 (SELECT id FROM deliveries WHERE webhook_id = ANY ($1::uuid[])
+                      AND status = 'pending' AND lane_key IS NULL LIMIT $3)
                  UNION ALL
-                 (SELECT id FROM deliveries
-                  WHERE webhook_id = $1 AND status = 'pending' AND lane_key IS NOT NULL LIMIT $3)))
+                 (SELECT id FROM deliveries WHERE webhook_id = ANY ($1::uuid[])
+                      AND status = 'pending' AND lane_key IS NOT NULL LIMIT $3)))
                  AND status = 'pending'
              ORDER BY id FOR UPDATE
          )
@@ -111,7 +111,7 @@ pub(super) async fn cancel_or_note(
              lease_epoch = d.lease_epoch + 1, event_meta = NULL, event_raw = NULL
          FROM pending p WHERE d.id = p.id",
     )
-    .bind(webhook.0)
+    .bind(webhooks.iter().map(|id| id.0).bind_iter())
     .bind(now)
     .bind(CANCELLED_AT_ONCE)
     .execute(&mut *connection)
@@ -120,10 +120,15 @@ pub(super) async fn cancel_or_note(
     if cancelled.rows_affected() < CANCELLED_AT_ONCE.unsigned_abs() {
         return Ok(());
     }
-    sqlx::query("INSERT INTO deleted_webhooks (id) VALUES ($1)")
-        .bind(webhook.0)
-        .execute(connection)
-        .await
-        .map_err(during(OPERATION))?;
+    sqlx::query(
+        "INSERT INTO deleted_webhooks (id)
+         SELECT w.id FROM UNNEST($1::uuid[]) AS w (id)
+         WHERE EXISTS (
+             SELECT FROM deliveries d WHERE d.webhook_id = w.id AND d.status = 'pending')",
+    )
+    .bind(webhooks.iter().map(|id| id.0).bind_iter())
+    .execute(connection)
+    .await
+    .map_err(during(OPERATION))?;
     Ok(())
 }
