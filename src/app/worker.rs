@@ -11,6 +11,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     application::{
         commands::{CommandHandler, CommandSettings},
+        dead_letter_box::DeadLetterBox,
+        dead_letter_watch::DeadLetterWatch,
         deliver::Deliverer,
         endpoints::Endpoints,
         health::{DATABASE, Health, NATS},
@@ -33,10 +35,11 @@ use crate::{
     domain::{interfaces::Store, policies::EgressPolicy, values::TenantId},
     infrastructure::{
         clock::SystemClock,
+        expression::Cel,
         http::EndpointClient,
         nats::{
-            Burial, Connection, ConsumerFloor, JetStreamPublisher, PullSource, Topology,
-            TopologySettings,
+            Burial, Connection, ConsumerFloor, JetStreamDeadLetters, JetStreamPublisher,
+            PullSource, Topology, TopologySettings,
         },
         telemetry::MetricsRecorder,
     },
@@ -99,6 +102,7 @@ struct Parts {
     topology: Arc<Topology>,
     sender: Arc<dyn HttpSender>,
     publisher: Arc<JetStreamPublisher>,
+    dead_letters: Arc<dyn DeadLetterBox>,
 }
 
 impl Parts {
@@ -204,6 +208,7 @@ async fn prepare(
     learned.map_err(RunError::Store)?;
     let (connection, topology) = nats::wait_for(&config.nats, Arc::clone(&clock), &health).await?;
     let prefix = nats::prefix(&config.nats)?;
+    let dead_letters = JetStreamDeadLetters::new(&connection, prefix.clone(), &topology);
     let publisher = Arc::new(JetStreamPublisher::new(&connection, prefix, &topology));
     Ok(Parts {
         config,
@@ -218,6 +223,7 @@ async fn prepare(
         topology,
         sender: Arc::new(sender),
         publisher,
+        dead_letters: Arc::new(dead_letters),
     })
 }
 
@@ -265,7 +271,11 @@ fn deliverer(parts: &Parts, running: &Running) -> Deliverer {
 
 fn start_lanes(parts: &Parts, groups: &Groups, running: &Running, deliverer: &Arc<Deliverer>) {
     let store = &parts.store.store;
-    let registry = Arc::new(Registry::new(Arc::clone(store), parts.keys.cipher()));
+    let registry = Arc::new(Registry::new(
+        Arc::clone(store),
+        parts.keys.cipher(),
+        Arc::new(Cel),
+    ));
     let recorder = Recorder {
         store: Arc::clone(store),
         publisher: parts.publisher(),
@@ -338,6 +348,14 @@ fn start_upkeep(parts: &Parts, groups: &Groups, deliverer: &Deliverer, in_hand: 
         progress_every: parts.config.nats.source_ack_wait / 3,
     }
     .start(&groups.upkeep);
+    DeadLetterWatch {
+        letters: Arc::clone(&parts.dead_letters),
+        store: Arc::clone(&parts.store.store),
+        clock: Arc::clone(&parts.clock),
+        wakers: Arc::clone(&parts.wakers),
+        default_tenant: parts.tenant.clone(),
+    }
+    .start(&groups.upkeep);
     lag::watch(
         &groups.upkeep,
         parts.connection.client.clone(),
@@ -371,7 +389,7 @@ fn start_upkeep(parts: &Parts, groups: &Groups, deliverer: &Deliverer, in_hand: 
 }
 
 async fn start_commands(parts: &Parts, groups: &Groups) -> Result<(), RunError> {
-    let handler = Arc::new(CommandHandler::new(
+    let handler = CommandHandler::new(
         Arc::clone(&parts.store.store),
         parts.keys.cipher(),
         Arc::clone(&parts.clock),
@@ -381,8 +399,10 @@ async fn start_commands(parts: &Parts, groups: &Groups) -> Result<(), RunError> 
             default_tenant: parts.tenant.clone(),
             max_body: parts.config.limits.command_bytes,
             egress: parts.egress.clone(),
+            expressions: Arc::new(Cel),
         },
-    ));
+    );
+    let handler = Arc::new(handler.with_dead_letters(Arc::clone(&parts.dead_letters)));
     let prefix = nats::prefix(&parts.config.nats)?;
     let publisher = &parts.publisher;
     DurableCommands {

@@ -25,16 +25,15 @@ use crate::{
     },
     shared::{
         error_chain::Chain,
-        metrics::{ATTEMPT_SECONDS, ATTEMPTS},
+        metrics::{ATTEMPT_SECONDS, ATTEMPTS, EXPRESSION_FAULTS},
     },
 };
 
 use super::{
     delivery_events,
-    endpoint::Endpoint,
     endpoints::Endpoints,
     patience::until_done,
-    ports::{Clock, HttpAnswer, HttpSender, SendError},
+    ports::{Clock, HttpAnswer, HttpSender, OutboundRequest, SendError},
     registry::CompiledWebhook,
     webhook_changes::{Cause, WebhookChanges},
 };
@@ -62,8 +61,8 @@ impl Lane {
 pub struct Attempted {
     /// As it stands now.
     pub delivery: Delivery,
-    /// The attempt.
-    pub attempt: Attempt,
+    /// The attempt; `None` when no request could be made of the event, and never will.
+    pub attempt: Option<Attempt>,
     /// What is to be told about it, in the order of the versions.
     pub events: Vec<DomainEvent>,
 }
@@ -71,7 +70,7 @@ pub struct Attempted {
 /// What came of trying to make an attempt.
 #[derive(Debug)]
 pub enum Tried {
-    /// A request was made.
+    /// A request was made, or can never be made.
     Attempted(Box<Attempted>),
     /// No request was made; the delivery goes on waiting, and this is why.
     Waits(&'static str),
@@ -165,8 +164,18 @@ impl Deliverer {
         let Ok(Ok(permit)) = timeout(PATIENCE, self.attempts.acquire()).await else {
             return Tried::Waits(BUSY);
         };
+        let number = delivery.attempt_count + 1;
+        let started_at = self.clock.now();
+        let request = match endpoint.request(event, delivery.id, number, started_at) {
+            Ok(request) => request,
+            Err(problem) => {
+                counter!(EXPRESSION_FAULTS, "expression" => "transform").increment(1);
+                let refused = refused(delivery, problem, started_at, event);
+                return Tried::Attempted(Box::new(refused));
+            }
+        };
         slot.begin();
-        let sending = self.send(lane, endpoint, event, &delivery);
+        let sending = self.send(lane, request, number, started_at);
         let (attempt, answer) = self.let_others_pass(sending, permit).await;
         slot.finish(answer);
         self.conclude(lane, webhook, event, delivery, (attempt, answer))
@@ -191,14 +200,11 @@ impl Deliverer {
     async fn send(
         &self,
         lane: Lane,
-        endpoint: &Endpoint,
-        event: &BusinessEvent,
-        delivery: &Delivery,
+        request: OutboundRequest,
+        number: i32,
+        started_at: Timestamp,
     ) -> (Attempt, Answer) {
-        let number = delivery.attempt_count + 1;
-        let started_at = self.clock.now();
         let start = Instant::now();
-        let request = endpoint.request(event, delivery.id, number, started_at);
         let result = self.sender.send(request).await;
         let took = start.elapsed();
         histogram!(ATTEMPT_SECONDS, "lane" => lane.as_str()).record(took.as_secs_f64());
@@ -240,7 +246,7 @@ impl Deliverer {
         log(&delivery, &attempt, step);
         Tried::Attempted(Box::new(Attempted {
             delivery,
-            attempt,
+            attempt: Some(attempt),
             events,
         }))
     }
@@ -272,6 +278,30 @@ impl Deliverer {
             tracing::error!(webhook = %webhook.id, error, "a webhook could not be changed");
         }
         Some(changed)
+    }
+}
+
+/// The end of a delivery whose event cannot be evaluated: no request is made, now or later.
+pub(super) fn refused(
+    mut delivery: Delivery,
+    problem: String,
+    now: Timestamp,
+    event: &BusinessEvent,
+) -> Attempted {
+    tracing::info!(
+        delivery = %delivery.id, webhook = %delivery.webhook_id, event = delivery.event_id,
+        error = problem, "an expression could not be evaluated, nothing is sent"
+    );
+    delivery.status = DeliveryStatus::Exhausted;
+    delivery.next_attempt_at = None;
+    delivery.completed_at = Some(now);
+    delivery.error = Some(problem);
+    delivery.event_version += 1;
+    let told = delivery_events::never_sent(&delivery, now, event.meta.trace.as_ref());
+    Attempted {
+        delivery,
+        attempt: None,
+        events: vec![told],
     }
 }
 

@@ -73,6 +73,33 @@ pub fn exhausted(
     event(delivery, "webhook.exhausted", ended(attempt), data, trace)
 }
 
+/// `webhook.exhausted` of a delivery of which no (further) request can be made; there is no
+/// `webhook.failed` before it, since there was no attempt.
+pub fn never_sent(
+    delivery: &Delivery,
+    now: Timestamp,
+    trace: Option<&TraceContext>,
+) -> DomainEvent {
+    let attempts = delivery.attempt_count;
+    let failure = Failure {
+        base: Base {
+            webhook_id: delivery.webhook_id,
+            delivery_id: delivery.id,
+            event_id: &delivery.event_id,
+            event_type: &delivery.event_type,
+            attempt: attempts,
+            duration_ms: 0,
+            status_code: None,
+        },
+        error: delivery.error.as_deref(),
+        retry_count: (attempts - 1).max(0),
+        next_attempt_at: None,
+        attempts: Some(attempts),
+    };
+    let data = value(&failure);
+    event(delivery, "webhook.exhausted", now, data, trace)
+}
+
 /// What is to be published about a recorded delivery that succeeded at its first attempt; the events
 /// of all others go through the outbox.
 pub fn first_success(

@@ -15,7 +15,7 @@ use crate::{
 };
 
 use super::{
-    deliver::{BUSY, Deliverer, Lane, Tried},
+    deliver::{BUSY, Deliverer, Lane, Tried, refused},
     delivery_events,
     leased::{BUSY_WAIT, UNUSABLE_WAIT},
     ports::Clock,
@@ -31,6 +31,8 @@ pub struct FirstAttempt<'a> {
     pub webhook: &'a CompiledWebhook,
     /// What it carries.
     pub event: &'a BusinessEvent,
+    /// Why the webhook's filter could not be evaluated: no attempt is made then.
+    pub fault: Option<&'a str>,
 }
 
 impl FirstAttempt<'_> {
@@ -43,16 +45,24 @@ impl FirstAttempt<'_> {
         clock: &dyn Clock,
     ) -> Option<(Box<FirstRecord>, Option<OutboxRow>)> {
         let delivery = self.delivery(clock);
-        let tried = deliverer
-            .attempt(Lane::Fast, self.webhook, self.event, delivery)
-            .await;
+        let tried = match self.fault {
+            Some(fault) => {
+                let refused = refused(delivery, fault.to_owned(), clock.now(), self.event);
+                Tried::Attempted(Box::new(refused))
+            }
+            None => {
+                deliverer
+                    .attempt(Lane::Fast, self.webhook, self.event, delivery)
+                    .await
+            }
+        };
         let attempted = match tried {
             Tried::Attempted(attempted) => attempted,
             Tried::Waits(reason) => return Some((Box::new(self.park(reason, clock)), None)),
             Tried::Stopping => return None,
         };
         let (delivery, attempt) = (attempted.delivery, attempted.attempt);
-        let announce = delivery_events::first_success(&delivery, Some(&attempt), self.event);
+        let announce = delivery_events::first_success(&delivery, attempt.as_ref(), self.event);
         let events = if announce.is_some() {
             Vec::new()
         } else {
@@ -61,7 +71,7 @@ impl FirstAttempt<'_> {
         let record = FirstRecord {
             event: self.kept(&delivery),
             delivery,
-            attempt: Some(attempt),
+            attempt,
             events,
         };
         Some((Box::new(record), announce))

@@ -25,6 +25,7 @@ use super::{
     dead_letters,
     deliver::Deliverer,
     delivery_events,
+    filters::{Match, matches},
     first_attempt::FirstAttempt,
     health::Health,
     in_hand::{InHand, Room, Ticket},
@@ -32,7 +33,7 @@ use super::{
     patience::until_done,
     ports::{Clock, DeadLetter, EventPublisher, MessageSource, Settle, SourceMessage},
     recorder::{Outcome, Outcomes},
-    registry::{CompiledWebhook, Registry, Snapshot},
+    registry::{Registry, Snapshot},
 };
 
 /// Messages in one pull at most.
@@ -99,7 +100,7 @@ type Message = (SourceMessage, Box<dyn Settle>);
 /// An event that somebody wants, with the message that it came in.
 struct Wanted {
     event: Arc<BusinessEvent>,
-    webhooks: Vec<(DeliveryId, Arc<CompiledWebhook>)>,
+    webhooks: Vec<Match>,
     size: usize,
     /// Whether its deliveries are in hand for it, and not for the same event in another message.
     is_ours: bool,
@@ -108,7 +109,7 @@ struct Wanted {
 
 impl Wanted {
     fn ids(&self) -> Vec<DeliveryId> {
-        self.webhooks.iter().map(|(id, _)| *id).collect()
+        self.webhooks.iter().map(|one| one.id).collect()
     }
 }
 
@@ -250,20 +251,13 @@ impl Intake {
             return None;
         }
         counter!(EVENTS, "result" => "accepted").increment(1);
-        let webhooks: Vec<_> = snapshot
-            .matches(&event.meta)
-            .into_iter()
-            .map(|webhook| {
-                let id = DeliveryId::derive(webhook.id, &event.meta.tenant, &event.meta.id);
-                (id, webhook)
-            })
-            .collect();
+        let webhooks = matches(snapshot, &event);
         if webhooks.is_empty() {
             ticket.done().await;
             return None;
         }
         counter!(MATCHES).increment(webhooks.len() as u64);
-        let ids: Vec<_> = webhooks.iter().map(|(id, _)| *id).collect();
+        let ids: Vec<_> = webhooks.iter().map(|one| one.id).collect();
         Some(Wanted {
             event: Arc::new(event),
             webhooks,
@@ -315,7 +309,7 @@ impl Intake {
         } = wanted;
         let room = permits.room(size, &stopping).await?;
         ticket.expect(webhooks.len(), room);
-        for (id, webhook) in webhooks {
+        for Match { id, webhook, fault } in webhooks {
             if let Some((delivery, attempt)) = recorded.get(&id) {
                 if is_ours {
                     self.in_hand.release([&id]);
@@ -336,6 +330,7 @@ impl Intake {
                     id,
                     webhook: &webhook,
                     event: &event,
+                    fault: fault.as_deref(),
                 };
                 if let Some((record, announce)) =
                     first.make(&this.deliverer, this.clock.as_ref()).await

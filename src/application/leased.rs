@@ -97,7 +97,7 @@ impl LeasedAttempts {
             Tried::Attempted(attempted) => Some(Settled::Recorded(Box::new(LeasedRecord {
                 lease,
                 delivery: attempted.delivery,
-                attempt: Some(attempted.attempt),
+                attempt: attempted.attempt,
                 events: attempted.events,
             }))),
             Tried::Waits(UNUSABLE) => released(UNUSABLE_WAIT),

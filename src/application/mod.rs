@@ -1,11 +1,15 @@
 //! What the worker does: the use cases, and the ports through which they reach the world.
 
 pub mod commands;
+pub mod dead_letter_box;
+pub mod dead_letter_watch;
 pub mod dead_letters;
 pub mod deliver;
 pub mod delivery_events;
 pub mod endpoint;
 pub mod endpoints;
+pub mod event_view;
+pub mod filters;
 pub mod first_attempt;
 pub mod health;
 pub mod in_hand;
@@ -16,6 +20,8 @@ pub mod leases;
 pub mod normalise;
 pub mod parked;
 pub mod patience;
+#[cfg(test)]
+mod played;
 pub mod ports;
 pub mod recorder;
 pub mod registry;

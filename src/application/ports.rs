@@ -1,6 +1,6 @@
 //! The ports of the use cases besides the store: clock, cipher, HTTP, and the bus.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -10,6 +10,8 @@ use crate::domain::{
     interfaces::OutboxRow,
     values::{SealedSecrets, Timestamp},
 };
+
+use super::event_view::EventView;
 
 /// Time, ids and randomness.
 pub trait Clock: Send + Sync {
@@ -49,6 +51,51 @@ pub enum CipherError {
     /// Wrong key, wrong context, or changed bytes.
     #[error("a stored secret does not open with its key: it was changed or belongs elsewhere")]
     Broken,
+}
+
+/// What an expression may speak of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// An event: `id`, `type`, `source`, `subject`, `time`, `tenantId`, `data`, `metadata`.
+    Event,
+    /// An event, and the answer of an endpoint: `response` too.
+    Answer,
+}
+
+/// Why a text is no expression.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExpressionFault {
+    /// What is wrong, for people.
+    pub message: String,
+    /// Line and column (in characters), each from 1; `None` when it is the text as a whole.
+    pub position: Option<(usize, usize)>,
+}
+
+impl fmt::Display for ExpressionFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        match self.position {
+            Some((line, column)) => write!(f, " (line {line}, column {column})"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Compiles expressions (CEL) over events.
+pub trait Expressions: Send + Sync + fmt::Debug {
+    /// Reads the text; its names, functions, size and nesting are checked here.
+    fn compile(&self, text: &str, scope: Scope) -> Result<Arc<dyn Expression>, ExpressionFault>;
+}
+
+/// A compiled expression. An evaluation has a bound in time, memory and result; it never panics. Its
+/// error says what is wrong and where in the expression, and never holds a value of the event.
+pub trait Expression: Send + Sync + fmt::Debug {
+    /// For filters; any other value than true or false is an error.
+    fn is_true(&self, view: &EventView<'_>) -> Result<bool, String>;
+    /// For ordering keys: a text, number (as written) or boolean, of at most 1 KiB.
+    fn text(&self, view: &EventView<'_>) -> Result<String, String>;
+    /// For transforms: JSON text of at most 1 MiB.
+    fn json(&self, view: &EventView<'_>) -> Result<Bytes, String>;
 }
 
 /// A request to an endpoint, ready to be sent. The query of its URL may hold a secret.

@@ -137,7 +137,7 @@ impl Upkeep {
 }
 
 /// Waits; `false` when the worker is stopping.
-async fn pause(stopping: &CancellationToken, wait: Duration) -> bool {
+pub(super) async fn pause(stopping: &CancellationToken, wait: Duration) -> bool {
     tokio::select! {
         () = stopping.cancelled() => false,
         () = tokio::time::sleep(wait) => true,
@@ -153,7 +153,7 @@ fn set(name: &'static str, value: i64) {
 }
 
 /// Seconds since then, 0 for the future or never.
-fn age(since: Option<Timestamp>, now: Timestamp) -> f64 {
+pub(super) fn age(since: Option<Timestamp>, now: Timestamp) -> f64 {
     since
         .and_then(|since| (now - since).to_std().ok())
         .unwrap_or_default()

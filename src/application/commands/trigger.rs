@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde::Deserialize;
-use serde_json::{json, value::RawValue};
+use serde_json::{Value, json, value::RawValue};
 use uuid::Uuid;
 
 use crate::domain::{
@@ -115,7 +115,13 @@ pub(super) async fn test(ports: &Ports, command: &Command, body: Body) -> Outcom
     let data = json!({ "webhookId": webhook.id, "name": webhook.meta.name, "test": true });
     let event = event(command, TEST.to_owned(), data.to_string().into(), now);
     let delivery = delivery_id(command, webhook.id);
-    let mut request = endpoint.request(&event, delivery, 1, now);
+    let mut request = match endpoint.request(&event, delivery, 1, now) {
+        Ok(request) => request,
+        Err(problem) => {
+            let answer = json!({ "statusCode": null, "durationMs": 0, "response": null });
+            return Ok(with_error(answer, problem));
+        }
+    };
     request.timeout = request.timeout.min(LONGEST_TEST);
     let started = Instant::now();
     let answer = ports.sender.send(request).await;
@@ -129,9 +135,14 @@ pub(super) async fn test(ports: &Ports, command: &Command, body: Body) -> Outcom
             }
             data["response"] = answer.body.into();
         }
-        Err(error) => data["error"] = error.to_string().into(),
+        Err(error) => data = with_error(data, error.to_string()),
     }
     Ok(data)
+}
+
+fn with_error(mut answer: Value, error: String) -> Value {
+    answer["error"] = error.into();
+    answer
 }
 
 fn busy() -> Refusal {

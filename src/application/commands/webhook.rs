@@ -4,18 +4,17 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use crate::{
-    application::webhook_settings::webhook_settings,
+    application::webhook_settings::{SavingRules, webhook_settings},
     domain::{
         entities::{EntityMeta, NewWebhook, Webhook},
         events::{Change, WebhookChange},
         interfaces::Inserted,
-        policies::EgressPolicy,
         values::{EventPattern, IntegrationId, TenantId, WebhookId},
     },
 };
 
 use super::{
-    Ports,
+    CommandSettings, Ports,
     body::Body,
     fields::Fields,
     integration::{id_and_version, only_id},
@@ -41,7 +40,7 @@ pub(super) async fn create(work: &mut Work<'_>, body: Body) -> Outcome {
     let labels = labels(&mut fields);
     let integration_id = fields.uuid("integrationId").map(IntegrationId);
     let events = events(&mut fields);
-    let config = config(&mut fields, &work.ports.settings.egress);
+    let config = config(&mut fields, &work.ports.settings);
     let given = (|| Some((labels.for_new()?, integration_id?, events?, config?)))();
     let (labels, integration_id, events, config) = checked(fields, given)?;
 
@@ -74,7 +73,7 @@ pub(super) async fn update(work: &mut Work<'_>, body: Body) -> Outcome {
     let expected = expected_version(&mut fields);
     let labels = labels(&mut fields);
     let events = events(&mut fields);
-    let config = config(&mut fields, &work.ports.settings.egress);
+    let config = config(&mut fields, &work.ports.settings);
     if fields.discard("integrationId") {
         fields.fault(
             "integrationId",
@@ -182,9 +181,13 @@ fn events(fields: &mut Fields) -> Option<Vec<EventPattern>> {
         .collect()
 }
 
-fn config(fields: &mut Fields, egress: &EgressPolicy) -> Option<Map<String, Value>> {
+fn config(fields: &mut Fields, settings: &CommandSettings) -> Option<Map<String, Value>> {
     let config = fields.map("config")?;
-    if let Err(faults) = webhook_settings(&config, Some(egress)) {
+    let rules = SavingRules {
+        egress: &settings.egress,
+        expressions: settings.expressions.as_ref(),
+    };
+    if let Err(faults) = webhook_settings(&config, Some(&rules)) {
         fields.absorb(faults);
     }
     Some(config)

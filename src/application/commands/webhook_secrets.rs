@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::{
     application::{
         endpoint::{Endpoint, SigningKey},
-        webhook_settings::webhook_settings,
+        webhook_settings::{compiled, webhook_settings},
     },
     domain::{
         entities::{SigningSecret, Webhook},
@@ -85,6 +85,8 @@ pub(super) fn endpoint(
             expires_at: secret.expires_at,
         });
     }
-    Endpoint::compile(settings, keys)
+    let expressions = ports.settings.expressions.as_ref();
+    compiled(expressions, "transform", settings.transform.as_deref())
+        .and_then(|transform| Ok(Endpoint::compile(settings, keys)?.with_transform(transform)))
         .map_err(|problem| Refusal::at(ErrorCode::ValidationFailed, "config", problem).into())
 }

@@ -6,7 +6,7 @@ mod headers;
 mod tests;
 mod trace;
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use http::{HeaderMap, HeaderValue, Method, Uri};
 use ring::hmac;
@@ -14,12 +14,15 @@ use url::Url;
 
 use crate::domain::{
     entities::{HttpMethod, WebhookSettings},
-    events::BusinessEvent,
+    events::{BusinessEvent, Payload},
     policies::signature_v1,
     values::{DeliveryId, Timestamp},
 };
 
-use super::ports::OutboundRequest;
+use super::{
+    event_view::EventView,
+    ports::{Expression, OutboundRequest},
+};
 use headers::{TRACEPARENT, TRACESTATE, WEBHOOK_ID, WEBHOOK_SIGNATURE, WEBHOOK_TIMESTAMP};
 
 pub use headers::is_reserved_header;
@@ -46,6 +49,7 @@ pub struct Endpoint {
     method: Method,
     headers: HeaderMap,
     keys: Vec<SigningKey>,
+    transform: Option<Arc<dyn Expression>>,
 }
 
 impl Endpoint {
@@ -60,19 +64,36 @@ impl Endpoint {
             headers: headers::base(&settings)?,
             settings,
             keys,
+            transform: None,
         })
     }
 
+    /// Makes the data of the bodies out of events.
+    #[must_use]
+    pub fn with_transform(mut self, transform: Option<Arc<dyn Expression>>) -> Self {
+        self.transform = transform;
+        self
+    }
+
     /// The signed request of attempt `attempt` (from 1) at `now`.
+    ///
+    /// # Errors
+    /// Why the transform makes nothing of the event: it never will.
     pub fn request(
         &self,
         event: &BusinessEvent,
         delivery: DeliveryId,
         attempt: i32,
         now: Timestamp,
-    ) -> OutboundRequest {
+    ) -> Result<OutboundRequest, String> {
         let mut headers = self.headers.clone();
-        let body = body::write(self.settings.format, event, &mut headers);
+        let made = self.transform.as_ref().map(|transform| {
+            let made = transform.json(&EventView::new(event));
+            made.map_err(|fault| format!("transform: {fault}"))
+        });
+        let made = made.transpose()?.map(Payload::Json);
+        let payload = made.as_ref().unwrap_or(&event.payload);
+        let body = body::write(self.settings.format, event, payload, &mut headers);
 
         let mut buffer = uuid::Uuid::encode_buffer();
         let id: &str = delivery.0.hyphenated().encode_lower(&mut buffer);
@@ -97,13 +118,13 @@ impl Endpoint {
         if let Some(tracestate) = tracestate {
             headers.insert(TRACESTATE, tracestate);
         }
-        OutboundRequest {
+        Ok(OutboundRequest {
             uri: self.uri.clone(),
             method: self.method.clone(),
             headers,
             body,
             timeout: self.settings.timeout,
-        }
+        })
     }
 }
 

@@ -32,6 +32,8 @@ fn settings(format: BodyFormat, headers: &[(&str, &str)]) -> WebhookSettings {
         retry: RetryPolicy::default(),
         format,
         ordering: None,
+        filter: None,
+        transform: None,
     }
 }
 
@@ -81,7 +83,7 @@ fn binary_event(content_type: Option<&str>) -> BusinessEvent {
 }
 
 fn make(endpoint: &Endpoint, event: &BusinessEvent) -> OutboundRequest {
-    endpoint.request(event, delivery(), 1, now())
+    endpoint.request(event, delivery(), 1, now()).unwrap()
 }
 
 fn header<'a>(request: &'a OutboundRequest, name: &str) -> Option<&'a str> {
@@ -299,7 +301,7 @@ fn a_trace_goes_on_under_a_parent_of_each_attempt() {
     let endpoint = endpoint(BodyFormat::Standard, &[]);
     let mut event = json_event(None);
     let parts = |event: &BusinessEvent, attempt| {
-        let request = endpoint.request(event, delivery(), attempt, now());
+        let request = endpoint.request(event, delivery(), attempt, now()).unwrap();
         let parent = header(&request, "traceparent").unwrap();
         let parts: Vec<_> = parent.split('-').map(str::to_owned).collect();
         let state = header(&request, "tracestate").map(str::to_owned);

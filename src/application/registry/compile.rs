@@ -1,18 +1,18 @@
 //! Makes of a stored webhook what the data plane needs: settings read, secrets opened.
 
-use std::{collections::HashSet, fmt};
+use std::{collections::HashSet, fmt, sync::Arc};
 
 use ring::hmac;
 
 use crate::{
     application::{
         endpoint::{Endpoint, SigningKey},
-        ports::{Cipher, CipherError},
+        ports::{Cipher, CipherError, Expression, Expressions},
         registry::CompiledWebhook,
-        webhook_settings::webhook_settings,
+        webhook_settings::{compiled, webhook_settings},
     },
     domain::{
-        entities::{SigningSecret, Webhook, WebhookStatus},
+        entities::{SigningSecret, Webhook, WebhookSettings, WebhookStatus},
         policies::RetryPolicy,
         values::Faults,
     },
@@ -21,6 +21,7 @@ use crate::{
 /// Compiles the webhooks of one pass; a key that was missing once is not asked for again.
 pub(super) struct Compiler<'a> {
     cipher: &'a dyn Cipher,
+    expressions: &'a dyn Expressions,
     missing_keys: HashSet<String>,
 }
 
@@ -45,9 +46,10 @@ struct Keys {
 }
 
 impl<'a> Compiler<'a> {
-    pub(super) fn new(cipher: &'a dyn Cipher) -> Self {
+    pub(super) fn new(cipher: &'a dyn Cipher, expressions: &'a dyn Expressions) -> Self {
         Self {
             cipher,
+            expressions,
             missing_keys: HashSet::new(),
         }
     }
@@ -68,7 +70,12 @@ impl<'a> Compiler<'a> {
             (Err(faults), _) => Err(in_one_line(faults)),
             (_, Some(error)) => Err(format!("its signing secret cannot be opened: {error}")),
             (Ok(_), None) if keys.usable.is_empty() => Err("it has no signing secret".to_owned()),
-            (Ok(settings), None) => Endpoint::compile(settings, keys.usable),
+            (Ok(settings), None) => self.endpoint(settings, keys.usable),
+        };
+        // A webhook that cannot be used matches all that its patterns do, and keeps it waiting.
+        let (endpoint, filter) = match endpoint {
+            Ok((endpoint, filter)) => (Ok(endpoint), filter),
+            Err(problem) => (Err(problem), None),
         };
         let problem = endpoint.as_ref().err().cloned().or_else(|| {
             let error = keys.former.as_ref()?;
@@ -82,11 +89,23 @@ impl<'a> Compiler<'a> {
                 is_pending: webhook.status == WebhookStatus::Pending,
                 is_disabled: matches!(webhook.status, WebhookStatus::Error { .. }),
                 retry,
+                filter,
                 endpoint,
             },
             problem,
             lacks_key,
         }
+    }
+
+    fn endpoint(
+        &self,
+        settings: WebhookSettings,
+        keys: Vec<SigningKey>,
+    ) -> Result<(Endpoint, Option<Arc<dyn Expression>>), String> {
+        let filter = compiled(self.expressions, "filter", settings.filter.as_deref())?;
+        let transform = compiled(self.expressions, "transform", settings.transform.as_deref())?;
+        let endpoint = Endpoint::compile(settings, keys)?;
+        Ok((endpoint.with_transform(transform), filter))
     }
 
     /// A former secret that does not open is left out: the current one is what receivers must know.

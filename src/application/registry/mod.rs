@@ -32,7 +32,10 @@ use crate::{
     shared::metrics::{REGISTRY_VERSION, REGISTRY_WEBHOOKS, STORE_SECONDS},
 };
 
-use super::{endpoint::Endpoint, ports::Cipher};
+use super::{
+    endpoint::Endpoint,
+    ports::{Cipher, Expression, Expressions},
+};
 
 use compile::Compiler;
 pub use snapshot::Snapshot;
@@ -52,6 +55,8 @@ pub struct CompiledWebhook {
     pub is_disabled: bool,
     /// When to try again.
     pub retry: RetryPolicy,
+    /// What an event must meet besides the patterns.
+    pub filter: Option<Arc<dyn Expression>>,
     /// What makes requests; or why none can be made (a fault of ours or of the key ring), which parks.
     pub endpoint: Result<Endpoint, String>,
 }
@@ -65,6 +70,7 @@ const KEY_RETRY: Duration = Duration::from_secs(1);
 pub struct Registry {
     store: Arc<dyn Store>,
     cipher: Arc<dyn Cipher>,
+    expressions: Arc<dyn Expressions>,
     current: ArcSwap<Snapshot>,
     /// Numbers the calls and the reads in the order in which they began.
     order: AtomicU64,
@@ -84,10 +90,15 @@ struct Reads {
 
 impl Registry {
     /// An empty registry; the first [`Self::refresh`] loads it.
-    pub fn new(store: Arc<dyn Store>, cipher: Arc<dyn Cipher>) -> Self {
+    pub fn new(
+        store: Arc<dyn Store>,
+        cipher: Arc<dyn Cipher>,
+        expressions: Arc<dyn Expressions>,
+    ) -> Self {
         Self {
             store,
             cipher,
+            expressions,
             current: ArcSwap::default(),
             order: AtomicU64::new(1),
             reads: Mutex::default(),
@@ -143,6 +154,10 @@ impl Registry {
         self.current.store(Arc::new(next));
     }
 
+    fn compiler(&self) -> Compiler<'_> {
+        Compiler::new(self.cipher.as_ref(), self.expressions.as_ref())
+    }
+
     async fn apply(&self, current: &Snapshot, delta: RegistryDelta, since: i64) -> Snapshot {
         let mut next = if delta.full || since == 0 {
             Snapshot::default()
@@ -158,7 +173,7 @@ impl Registry {
         }
         let mut changed = delta.changed;
         changed.sort_unstable_by_key(|row| row.webhook.id);
-        let mut compiler = Compiler::new(self.cipher.as_ref());
+        let mut compiler = self.compiler();
         for (row, number) in changed.into_iter().zip(1_usize..) {
             take_in(&mut next, current, row, &mut compiler);
             if number.is_multiple_of(YIELD_EVERY) {
@@ -176,7 +191,7 @@ impl Registry {
             return;
         }
         let mut next = Snapshot::clone(&current);
-        let mut compiler = Compiler::new(self.cipher.as_ref());
+        let mut compiler = self.compiler();
         let mut healed = false;
         for (webhook, number) in current.without_key().zip(1_usize..) {
             let compiled = compiler.compile(webhook);

@@ -114,6 +114,7 @@ impl Snapshot {
             is_pending: false,
             is_disabled: false,
             retry: RetryPolicy::default(),
+            filter: None,
             endpoint: Err(row.problem),
         };
         let is_known = row.events.is_some();

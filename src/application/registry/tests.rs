@@ -4,6 +4,7 @@ use chrono::DateTime;
 use uuid::Uuid;
 
 use super::*;
+use crate::application::played::PlayedExpressions;
 use crate::{
     application::ports::CipherError,
     domain::{
@@ -94,7 +95,7 @@ fn event(event_type: &str) -> EventMeta {
 
 fn compile(webhook: &Webhook, keys: &[&'static str]) -> compile::Compiled {
     let cipher = Keys(keys.iter().copied().collect());
-    Compiler::new(&cipher).compile(webhook)
+    Compiler::new(&cipher, &PlayedExpressions).compile(webhook)
 }
 
 fn take(next: &mut Snapshot, webhook: Webhook, integration_runs: bool) {
@@ -104,7 +105,12 @@ fn take(next: &mut Snapshot, webhook: Webhook, integration_runs: bool) {
         webhook,
         integration_runs,
     };
-    take_in(next, &former, row, &mut Compiler::new(&cipher));
+    take_in(
+        next,
+        &former,
+        row,
+        &mut Compiler::new(&cipher, &PlayedExpressions),
+    );
 }
 
 fn matched(snapshot: &Snapshot, event_type: &str) -> Vec<u128> {

@@ -1,6 +1,6 @@
 //! Reads the settings of a webhook from its configuration: when it is saved, and when it is loaded.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use serde_json::{Map, Value};
 use url::{Host, Url};
@@ -17,6 +17,7 @@ use super::{
         fields::{Fields, Text},
     },
     endpoint::is_reserved_header,
+    ports::{Expression, Expressions, Scope},
 };
 
 /// Longest URL, in characters.
@@ -27,10 +28,8 @@ const MAX_LABEL: usize = 63;
 /// How long an attempt may take when nothing is said.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 /// What the contract names and this version cannot do yet.
-const UNSUPPORTED: [&str; 8] = [
+const UNSUPPORTED: [&str; 6] = [
     "authentication",
-    "filter",
-    "transform",
     "rateLimit",
     "maxInFlight",
     "ordering",
@@ -38,20 +37,30 @@ const UNSUPPORTED: [&str; 8] = [
     "response",
 ];
 
+/// What a configuration is held to when it is saved, besides its form.
+#[derive(Debug, Clone, Copy)]
+pub struct SavingRules<'a> {
+    /// Where deliveries may go.
+    pub egress: &'a EgressPolicy,
+    /// Compiles filters and transforms.
+    pub expressions: &'a dyn Expressions,
+}
+
 /// Reads `config` (its shown form will do) and lists everything that is wrong with it under `config.…`.
-/// A literal address is checked against `egress` when it is saved; what was saved under other rules is
-/// loaded without (`None`), and judged by the client with each request.
+/// Literal addresses and expressions are checked by `rules` when it is saved; what was saved under other
+/// rules is loaded without (`None`): the client judges addresses with each request, and who needs the
+/// expressions compiles them with [`compiled`].
 ///
 /// # Errors
 /// All faults: missing, unknown and unsupported fields, limits, refused literal addresses.
 pub fn webhook_settings(
     config: &Map<String, Value>,
-    egress: Option<&EgressPolicy>,
+    rules: Option<&SavingRules<'_>>,
 ) -> Result<WebhookSettings, Faults> {
     let mut fields = Fields::new(config.clone(), "config");
     fields.need(&["url"]);
     let url = fields.text("url", Text::Line(MAX_URL));
-    if let Some(problem) = url.as_deref().and_then(|url| url_problem(url, egress)) {
+    if let Some(problem) = url.as_deref().and_then(|url| url_problem(url, rules)) {
         fields.fault("url", problem);
     }
     let method = fields.choice("method", &HttpMethod::ALL, |method| method.as_str());
@@ -60,6 +69,13 @@ pub fn webhook_settings(
     let retry = retry_policy(&mut fields);
     let format = fields.choice("format", &BodyFormat::ALL, |format| format.as_str());
     signing(&mut fields);
+    let filter = expression(&mut fields, "filter", rules);
+    let transform = expression(&mut fields, "transform", rules);
+    if transform.is_some() && format == Some(BodyFormat::Raw) {
+        let message =
+            "cannot be used with the format raw, which is the message as it was published";
+        fields.fault("transform", message);
+    }
     for name in UNSUPPORTED {
         if fields.discard(name) {
             fields.fault(name, "is not supported by this version");
@@ -73,8 +89,40 @@ pub fn webhook_settings(
         retry: retry.unwrap_or_default(),
         format: format.unwrap_or(BodyFormat::Standard),
         ordering: None,
+        filter,
+        transform,
     };
     fields.finish().into_result(settings)
+}
+
+/// A filter or transform, which must compile when it is saved.
+fn expression(
+    fields: &mut Fields,
+    name: &'static str,
+    rules: Option<&SavingRules<'_>>,
+) -> Option<String> {
+    let Value::String(text) = fields.value(name)? else {
+        fields.fault(name, "must be a string that holds an expression");
+        return None;
+    };
+    if let Some(Err(fault)) = rules.map(|r| r.expressions.compile(&text, Scope::Event)) {
+        fields.fault(name, fault.to_string());
+    }
+    Some(text)
+}
+
+/// Compiles a saved expression, if there is one.
+///
+/// # Errors
+/// Says what is wrong with it; possible only when it was saved under other rules.
+pub fn compiled(
+    expressions: &dyn Expressions,
+    name: &str,
+    text: Option<&str>,
+) -> Result<Option<Arc<dyn Expression>>, String> {
+    let compiled = text.map(|text| expressions.compile(text, Scope::Event));
+    let compiled = compiled.transpose();
+    compiled.map_err(|fault| format!("its {name} cannot be used: {fault}"))
 }
 
 /// `signing`: `v1` (HMAC-SHA256) is the only way so far.
@@ -90,12 +138,12 @@ fn signing(fields: &mut Fields) {
 }
 
 /// What is wrong with an address to send requests to, if anything is.
-fn url_problem(text: &str, egress: Option<&EgressPolicy>) -> Option<String> {
+fn url_problem(text: &str, rules: Option<&SavingRules<'_>>) -> Option<String> {
     let url = match http_url(text) {
         Ok(url) => url,
         Err(problem) => return Some(problem),
     };
-    let egress = egress?;
+    let egress = rules?.egress;
     if let Some(problem) = host_problem(&url) {
         return Some(problem.to_owned());
     }

@@ -1,15 +1,23 @@
 use serde_json::json;
 
-use crate::domain::policies::RetryPolicy;
+use crate::{application::played::PlayedExpressions, domain::policies::RetryPolicy};
 
 use super::*;
+
+fn save(config: &Map<String, Value>) -> Result<WebhookSettings, Faults> {
+    let rules = SavingRules {
+        egress: &EgressPolicy::default(),
+        expressions: &PlayedExpressions,
+    };
+    webhook_settings(config, Some(&rules))
+}
 
 fn read(config: Value) -> Result<WebhookSettings, Vec<String>> {
     let Value::Object(config) = config else {
         panic!("not an object")
     };
     let paths = |faults: Faults| faults.into_vec().into_iter().map(|f| f.path).collect();
-    webhook_settings(&config, Some(&EgressPolicy::default())).map_err(paths)
+    save(&config).map_err(paths)
 }
 
 fn faults(config: Value) -> Vec<String> {
@@ -29,6 +37,8 @@ fn a_url_is_enough_and_the_rest_has_defaults() {
             retry: RetryPolicy::default(),
             format: BodyFormat::Standard,
             ordering: None,
+            filter: None,
+            transform: None,
         }
     );
 }
@@ -132,7 +142,7 @@ fn a_host_can_be_looked_up_and_a_port_connected_to() {
         let Value::Object(config) = config else {
             panic!("not an object")
         };
-        let saved = webhook_settings(&config, Some(&EgressPolicy::default()));
+        let saved = save(&config);
         let told: Vec<_> = saved.err().into_iter().flat_map(Faults::into_vec).collect();
         assert_eq!(
             told.len(),
@@ -160,7 +170,7 @@ fn all_faults_are_listed_at_once() {
         "retryPolicy": { "maxRetries": 11, "backoffMs": 99, "extra": 1 },
         "format": "xml",
         "signing": "v1a",
-        "filter": "true",
+        "filter": "true &&",
         "nonsense": 1,
     });
     assert_eq!(
@@ -269,11 +279,44 @@ fn what_this_version_cannot_do_is_said_so() {
         let Value::Object(config) = config else {
             panic!("not an object")
         };
-        let faults = webhook_settings(&config, Some(&EgressPolicy::default()))
-            .unwrap_err()
-            .into_vec();
+        let faults = save(&config).unwrap_err().into_vec();
         assert_eq!(faults.len(), 1);
         assert_eq!(faults[0].path, format!("config.{name}"));
         assert_eq!(faults[0].message, "is not supported by this version");
     }
+}
+
+#[test]
+fn expressions_are_compiled_when_they_are_saved() {
+    let given = json!({
+        "url": "https://example.com",
+        "filter": "data.totalNet > 1000",
+        "transform": "{'id': data.orderId}",
+    });
+    let settings = read(given).unwrap();
+    assert_eq!(settings.filter.as_deref(), Some("data.totalNet > 1000"));
+    assert_eq!(settings.transform.as_deref(), Some("{'id': data.orderId}"));
+    let bad = json!({ "url": "https://example.com", "filter": "true &&", "transform": 7 });
+    let Value::Object(bad) = bad else {
+        panic!("not an object")
+    };
+    let faults = save(&bad).unwrap_err().into_vec();
+    let faults: Vec<_> = faults
+        .iter()
+        .map(|f| (f.path.as_str(), f.message.as_str()))
+        .collect();
+    assert_eq!(
+        faults,
+        [
+            ("config.filter", "something is missing (line 1, column 8)"),
+            (
+                "config.transform",
+                "must be a string that holds an expression"
+            ),
+        ]
+    );
+    let raw = json!({ "url": "https://example.com", "format": "raw", "transform": "data" });
+    assert_eq!(tests::faults(raw), ["config.transform"]);
+    let raw = json!({ "url": "https://example.com", "format": "raw", "filter": "true" });
+    assert!(read(raw).is_ok());
 }

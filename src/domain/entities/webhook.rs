@@ -100,6 +100,10 @@ pub struct WebhookSettings {
     pub retry: RetryPolicy,
     /// What the body looks like.
     pub format: BodyFormat,
+    /// The expression that decides whether an event goes out.
+    pub filter: Option<String>,
+    /// The expression that makes the `data` of the body.
+    pub transform: Option<String>,
     /// Which deliveries wait for each other, if any do.
     pub ordering: Option<Ordering>,
 }

@@ -60,6 +60,8 @@ pub enum Command {
     Webhook(EntityRequest),
     /// Deliveries: get list retry cancel
     Delivery(EntityRequest),
+    /// Messages that could not be understood: list get replay discard
+    Deadletter(EntityRequest),
     /// Shows the workers that answer, and what waits in their streams
     Status(StatusOptions),
     /// The domain events that the workers publish

@@ -58,6 +58,7 @@ fn commands_are_read() {
         &["doctor", "--json"],
         &["keys", "list", "--json"],
         &["keys", "rotate", "--file", "a", "--id", "k9"],
+        &["deadletter", "replay", "--id", "42-1790230470084"],
         &["status", "--json", "--wait", "500ms"],
         &[
             "events",

@@ -30,6 +30,8 @@ use super::{
     topology::Topology,
 };
 
+pub(super) use letter::is_kept as is_of_the_original;
+
 /// How long the server may take to acknowledge one message.
 const ACK_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long all of a batch may take.
@@ -40,7 +42,7 @@ const WINDOW: usize = 512;
 /// far more than callers at a time have in their windows, or they wait for each other.
 const MAX_IN_FLIGHT: usize = 64 * 1024;
 
-const MSG_ID: &str = "Nats-Msg-Id";
+pub(super) const MSG_ID: &str = "Nats-Msg-Id";
 
 /// The publisher over JetStream.
 pub struct JetStreamPublisher {

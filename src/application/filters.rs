@@ -1,0 +1,56 @@
+//! Which webhooks get an event: those whose patterns match and whose filter, if there is one, is true.
+
+use std::sync::Arc;
+
+use metrics::counter;
+
+use crate::{
+    domain::{events::BusinessEvent, values::DeliveryId},
+    shared::metrics::{EXPRESSION_FAULTS, FILTERED},
+};
+
+use super::{
+    event_view::EventView,
+    registry::{CompiledWebhook, Snapshot},
+};
+
+/// A webhook that an event goes to.
+#[derive(Debug)]
+pub struct Match {
+    /// The delivery's id.
+    pub id: DeliveryId,
+    /// Where it goes.
+    pub webhook: Arc<CompiledWebhook>,
+    /// Why its filter could not be evaluated: the delivery is recorded, and never made.
+    pub fault: Option<String>,
+}
+
+/// The webhooks that an event goes to, in the order of their ids. The event's data is read when the
+/// first filter asks for it, and once for all of them.
+pub fn matches(snapshot: &Snapshot, event: &BusinessEvent) -> Vec<Match> {
+    let view = EventView::new(event);
+    let mut matches = Vec::new();
+    for webhook in snapshot.matches(&event.meta) {
+        let kept = webhook
+            .filter
+            .as_ref()
+            .map_or(Ok(true), |f| f.is_true(&view));
+        let fault = match kept {
+            Ok(true) => None,
+            Ok(false) => {
+                counter!(FILTERED).increment(1);
+                continue;
+            }
+            Err(fault) => {
+                counter!(EXPRESSION_FAULTS, "expression" => "filter").increment(1);
+                Some(format!("filter: {fault}"))
+            }
+        };
+        matches.push(Match {
+            id: DeliveryId::derive(webhook.id, &event.meta.tenant, &event.meta.id),
+            webhook,
+            fault,
+        });
+    }
+    matches
+}
