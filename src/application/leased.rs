@@ -92,7 +92,7 @@ impl LeasedAttempts {
         };
         let tried = self
             .deliverer
-            .attempt(Lane::Parked, webhook, &event, delivery);
+            .attempt(Lane::Parked, webhook, &event, delivery, async |_| {});
         match tried.await {
             Tried::Attempted(attempted) => Some(Settled::Recorded(Box::new(LeasedRecord {
                 lease,

@@ -9,6 +9,7 @@ pub mod delivery_events;
 pub mod endpoint;
 pub mod endpoints;
 pub mod event_view;
+pub mod fast_lane;
 pub mod filters;
 pub mod first_attempt;
 pub mod health;

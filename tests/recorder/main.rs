@@ -193,6 +193,7 @@ impl World {
             event: event(),
             ticket,
             permit: permit(),
+            recorded: None,
         };
         self.outcomes.send(outcome).await.expect("it works");
         drop(self.outcomes);

@@ -161,6 +161,13 @@ impl Delivery {
         self.lane.as_ref().is_some_and(|lane| lane.blocks)
     }
 
+    /// Those behind it go on waiting until it is retried or cancelled; nothing where it has no place.
+    pub fn block_lane(&mut self) {
+        if let Some(lane) = &mut self.lane {
+            lane.blocks = true;
+        }
+    }
+
     fn unblock(&mut self) {
         if let Some(lane) = &mut self.lane {
             lane.blocks = false;
