@@ -21,6 +21,7 @@ use crate::support::{
 on_both!(
     a_failing_key_waits_alone_and_keeps_its_order,
     a_lane_that_blocks_stops_behind_what_is_exhausted_until_it_is_retried,
+    a_blocked_lane_goes_on_when_the_webhook_no_longer_asks_for_that,
     a_lane_that_does_not_block_goes_on_behind_what_is_exhausted,
     an_endpoint_that_hangs_does_not_hold_up_the_order_of_others,
     a_key_that_cannot_be_evaluated_ends_the_delivery,
@@ -139,6 +140,29 @@ async fn a_lane_that_blocks_stops_behind_what_is_exhausted_until_it_is_retried(s
     let requests = receiver
         .wait_until(PATIENCE, |all| all.iter().any(|one| number(one) == 2))
         .await;
+    assert_eq!(first_seen(&requests)["A"], [0, 1, 2]);
+}
+
+async fn a_blocked_lane_goes_on_when_the_webhook_no_longer_asks_for_that(site: Site) {
+    let Site { erp, receiver, .. } = site;
+    receiver.answer_in_turn("/orders", vec![Answer::status(500), Answer::status(200)]);
+    let url = receiver.url("/orders");
+    let mut config = json!({
+        "ordering": { "key": "'all'", "onExhausted": "block" },
+        "retryPolicy": { "maxRetries": 0 },
+    });
+    let (webhook, _) = erp.webhook(&url, &["sales.>"], config.clone()).await;
+    publish(&erp, &["A"], 0..3).await;
+    erp.wait_delivery(&webhook, json!({ "status": "exhausted" }))
+        .await;
+    assert_eq!(receiver.requests().len(), 1);
+
+    config["ordering"]["onExhausted"] = json!("continue");
+    config["url"] = json!(url);
+    let update = json!({ "id": webhook, "config": config });
+    erp.ask("webhook.update", update).await;
+
+    let requests = receiver.wait_for(3, PATIENCE).await;
     assert_eq!(first_seen(&requests)["A"], [0, 1, 2]);
 }
 

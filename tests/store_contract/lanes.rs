@@ -7,7 +7,10 @@ use std::sync::{
 
 use integration_worker::domain::{
     entities::{Delivery, DeliveryStatus, LanePlace, Webhook, WebhookStatus},
-    interfaces::{ClaimedDelivery, ClaimedLanes, FirstRecord, Inserted, LaneClaim, Store},
+    interfaces::{
+        ClaimedDelivery, ClaimedLanes, FirstRecord, Inserted, LaneClaim, LeasedRecord, RecordBatch,
+        Store, UnitOfWork,
+    },
     values::{LaneKey, Timestamp},
 };
 use tokio::task::JoinSet;
@@ -27,6 +30,7 @@ both!(
     a_delivery_that_comes_late_goes_first,
     an_exhausted_front_lets_the_lane_go_on_unless_it_blocks,
     a_lane_that_is_blocked_goes_on_after_a_retry_or_a_cancellation,
+    the_blocked_lanes_of_a_webhook_can_all_be_let_go,
     only_webhooks_that_run_and_are_not_excluded_are_claimed_for,
     what_waits_in_lanes_is_cancelled_with_its_webhook,
     concurrent_workers_never_change_the_order,
@@ -109,7 +113,11 @@ async fn a_lane_gives_its_foremost_deliveries_in_the_order_of_their_turns(databa
         [lane("a", &[10, 20, 30]), lane("b", &[21])]
     );
     assert!(!claimed.above_floor);
-    let first = &claimed.lanes.iter().find(|lane| lane.len() == 3).unwrap()[0];
+    let first = &claimed
+        .lanes
+        .iter()
+        .find(|lane| lane.len() == 3)
+        .expect("a lane of three")[0];
     assert_eq!(first.delivery, in_lane(&hook, "a", 10));
     assert_eq!(Some(&first.event), parked(&first.delivery).event.as_ref());
     let next = take(database, &three).await;
@@ -206,7 +214,9 @@ async fn a_delivery_that_comes_late_goes_first(database: &Database) {
 
 fn exhausted(hook: &Webhook, key: &str, turn: i64, blocks: bool) -> FirstRecord {
     let mut record = first_attempt(&in_lane(hook, key, turn), DeliveryStatus::Exhausted);
-    record.delivery.lane.as_mut().unwrap().blocks = blocks;
+    if blocks {
+        record.delivery.block_lane();
+    }
     record
 }
 
@@ -228,8 +238,8 @@ async fn an_exhausted_front_lets_the_lane_go_on_unless_it_blocks(database: &Data
     park(database, &hook, &[("later", 5), ("later", 6)]).await;
     let run = take(database, &claim(at(100), FAR)).await.lanes.remove(0);
     let (mut after, attempt) = attempted(&run[0].delivery, DeliveryStatus::Exhausted, at(200));
-    after.lane.as_mut().unwrap().blocks = true;
-    let record = integration_worker::domain::interfaces::LeasedRecord {
+    after.block_lane();
+    let record = LeasedRecord {
         lease: run[0].lease,
         delivery: after.clone(),
         attempt: Some(attempt),
@@ -240,6 +250,11 @@ async fn an_exhausted_front_lets_the_lane_go_on_unless_it_blocks(database: &Data
     released.expect("it is given back");
     assert_eq!(database.stored(&after).await, Some(after.clone()));
     assert_eq!(turns(&take(database, &claim(at(300), FAR)).await), []);
+}
+
+async fn locked(work: &mut dyn UnitOfWork, delivery: &Delivery) -> Delivery {
+    let found = work.delivery(&delivery.tenant, delivery.id).await;
+    found.expect("it reads").expect("it is there").0
 }
 
 async fn a_lane_that_is_blocked_goes_on_after_a_retry_or_a_cancellation(database: &Database) {
@@ -253,12 +268,10 @@ async fn a_lane_that_is_blocked_goes_on_after_a_retry_or_a_cancellation(database
     assert_eq!(turns(&take(database, &claim(at(100), FAR)).await), []);
     database
         .work(async |work| {
-            let one = in_lane(&hook, "retried", 1);
-            let (mut one, _) = work.delivery(&one.tenant, one.id).await.unwrap().unwrap();
+            let mut one = locked(work, &in_lane(&hook, "retried", 1)).await;
             one.retry(at(100)).expect("it can be retried");
             work.update_delivery(&one).await.expect("it is updated");
-            let one = in_lane(&hook, "cancelled", 2);
-            let (mut one, _) = work.delivery(&one.tenant, one.id).await.unwrap().unwrap();
+            let mut one = locked(work, &in_lane(&hook, "cancelled", 2)).await;
             assert_eq!(one.cancel(at(100)), Ok(true));
             work.update_delivery(&one).await.expect("it is updated");
         })
@@ -268,6 +281,29 @@ async fn a_lane_that_is_blocked_goes_on_after_a_retry_or_a_cancellation(database
         turns(&claimed),
         [lane("cancelled", &[4]), lane("retried", &[1, 3])]
     );
+}
+
+async fn the_blocked_lanes_of_a_webhook_can_all_be_let_go(database: &Database) {
+    let one = integration("one");
+    let hooks = [webhook(&one, "ours"), webhook(&one, "another")];
+    database.insert_integrations(&[one]).await;
+    database.insert_webhooks(&hooks).await;
+    for (hook, key) in [(&hooks[0], "a"), (&hooks[0], "b"), (&hooks[1], "c")] {
+        database
+            .record_first(vec![exhausted(
+                hook,
+                key,
+                1 + i64::from(key.as_bytes()[0]),
+                true,
+            )])
+            .await;
+        park(database, hook, &[(key, 200 + i64::from(key.as_bytes()[0]))]).await;
+    }
+    database
+        .work(async |work| work.unblock_lanes(hooks[0].id).await.expect("they go on"))
+        .await;
+    let claimed = take(database, &claim(at(1_000), FAR)).await;
+    assert_eq!(turns(&claimed), [lane("a", &[297]), lane("b", &[298])]);
 }
 
 async fn only_webhooks_that_run_and_are_not_excluded_are_claimed_for(database: &Database) {
@@ -309,7 +345,7 @@ async fn what_waits_in_lanes_is_cancelled_with_its_webhook(database: &Database) 
         .work(async |work| {
             work.delete_webhook(hook.id, at(50))
                 .await
-                .expect("it is deleted")
+                .expect("it is deleted");
         })
         .await;
     // Parked by a worker that has not heard of it yet.
@@ -343,14 +379,16 @@ async fn work_off(
             let (done, rest) = run.split_at(run.len().div_ceil(2));
             for one in done {
                 let place = one.delivery.lane.clone().expect("it has a place");
-                seen.lock().unwrap().push((place.key, place.turn));
+                seen.lock()
+                    .expect("nobody panics")
+                    .push((place.key, place.turn));
                 let record = under_lease(
                     one.lease,
                     &one.delivery,
                     DeliveryStatus::Delivered,
                     at(20_000),
                 );
-                let batch = integration_worker::domain::interfaces::RecordBatch {
+                let batch = RecordBatch {
                     first: Vec::new(),
                     leased: vec![record],
                 };
@@ -371,7 +409,10 @@ async fn work_off(
 async fn concurrent_workers_never_change_the_order(database: &Database) {
     let hook = our_webhook(database).await;
     let keys = ["a", "b", "c", "d", "e"];
-    let places: Vec<(&str, i64)> = (0..200).map(|n| (keys[n % 5], 1 + n as i64)).collect();
+    let places: Vec<(&str, i64)> = (1..=200_i64)
+        .zip(keys.iter().cycle())
+        .map(|(turn, key)| (*key, turn))
+        .collect();
     park(database, &hook, &places).await;
     let seen = Arc::default();
     let left = Arc::new(AtomicUsize::new(places.len()));
@@ -386,7 +427,7 @@ async fn concurrent_workers_never_change_the_order(database: &Database) {
     }
     workers.join_all().await;
 
-    let seen = seen.lock().unwrap();
+    let seen = seen.lock().expect("nobody panics");
     assert_eq!(seen.len(), places.len(), "each once");
     for key in keys {
         let turns: Vec<i64> = seen

@@ -156,6 +156,16 @@ impl Delivery {
         }
     }
 
+    /// Its ordering key.
+    pub fn lane_key(&self) -> Option<&str> {
+        self.lane.as_ref().map(|lane| lane.key.as_str())
+    }
+
+    /// Its turn in its lane.
+    pub fn lane_turn(&self) -> Option<i64> {
+        self.lane.as_ref().map(|lane| lane.turn)
+    }
+
     /// Whether those behind it wait although it is exhausted.
     pub fn blocks(&self) -> bool {
         self.lane.as_ref().is_some_and(|lane| lane.blocks)

@@ -192,12 +192,15 @@ async fn take(
     .map_err(during(OPERATION))
 }
 
+/// The webhook and the ordering key.
+type Lane = (Uuid, Option<String>);
+
 /// Sorted into lanes, each by its turns. A row that cannot be understood ends its lane: it is leased as the
 /// others are, and comes back with what is behind it when that lease ends.
 fn by_lane(mut rows: Vec<ClaimRow>) -> Result<Vec<Vec<ClaimedDelivery>>, StoreError> {
     rows.sort_by_key(|row| row.delivery.place());
-    let mut lanes: Vec<((Uuid, Option<String>), Vec<ClaimedDelivery>)> = Vec::new();
-    let mut broken = None;
+    let mut lanes: Vec<(Lane, Vec<ClaimedDelivery>)> = Vec::new();
+    let mut broken: Option<(Lane, StoreError)> = None;
     for row in rows {
         let (webhook, key, _) = row.delivery.place();
         let lane = (webhook, key);

@@ -4,7 +4,7 @@
 //! transaction, one row each. Everything else (later attempts, events, leases) adds a statement for the
 //! whole batch and a transaction around them.
 
-use std::{collections::HashSet, hash::BuildHasher};
+use std::{borrow::Cow, collections::HashSet, hash::BuildHasher};
 
 use sqlx::{
     Connection as _,
@@ -165,7 +165,6 @@ async fn insert(
             .map(|record| number_one(record.attempt.as_ref()))
     };
     let events = || records.iter().map(|record| record.event.as_ref());
-    let places = || deliveries().map(|delivery| delivery.lane.as_ref());
     let new = sqlx::query_scalar(
         "INSERT INTO deliveries (id, tenant, webhook_id, event_id, event_type, correlation_id,
              source_sequence, status, attempt_count, event_version, budget_base, next_attempt_at,
@@ -199,11 +198,7 @@ async fn insert(
     .bind(deliveries().map(|d| d.event_version).bind_iter())
     .bind(deliveries().map(|d| d.budget_base).bind_iter())
     .bind(deliveries().map(|d| d.next_attempt_at).bind_iter())
-    .bind(
-        deliveries()
-            .map(|d| clean_opt(d.error.as_ref()))
-            .bind_iter(),
-    )
+    .bind(deliveries().map(error_of).bind_iter())
     .bind(deliveries().map(|d| d.created_at).bind_iter())
     .bind(deliveries().map(|d| d.completed_at).bind_iter())
     .bind(attempts().map(|a| Some(a?.started_at)).bind_iter())
@@ -221,8 +216,8 @@ async fn insert(
     )
     .bind(events().map(|e| Some(clean(&e?.meta))).bind_iter())
     .bind(events().map(|e| Some(e?.raw.as_ref())).bind_iter())
-    .bind(places().map(|p| Some(p?.key.as_str())).bind_iter())
-    .bind(places().map(|p| Some(p?.turn)).bind_iter())
+    .bind(deliveries().map(Delivery::lane_key).bind_iter())
+    .bind(deliveries().map(Delivery::lane_turn).bind_iter())
     .bind(deliveries().map(Delivery::blocks).bind_iter())
     .fetch_all(connection)
     .await
@@ -278,11 +273,7 @@ async fn update(
     .bind(deliveries().map(|d| d.event_version).bind_iter())
     .bind(deliveries().map(|d| d.budget_base).bind_iter())
     .bind(deliveries().map(|d| d.next_attempt_at).bind_iter())
-    .bind(
-        deliveries()
-            .map(|d| clean_opt(d.error.as_ref()))
-            .bind_iter(),
-    )
+    .bind(deliveries().map(error_of).bind_iter())
     .bind(deliveries().map(|d| d.completed_at).bind_iter())
     .bind(attempts().map(|a| Some(a?.started_at)).bind_iter())
     .bind(attempts().map(|a| Some(a?.duration_ms)).bind_iter())
@@ -303,6 +294,10 @@ async fn update(
     .await
     .map_err(during(OPERATION))?;
     Ok(held.into_iter().map(DeliveryId).collect())
+}
+
+fn error_of(delivery: &Delivery) -> Option<Cow<'_, str>> {
+    clean_opt(delivery.error.as_ref())
 }
 
 /// Whether a delivery in this state may still need its event.

@@ -134,10 +134,9 @@ fn bind_first<'q>(query: Bound<'q>, delivery: &Delivery, attempt: Option<&Attemp
         .bind(delivery.error.clone())
         .bind(delivery.created_at.timestamp_millis())
         .bind(delivery.completed_at.map(|at| at.timestamp_millis()));
-    let lane = delivery.lane.as_ref();
     bind_inline(query, attempt)
-        .bind(lane.map(|lane| lane.key.as_str().to_owned()))
-        .bind(lane.map(|lane| lane.turn))
+        .bind(delivery.lane_key().map(str::to_owned))
+        .bind(delivery.lane_turn())
         .bind(delivery.blocks())
 }
 

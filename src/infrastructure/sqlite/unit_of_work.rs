@@ -99,6 +99,18 @@ impl UnitOfWork for Unit {
         entities::delete_webhooks_of(&mut self.0, id, now).await
     }
 
+    async fn unblock_lanes(&mut self, id: WebhookId) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE deliveries SET lane_blocks = 0
+            WHERE webhook_id = ?1 AND lane_key IS NOT NULL AND lane_blocks",
+        )
+        .bind(id.0)
+        .execute(&mut *self.0)
+        .await
+        .map_err(failed("let lanes go on"))?;
+        Ok(())
+    }
+
     async fn delivery(
         &mut self,
         tenant: &TenantId,

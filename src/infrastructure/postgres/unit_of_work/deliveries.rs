@@ -83,6 +83,25 @@ pub(super) async fn update(
     }
 }
 
+pub(super) async fn unblock_lanes(
+    connection: &mut PgConnection,
+    webhook: WebhookId,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "WITH blocking AS MATERIALIZED (
+             SELECT id FROM deliveries
+             WHERE webhook_id = $1 AND lane_key IS NOT NULL AND lane_blocks
+             ORDER BY id FOR UPDATE
+         )
+         UPDATE deliveries d SET lane_blocks = false FROM blocking b WHERE d.id = b.id",
+    )
+    .bind(webhook.0)
+    .execute(connection)
+    .await
+    .map_err(during("let lanes go on"))?;
+    Ok(())
+}
+
 /// Deliveries that are cancelled together with their webhooks; the claims do it with what is left.
 const CANCELLED_AT_ONCE: i64 = 1_000;
 
