@@ -65,7 +65,7 @@ fn first_seen(requests: &[Received]) -> BTreeMap<String, Vec<u64>> {
     order
 }
 
-fn ordered(more: Value) -> Value {
+fn ordered(more: &Value) -> Value {
     let mut config = json!({ "ordering": { "key": "data.customerId" } });
     for (name, value) in more.as_object().expect("an object") {
         config[name] = value.clone();
@@ -83,7 +83,7 @@ async fn a_failing_key_waits_alone_and_keeps_its_order(site: Site) {
             200
         })
     });
-    let config = ordered(json!({ "retryPolicy": { "maxRetries": 10, "backoffMs": 100 } }));
+    let config = ordered(&json!({ "retryPolicy": { "maxRetries": 10, "backoffMs": 100 } }));
     let url = receiver.url("/orders");
     let (webhook, _) = erp.webhook(&url, &["sales.>"], config).await;
 
@@ -169,7 +169,7 @@ async fn a_blocked_lane_goes_on_when_the_webhook_no_longer_asks_for_that(site: S
 async fn a_lane_that_does_not_block_goes_on_behind_what_is_exhausted(site: Site) {
     let Site { erp, receiver, .. } = site;
     receiver.answer_in_turn("/orders", vec![Answer::status(500), Answer::status(200)]);
-    let config = ordered(json!({ "retryPolicy": { "maxRetries": 0 } }));
+    let config = ordered(&json!({ "retryPolicy": { "maxRetries": 0 } }));
     let url = receiver.url("/orders");
     let (webhook, _) = erp.webhook(&url, &["sales.>"], config).await;
 
@@ -189,7 +189,7 @@ async fn an_endpoint_that_hangs_does_not_hold_up_the_order_of_others(site: Site)
     erp.webhook(&receiver.url("/hangs"), &["sales.>"], slow)
         .await;
     let url = receiver.url("/orders");
-    erp.webhook(&url, &["sales.>"], ordered(json!({}))).await;
+    erp.webhook(&url, &["sales.>"], ordered(&json!({}))).await;
 
     publish(&erp, &["A", "B"], 0..20).await;
 
@@ -206,7 +206,7 @@ async fn an_endpoint_that_hangs_does_not_hold_up_the_order_of_others(site: Site)
 async fn a_key_that_cannot_be_evaluated_ends_the_delivery(site: Site) {
     let Site { erp, receiver, .. } = site;
     let url = receiver.url("/orders");
-    let (webhook, _) = erp.webhook(&url, &["sales.>"], ordered(json!({}))).await;
+    let (webhook, _) = erp.webhook(&url, &["sales.>"], ordered(&json!({}))).await;
     erp.publish(
         "sales.order.created",
         json!({ "eventType": "sales.order.created", "payload": {} }).to_string(),
@@ -235,7 +235,7 @@ async fn a_slow_first_attempt_settles_its_event_and_is_recorded_once(site: Site)
         .wait_delivery(&webhook, json!({ "status": "pending" }))
         .await;
     assert_eq!(waiting["error"], "the first attempt is under way");
-    erp.wait_all_settled(Duration::from_millis(2_000)).await;
+    erp.wait_all_settled(Duration::from_secs(2)).await;
     let delivered = erp
         .wait_delivery(&webhook, json!({ "status": "delivered" }))
         .await;
@@ -267,7 +267,7 @@ async fn the_order_outlives_workers_that_are_killed() {
         let fails = before % 17 == 3 && customer(request) != "D";
         Answer::status(if fails { 500 } else { 200 }).after(Duration::from_millis(2))
     });
-    let config = ordered(json!({ "retryPolicy": { "maxRetries": 10, "backoffMs": 100 } }));
+    let config = ordered(&json!({ "retryPolicy": { "maxRetries": 10, "backoffMs": 100 } }));
     erp.webhook(&receiver.url("/orders"), &["sales.>"], config)
         .await;
 
