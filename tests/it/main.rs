@@ -11,6 +11,7 @@ mod demo;
 mod expressions;
 mod intake;
 mod operations;
+mod ordering;
 mod poison;
 mod servers;
 mod signatures;

@@ -6,7 +6,7 @@ use uuid::Uuid;
 use crate::{
     application::webhook_settings::{SavingRules, signing, webhook_settings},
     domain::{
-        entities::{EntityMeta, NewWebhook, Webhook},
+        entities::{EntityMeta, NewWebhook, OnExhausted, Webhook},
         events::{Change, WebhookChange},
         interfaces::Inserted,
         values::{EventPattern, IntegrationId, TenantId, WebhookId},
@@ -94,8 +94,20 @@ pub(super) async fn update(work: &mut Work<'_>, body: Body) -> Outcome {
     if webhook == before {
         return Ok(views::webhook(&webhook));
     }
+    if blocks(&before) && !blocks(&webhook) {
+        work.unit.unblock_lanes(webhook.id).await?;
+        work.effects.parked = true;
+    }
     let change = webhook.changed(Change::Updated, work.actor(), work.now);
     write(work, &webhook, change).await
+}
+
+/// Whether an exhausted delivery stops those behind it.
+fn blocks(webhook: &Webhook) -> bool {
+    webhook_settings(&webhook.config.shown, None).is_ok_and(|settings| {
+        let ordering = settings.ordering;
+        ordering.is_some_and(|ordering| ordering.on_exhausted == OnExhausted::Block)
+    })
 }
 
 /// `activate {id, expectedVersion?}`; what is parked goes out then.

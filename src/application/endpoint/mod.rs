@@ -6,7 +6,7 @@ mod headers;
 mod tests;
 mod trace;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderValue, Method, Uri};
 use url::Url;
@@ -72,6 +72,11 @@ impl Endpoint {
     pub fn with_transform(mut self, transform: Option<Arc<dyn Expression>>) -> Self {
         self.transform = transform;
         self
+    }
+
+    /// How long an attempt may take.
+    pub fn timeout(&self) -> Duration {
+        self.settings.timeout
     }
 
     /// The signed request of attempt `attempt` (from 1) at `now`.

@@ -31,6 +31,7 @@ fn settings(format: BodyFormat, headers: &[(&str, &str)]) -> WebhookSettings {
         timeout: Duration::from_secs(30),
         retry: RetryPolicy::default(),
         format,
+        ordering: None,
         filter: None,
         transform: None,
     }

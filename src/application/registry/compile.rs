@@ -6,11 +6,11 @@ use crate::{
     application::{
         endpoint::{Endpoint, SigningKey},
         ports::{Cipher, CipherError, Expression, Expressions},
-        registry::CompiledWebhook,
+        registry::{CompiledWebhook, LaneRule},
         webhook_settings::{compiled, webhook_settings},
     },
     domain::{
-        entities::{SigningSecret, Webhook, WebhookSettings, WebhookStatus},
+        entities::{Ordering, SigningSecret, Webhook, WebhookSettings, WebhookStatus},
         policies::{RetryPolicy, SignatureKey},
         values::Faults,
     },
@@ -59,6 +59,10 @@ impl<'a> Compiler<'a> {
             |_| RetryPolicy::default(),
             |settings| settings.retry.clone(),
         );
+        let ordering = match &settings {
+            Ok(settings) => self.lane_rule(settings.ordering.as_ref()),
+            Err(_) => Ok(None),
+        };
         let keys = self.keys(webhook);
         let lacks_key = [&keys.current, &keys.former]
             .into_iter()
@@ -69,6 +73,11 @@ impl<'a> Compiler<'a> {
             (_, Some(error)) => Err(format!("its signing secret cannot be opened: {error}")),
             (Ok(_), None) if keys.usable.is_empty() => Err("it has no signing secret".to_owned()),
             (Ok(settings), None) => self.endpoint(settings, keys.usable),
+        };
+        // Without its rule nothing goes out; with it what waits has its place at least.
+        let (endpoint, ordering) = match ordering {
+            Ok(ordering) => (endpoint, ordering),
+            Err(problem) => (Err(problem), None),
         };
         // A webhook that cannot be used matches all that its patterns do, and keeps it waiting.
         let (endpoint, filter) = match endpoint {
@@ -88,6 +97,7 @@ impl<'a> Compiler<'a> {
                 is_disabled: matches!(webhook.status, WebhookStatus::Error { .. }),
                 retry,
                 filter,
+                ordering,
                 endpoint,
             },
             problem,
@@ -104,6 +114,15 @@ impl<'a> Compiler<'a> {
         let transform = compiled(self.expressions, "transform", settings.transform.as_deref())?;
         let endpoint = Endpoint::compile(settings, keys)?;
         Ok((endpoint.with_transform(transform), filter))
+    }
+
+    fn lane_rule(&self, ordering: Option<&Ordering>) -> Result<Option<LaneRule>, String> {
+        let key = ordering.map(|ordering| ordering.key.as_str());
+        let key = compiled(self.expressions, "ordering key", key)?;
+        Ok(key.zip(ordering).map(|(key, ordering)| LaneRule {
+            key,
+            on_exhausted: ordering.on_exhausted,
+        }))
     }
 
     /// A former secret that does not open is left out: the current one is what receivers must know.

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use url::{Host, Url};
 
 use crate::domain::{
-    entities::{BodyFormat, HttpMethod, Signing, WebhookSettings},
+    entities::{BodyFormat, HttpMethod, OnExhausted, Ordering, Signing, WebhookSettings},
     policies::{EgressPolicy, check_literal_host},
     values::Faults,
 };
@@ -28,11 +28,10 @@ const MAX_LABEL: usize = 63;
 /// How long an attempt may take when nothing is said.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 /// What the contract names and this version cannot do yet.
-const UNSUPPORTED: [&str; 6] = [
+const UNSUPPORTED: [&str; 5] = [
     "authentication",
     "rateLimit",
     "maxInFlight",
-    "ordering",
     "batch",
     "response",
 ];
@@ -71,6 +70,7 @@ pub fn webhook_settings(
     fields.choice("signing", &Signing::ALL, |signing| signing.as_str());
     let filter = expression(&mut fields, "filter", rules);
     let transform = expression(&mut fields, "transform", rules);
+    let ordering = ordering(&mut fields, rules);
     if transform.is_some() && format == Some(BodyFormat::Raw) {
         let message =
             "cannot be used with the format raw, which is the message as it was published";
@@ -88,6 +88,7 @@ pub fn webhook_settings(
         timeout: timeout.unwrap_or(DEFAULT_TIMEOUT),
         retry: retry.unwrap_or_default(),
         format: format.unwrap_or(BodyFormat::Standard),
+        ordering,
         filter,
         transform,
     };
@@ -108,6 +109,19 @@ fn expression(
         fields.fault(name, fault.to_string());
     }
     Some(text)
+}
+
+/// `ordering {key, onExhausted}`: the key is an expression, a constant too.
+fn ordering(fields: &mut Fields, rules: Option<&SavingRules<'_>>) -> Option<Ordering> {
+    fields.object("ordering", |ordering| {
+        ordering.need(&["key"]);
+        let key = expression(ordering, "key", rules);
+        let on_exhausted = ordering.choice("onExhausted", &OnExhausted::ALL, |one| one.as_str());
+        Some(Ordering {
+            key: key?,
+            on_exhausted: on_exhausted.unwrap_or(OnExhausted::Continue),
+        })
+    })
 }
 
 /// Compiles a saved expression, if there is one.

@@ -135,6 +135,39 @@ pub struct WebhookSettings {
     pub filter: Option<String>,
     /// The expression that makes the `data` of the body.
     pub transform: Option<String>,
+    /// Which deliveries wait for each other, if any do.
+    pub ordering: Option<Ordering>,
+}
+
+/// Deliveries with the same key go out one after the other, in the order of the source stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ordering {
+    /// An expression over the event.
+    pub key: String,
+    /// What becomes of those behind one that is exhausted.
+    pub on_exhausted: OnExhausted,
+}
+
+/// What becomes of a lane whose front is exhausted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnExhausted {
+    /// The next one goes out.
+    Continue,
+    /// All wait until it is retried, cancelled, or the webhook no longer asks for this.
+    Block,
+}
+
+impl OnExhausted {
+    /// All, in the order of the contract.
+    pub const ALL: [Self; 2] = [Self::Continue, Self::Block];
+
+    /// The name on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Continue => "continue",
+            Self::Block => "block",
+        }
+    }
 }
 
 impl fmt::Debug for WebhookSettings {
