@@ -1,6 +1,6 @@
 //! The parked lane: claims deliveries that are due and tries them again.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use metrics::{counter, histogram};
@@ -11,7 +11,7 @@ use crate::{
     domain::{
         events::BusinessEvent,
         interfaces::{ClaimRequest, ClaimedDelivery, Lease, LeasedRecord, Store, StoreError},
-        values::Timestamp,
+        values::{Timestamp, WebhookId},
     },
     shared::{
         error_chain::Chain,
@@ -135,16 +135,29 @@ impl ParkedLane {
             return Ok(0);
         }
         let now = self.clock.store_now();
+        let breakers = self.deliverer.breakers();
+        let mut exclude = self.deliverer.endpoints().saturated();
+        exclude.extend(breakers.open());
         let request = ClaimRequest {
             now,
             lease_until: now + LEASE,
             limit,
             per_webhook: MAX_PER_WEBHOOK,
-            exclude: self.deliverer.endpoints().saturated(),
+            exclude,
+            only: None,
         };
         let start = std::time::Instant::now();
-        let claimed = self.store.claim_due(&request).await?;
+        let mut claimed = self.store.claim_due(&request).await?;
         histogram!(STORE_SECONDS, "operation" => "claim").record(start.elapsed().as_secs_f64());
+        let probes = breakers
+            .claim_probes(&request)
+            .await
+            .unwrap_or_else(|error| {
+                tracing::debug!(error = %Chain(&error), "probes could not be claimed");
+                Vec::new()
+            });
+        let probed: HashSet<WebhookId> = probes.iter().map(|p| p.delivery.webhook_id).collect();
+        claimed.extend(probes);
         let found = claimed.len();
         if found == 0 {
             return Ok(0);
@@ -171,8 +184,13 @@ impl ParkedLane {
                 break;
             };
             let (this, snapshot) = (Arc::clone(self), Arc::clone(&snapshot));
+            let lane = if probed.contains(&one.delivery.webhook_id) {
+                Lane::Probe
+            } else {
+                Lane::Parked
+            };
             group.spawn("parked attempt", async move {
-                let outcome = this.try_one(one, &snapshot).await;
+                let outcome = this.try_one(lane, one, &snapshot).await;
                 drop(room);
                 this.hand_in(outcome, permit).await;
             });
@@ -190,7 +208,12 @@ impl ParkedLane {
         drop(self.outcomes.send(outcome).await);
     }
 
-    async fn try_one(&self, one: ClaimedDelivery, snapshot: &Snapshot) -> Option<Settled> {
+    async fn try_one(
+        &self,
+        lane: Lane,
+        one: ClaimedDelivery,
+        snapshot: &Snapshot,
+    ) -> Option<Settled> {
         let ClaimedDelivery {
             lease,
             delivery,
@@ -208,11 +231,14 @@ impl ParkedLane {
                 return released(UNUSABLE_WAIT);
             }
         };
-        match self
+        let tried = self
             .deliverer
-            .attempt(Lane::Parked, webhook, &event, delivery)
-            .await
-        {
+            .attempt(lane, webhook, &event, delivery)
+            .await;
+        if let (Lane::Probe, Tried::Waits(_)) = (lane, &tried) {
+            self.deliverer.breakers().keep_probe(webhook.id);
+        }
+        match tried {
             Tried::Attempted(attempted) => Some(Settled::Recorded(Box::new(LeasedRecord {
                 lease,
                 delivery: attempted.delivery,
@@ -220,6 +246,14 @@ impl ParkedLane {
                 events: attempted.events,
             }))),
             Tried::Waits(super::deliver::UNUSABLE) => released(UNUSABLE_WAIT),
+            Tried::Waits(super::deliver::OPEN) => {
+                let until = self.deliverer.breakers().open_until(webhook.id);
+                let now = self.clock.store_now();
+                Some(Settled::Released(
+                    lease,
+                    until.map_or(now, |until| until.max(now)),
+                ))
+            }
             Tried::Waits(_) if self.deliverer.endpoints().is_behind(webhook.id) => {
                 released(BEHIND_WAIT)
             }

@@ -21,6 +21,11 @@ pub const EVENT_SECONDS: &str = "integration_event_duration_seconds";
 pub const IN_FLIGHT: &str = "integration_delivery_attempts_in_flight";
 /// Counter: deliveries that were moved aside without an attempt.
 pub const PARKED: &str = "integration_deliveries_parked_total";
+/// Gauge: endpoints whose breaker is open, over all workers.
+pub const BREAKERS_OPEN: &str = "integration_breakers_open";
+/// Counter, label `to` (`open`, `closed`): breakers that this worker switched; one that opens again after its
+/// probe counts again.
+pub const BREAKER_SWITCHES: &str = "integration_breaker_switches_total";
 /// Gauge: deliveries that wait in the database.
 pub const PARKED_ROWS: &str = "integration_deliveries_parked";
 /// Gauge in seconds: how long the longest-due delivery has been due.
@@ -82,6 +87,11 @@ pub fn describe() {
     );
     describe_gauge!(IN_FLIGHT, "Requests to endpoints under way, of both lanes");
     describe_counter!(PARKED, "Deliveries moved aside without a request");
+    describe_gauge!(
+        BREAKERS_OPEN,
+        "Endpoints whose breaker is open, over all workers"
+    );
+    describe_counter!(BREAKER_SWITCHES, "Breakers opened and closed");
     describe_gauge!(PARKED_ROWS, "Deliveries that wait in the database");
     describe_gauge!(
         PARKED_OLDEST,

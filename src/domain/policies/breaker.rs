@@ -87,6 +87,19 @@ impl Signs {
         }
     }
 
+    /// These, and then `later` ones.
+    #[must_use]
+    pub fn then(self, later: Self) -> Self {
+        if later.any_success {
+            return later;
+        }
+        Self {
+            any_success: self.any_success,
+            ends_badly: self.ends_badly || later.ends_badly,
+            failures: self.failures.saturating_add(later.failures),
+        }
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
@@ -127,7 +140,7 @@ pub enum Switched {
         /// When the wait is over.
         until: Timestamp,
     },
-    /// The probe was a success.
+    /// The probe was answered.
     Closed,
 }
 
@@ -137,8 +150,23 @@ impl EndpointState {
         *self == Self::default()
     }
 
+    /// When the open breaker's wait is over; `None` when it is closed.
+    pub fn open_until(&self) -> Option<Timestamp> {
+        match self.breaker {
+            Breaker::Closed => None,
+            Breaker::Open { until, .. } => Some(until),
+        }
+    }
+
+    /// Whether there was nothing but failures and refusals for that long.
+    pub fn is_hopeless(&self, now: Timestamp, patience: Duration) -> bool {
+        self.failing_since
+            .is_some_and(|since| since + patience <= now)
+    }
+
     /// The state after some more attempts. An open breaker is moved by its probe only: what was under
-    /// way when it opened says nothing new, unless it is a success.
+    /// way when it opened says nothing new, unless it is a success. A probe that is refused closes it:
+    /// who refuses is not down.
     #[must_use]
     pub fn after(
         self,
@@ -174,6 +202,14 @@ impl EndpointState {
             }
             Breaker::Open { until, times } if signs.failures > 0 && until <= now => {
                 next.open(times.saturating_add(1), rules, now)
+            }
+            Breaker::Open { until, .. } if signs.ends_badly && until <= now => {
+                let closed = Self {
+                    failures: 0,
+                    breaker: Breaker::Closed,
+                    ..next
+                };
+                (closed, Some(Switched::Closed))
             }
             Breaker::Open { .. } => (next, None),
         }
@@ -272,6 +308,34 @@ mod tests {
         let (closed, switched) = state.after(signs(&[Success]), &RULES, at(now));
         assert!(closed.is_well());
         assert_eq!(switched, Some(Switched::Closed));
+    }
+
+    #[test]
+    fn a_probe_that_is_refused_closes_it_and_is_no_success() {
+        let (open, _) = EndpointState::default().after(signs(&[Failure; 3]), &RULES, at(0));
+        let (same, switched) = open.after(signs(&[Refusal]), &RULES, at(29));
+        assert_eq!((same, switched), (open, None));
+        let (closed, switched) = open.after(signs(&[Refusal]), &RULES, at(30));
+        assert_eq!(switched, Some(Switched::Closed));
+        assert_eq!((closed.failures, closed.open_until()), (0, None));
+        assert_eq!(closed.failing_since, Some(at(0)));
+        let patience = Duration::from_secs(40);
+        assert!(!closed.is_hopeless(at(39), patience));
+        assert!(closed.is_hopeless(at(40), patience));
+        assert!(!EndpointState::default().is_hopeless(at(40), Duration::ZERO));
+    }
+
+    #[test]
+    fn signs_of_before_and_after_are_as_if_counted_at_once() {
+        let all = [Success, Refusal, Failure];
+        for (a, b) in all.iter().flat_map(|a| all.map(|b| (*a, b))) {
+            assert_eq!(
+                signs(&[a]).then(signs(&[b])),
+                signs(&[a, b]),
+                "{a:?}, {b:?}"
+            );
+            assert_eq!(signs(&[a]).then(Signs::default()), signs(&[a]));
+        }
     }
 
     #[test]

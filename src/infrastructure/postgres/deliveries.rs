@@ -11,11 +11,11 @@ use sqlx::{
 use crate::domain::{
     entities::{Attempt, Delivery},
     interfaces::{ClaimRequest, ClaimedDelivery, DeliveryStore, Lease, RecordBatch, StoreError},
-    values::{DeliveryId, TenantId, Timestamp},
+    values::{DeliveryId, TenantId, Timestamp, WebhookId},
 };
 
 use super::{
-    PostgresStore, claim,
+    PostgresStore, claim, endpoints,
     error::during,
     record,
     rows::{AttemptRow, DeliveryRow, FirstAttemptRow, all, delivery_columns},
@@ -87,6 +87,15 @@ impl DeliveryStore for PostgresStore {
 
     async fn claim_due(&self, request: &ClaimRequest) -> Result<Vec<ClaimedDelivery>, StoreError> {
         claim::claim_due(&self.pool, &self.claimed_up_to, request).await
+    }
+
+    async fn take_probes(
+        &self,
+        webhooks: &[WebhookId],
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<Vec<WebhookId>, StoreError> {
+        endpoints::take_probes(&self.pool, webhooks, now, until).await
     }
 
     async fn renew(&self, leases: &[Lease], lease_until: Timestamp) -> Result<(), StoreError> {

@@ -7,13 +7,13 @@ use async_trait::async_trait;
 use crate::domain::{
     entities::{Attempt, Delivery},
     interfaces::{ClaimRequest, ClaimedDelivery, DeliveryStore, Lease, RecordBatch, StoreError},
-    values::{DeliveryId, TenantId, Timestamp},
+    values::{DeliveryId, TenantId, Timestamp, WebhookId},
 };
 
 use super::{
     SqliteStore,
     batch::{ManyRows, hex_array},
-    claim,
+    claim, endpoints,
     error::failed,
     record, rows,
 };
@@ -55,6 +55,15 @@ impl DeliveryStore for SqliteStore {
 
     async fn claim_due(&self, request: &ClaimRequest) -> Result<Vec<ClaimedDelivery>, StoreError> {
         claim::claim_due(self, request).await
+    }
+
+    async fn take_probes(
+        &self,
+        webhooks: &[WebhookId],
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<Vec<WebhookId>, StoreError> {
+        endpoints::take_probes(self, webhooks, now, until).await
     }
 
     async fn renew(&self, leases: &[Lease], lease_until: Timestamp) -> Result<(), StoreError> {

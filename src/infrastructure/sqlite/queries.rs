@@ -9,11 +9,12 @@ use crate::domain::{
     interfaces::{
         DeliveryFilter, EntityFilter, Page, PageRequest, Queries, StoreError, StoreStats,
     },
+    policies::EndpointState,
     values::{IntegrationId, TenantId, Timestamp, WebhookId},
 };
 
 use super::{
-    SqliteStore,
+    SqliteStore, endpoints,
     entities::{self, select_integrations, select_webhooks},
     error::{failed, store_error},
     rows,
@@ -131,6 +132,20 @@ impl Queries for SqliteStore {
             .await
             .map_err(failed(LIST))?;
         to_page(&rows, page, rows::delivery)
+    }
+
+    async fn endpoint_states(
+        &self,
+        limit: u32,
+    ) -> Result<Vec<(WebhookId, EndpointState)>, StoreError> {
+        endpoints::states(self, limit).await
+    }
+
+    async fn endpoint_states_of(
+        &self,
+        webhooks: &[WebhookId],
+    ) -> Result<Vec<(WebhookId, EndpointState)>, StoreError> {
+        endpoints::states_of(self, webhooks).await
     }
 
     async fn stats(&self, now: Timestamp) -> Result<StoreStats, StoreError> {
