@@ -172,7 +172,6 @@ async fn excluded_webhooks_are_left_alone(database: &Database) {
     }
     let request = ClaimRequest {
         exclude: vec![hooks[0].id, hooks[2].id],
-        only: None,
         ..everything_due(at(100))
     };
 
@@ -182,7 +181,6 @@ async fn excluded_webhooks_are_left_alone(database: &Database) {
     assert_eq!(ids(&claimed), sorted(expected));
     let all = ClaimRequest {
         exclude: hooks.iter().map(|hook| hook.id).collect(),
-        only: None,
         ..everything_due(at(100))
     };
     assert_eq!(database.claim(&all).await, []);

@@ -165,6 +165,8 @@ impl Queries for SqliteStore {
                 CROSS JOIN webhooks e ON e.id = w.webhook_id
                 CROSS JOIN integrations i ON i.id = e.integration_id
                 WHERE e.status IN ('pending', 'active') AND i.status IN ('pending', 'active')
+                    AND NOT EXISTS (SELECT 1 FROM endpoint_states s
+                        WHERE s.webhook_id = e.id AND s.open_until IS NOT NULL)
             )
             SELECT 0 AS id,
                 (SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE status = 'pending'
