@@ -43,7 +43,7 @@ pub const MAX_ENDPOINTS: u32 = 10_000;
 /// How long a worker that has the right to a probe may look for a delivery to make it with.
 const PROBE_HELD: Duration = Duration::from_secs(30);
 /// How long that right lasts: the probe may begin late, and takes as long as its timeout.
-const PROBE_LASTS: Duration = Duration::from_secs(120);
+const PROBE_LASTS: Duration = Duration::from_mins(2);
 /// When a worker that did not get the right to a probe asks for it again.
 const PROBE_ASKED_EVERY: Duration = Duration::from_secs(1);
 

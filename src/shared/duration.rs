@@ -41,7 +41,7 @@ pub fn format_duration(duration: Duration) -> String {
     ];
     let fitting = units
         .into_iter()
-        .find(|(unit, _)| millis > 0 && millis % unit == 0);
+        .find(|(unit, _)| millis > 0 && millis.is_multiple_of(*unit));
     let (unit, name) = fitting.unwrap_or((1, "ms"));
     format!("{}{name}", millis / unit)
 }

@@ -64,6 +64,7 @@ pub const CLOCK_SKEW: &str = "integration_clock_skew_seconds";
 
 /// Tells the recorder what each metric means.
 pub fn describe() {
+    describe_breakers();
     describe_counter!(
         EVENTS,
         "Messages of the source stream by what became of them"
@@ -87,11 +88,6 @@ pub fn describe() {
     );
     describe_gauge!(IN_FLIGHT, "Requests to endpoints under way, of both lanes");
     describe_counter!(PARKED, "Deliveries moved aside without a request");
-    describe_gauge!(
-        BREAKERS_OPEN,
-        "Endpoints whose breaker is open, over all workers"
-    );
-    describe_counter!(BREAKER_SWITCHES, "Breakers opened and closed");
     describe_gauge!(PARKED_ROWS, "Deliveries that wait in the database");
     describe_gauge!(
         PARKED_OLDEST,
@@ -135,4 +131,12 @@ pub fn describe() {
         Unit::Seconds,
         "How far this machine's clock is ahead of the database's"
     );
+}
+
+fn describe_breakers() {
+    describe_gauge!(
+        BREAKERS_OPEN,
+        "Endpoints whose breaker is open, over all workers"
+    );
+    describe_counter!(BREAKER_SWITCHES, "Breakers opened and closed");
 }

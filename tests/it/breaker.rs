@@ -185,7 +185,7 @@ async fn an_endpoint_that_stays_down_is_disabled_and_nothing_for_it_is_lost() {
     let erp = Erp::connect(&server.url()).await;
     let receiver = Receiver::start();
     receiver.answer("/a", Answer::status(500));
-    let policy = json!({ "retryPolicy": { "schedule": vec!["300ms"; 200] } });
+    let policy = json!({ "retryPolicy": { "schedule": vec!["300ms"; 50] } });
     let (webhook, _) = erp.webhook(&receiver.url("/a"), &["*"], policy).await;
     publish(&erp, 0..50).await;
 

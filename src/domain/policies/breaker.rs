@@ -192,7 +192,6 @@ impl EndpointState {
         };
         match self.breaker {
             Breaker::Closed if failures >= rules.open_after.max(1) => next.open(1, rules, now),
-            Breaker::Closed => (next, None),
             Breaker::Open { .. } if signs.any_success => {
                 let closed = Self {
                     breaker: Breaker::Closed,
@@ -211,7 +210,7 @@ impl EndpointState {
                 };
                 (closed, Some(Switched::Closed))
             }
-            Breaker::Open { .. } => (next, None),
+            Breaker::Closed | Breaker::Open { .. } => (next, None),
         }
     }
 
@@ -243,7 +242,9 @@ mod tests {
 
     fn signs(all: &[Sign]) -> Signs {
         let mut signs = Signs::default();
-        all.iter().for_each(|sign| signs.add(*sign));
+        for sign in all {
+            signs.add(*sign);
+        }
         signs
     }
 
