@@ -62,6 +62,19 @@ CREATE TABLE signing_secrets (
     PRIMARY KEY (webhook_id, position)
 );
 
+-- Endpoints with which something is wrong; no row is a healthy one.
+CREATE TABLE endpoint_states (
+    webhook_id    uuid    PRIMARY KEY REFERENCES webhooks (id) ON DELETE CASCADE,
+    -- Since the last success.
+    failures      bigint  NOT NULL,
+    failing_since timestamptz,
+    -- While the breaker is open.
+    open_until    timestamptz,
+    opened_times  bigint  NOT NULL,
+    -- Until when a worker has the right to the one request of this opening.
+    probe_until   timestamptz
+);
+
 -- One row: its lock puts the versions of the log into the order of the commits.
 CREATE TABLE registry_state (
     one     boolean PRIMARY KEY DEFAULT true CHECK (one),

@@ -55,6 +55,16 @@ CREATE TABLE signing_secrets (
     PRIMARY KEY (webhook_id, position)
 ) STRICT, WITHOUT ROWID;
 
+-- Endpoints with which something is wrong; no row is a healthy one.
+CREATE TABLE endpoint_states (
+    webhook_id BLOB NOT NULL PRIMARY KEY REFERENCES webhooks (id) ON DELETE CASCADE,
+    failures INTEGER NOT NULL, -- since the last success
+    failing_since INTEGER,
+    open_until INTEGER, -- while the breaker is open
+    opened_times INTEGER NOT NULL,
+    probe_until INTEGER -- until when a worker has the right to the one request of this opening
+) STRICT, WITHOUT ROWID;
+
 -- The first attempt stands in the row itself: a delivery that succeeds at once is one row and no more.
 -- A rowid table although `id` is unique: ids are name-based, so rows would be written all over the file.
 -- No reference to `webhooks`: deliveries outlive their webhook.

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     application::{
+        breakers::{BreakerSettings, Breakers},
         commands::{CommandHandler, CommandSettings},
         dead_letter_box::DeadLetterBox,
         dead_letter_watch::DeadLetterWatch,
@@ -32,7 +33,10 @@ use crate::{
         wakers::Wakers,
         webhook_changes::WebhookChanges,
     },
-    domain::{policies::EgressPolicy, values::TenantId},
+    domain::{
+        policies::{BreakerRules, EgressPolicy},
+        values::TenantId,
+    },
     infrastructure::{
         clock::SystemClock,
         expression::Cel,
@@ -245,6 +249,7 @@ async fn start(parts: &Parts, groups: &Groups) -> Result<Running, RunError> {
     }
     .start(&groups.relay);
     let deliverer = Arc::new(deliverer(parts, &running));
+    deliverer.breakers().start(&groups.upkeep);
     start_upkeep(parts, groups, &deliverer, &running.in_hand);
     start_commands(parts, groups).await?;
     start_lanes(parts, groups, &running, &deliverer);
@@ -258,11 +263,25 @@ fn deliverer(parts: &Parts, running: &Running) -> Deliverer {
         Arc::clone(&parts.clock),
         Arc::clone(&parts.wakers),
     );
+    let breaker = parts.config.breaker;
+    let breakers = Breakers::new(
+        Arc::clone(&parts.store.store),
+        Arc::clone(&parts.clock),
+        changes,
+        BreakerSettings {
+            rules: BreakerRules {
+                open_after: breaker.open_after,
+                first_wait: breaker.wait,
+                longest_wait: breaker.max_wait,
+            },
+            disable_after: breaker.disable_after,
+        },
+    );
     let per_endpoint = u32::try_from(limits.in_flight_per_endpoint).unwrap_or(u32::MAX);
     Deliverer::new(
         Arc::clone(&parts.clock),
         Arc::clone(&parts.sender),
-        changes,
+        breakers,
         Endpoints::new(per_endpoint),
         limits.in_flight,
         running.give_up.clone(),

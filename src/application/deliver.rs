@@ -20,8 +20,8 @@ use crate::{
         entities::{Attempt, Delivery, DeliveryStatus, OnExhausted},
         events::{BusinessEvent, DomainEvent},
         interfaces::StoreError,
-        policies::{Answer, NextStep, PATIENCE, STALL, next_step},
-        values::{Timestamp, TraceContext},
+        policies::{Answer, NextStep, PATIENCE, STALL, Sign, next_step},
+        values::{Timestamp, TraceContext, WebhookId},
     },
     shared::{
         error_chain::Chain,
@@ -30,12 +30,13 @@ use crate::{
 };
 
 use super::{
+    breakers::Breakers,
     delivery_events,
     endpoints::Endpoints,
     patience::until_done,
     ports::{Clock, HttpAnswer, HttpSender, OutboundRequest, SendError},
     registry::{CompiledWebhook, LaneRule},
-    webhook_changes::{Cause, WebhookChanges},
+    webhook_changes::Cause,
 };
 
 /// Which lane an attempt is on, for figures.
@@ -45,13 +46,15 @@ pub enum Lane {
     Fast,
     /// A later one, or one that waited.
     Parked,
+    /// The same, and the one request that tries an endpoint whose breaker is open.
+    Probe,
 }
 
 impl Lane {
     fn as_str(self) -> &'static str {
         match self {
             Self::Fast => "fast",
-            Self::Parked => "parked",
+            Self::Parked | Self::Probe => "parked",
         }
     }
 }
@@ -81,6 +84,8 @@ pub enum Tried {
 /// Why a delivery waits without an attempt.
 pub const BUSY: &str = "waiting for a free slot at the endpoint";
 /// Why a delivery waits without an attempt.
+pub const OPEN: &str = "waiting for the endpoint, whose circuit breaker is open";
+/// Why a delivery waits without an attempt.
 pub const DISABLED: &str = "waiting for the webhook to be activated";
 /// Why a delivery waits without an attempt.
 pub const ORDERED: &str = "waiting for its turn";
@@ -96,7 +101,7 @@ pub const PARKED_PATIENCE: Duration = Duration::from_secs(5);
 pub struct Deliverer {
     clock: Arc<dyn Clock>,
     sender: Arc<dyn HttpSender>,
-    changes: WebhookChanges,
+    breakers: Arc<Breakers>,
     endpoints: Endpoints,
     attempts: Semaphore,
     slow: Semaphore,
@@ -116,7 +121,7 @@ impl Deliverer {
     pub fn new(
         clock: Arc<dyn Clock>,
         sender: Arc<dyn HttpSender>,
-        changes: WebhookChanges,
+        breakers: Arc<Breakers>,
         endpoints: Endpoints,
         max_in_flight: usize,
         stopping: CancellationToken,
@@ -124,7 +129,7 @@ impl Deliverer {
         Self {
             clock,
             sender,
-            changes,
+            breakers,
             endpoints,
             attempts: Semaphore::new(max_in_flight),
             slow: Semaphore::new(MAX_SLOW),
@@ -135,6 +140,16 @@ impl Deliverer {
     /// The slots of the endpoints.
     pub fn endpoints(&self) -> &Endpoints {
         &self.endpoints
+    }
+
+    /// The endpoints that are left alone for a while.
+    pub fn breakers(&self) -> &Arc<Breakers> {
+        &self.breakers
+    }
+
+    /// Whether the endpoint is left alone for now.
+    fn is_open(&self, lane: Lane, webhook: WebhookId) -> bool {
+        lane != Lane::Probe && self.breakers.open_until(webhook).is_some()
     }
 
     /// Makes the next attempt at `delivery`, unless the endpoint does not take it now. `when_slow` is run
@@ -174,14 +189,17 @@ impl Deliverer {
         let Ok(endpoint) = &webhook.endpoint else {
             return Tried::Waits(UNUSABLE);
         };
+        if self.is_open(lane, webhook.id) {
+            return Tried::Waits(OPEN);
+        }
         let slot = match lane {
             // Who does not keep up is not waited for: others need the lane.
-            Lane::Parked if !self.endpoints.is_behind(webhook.id) => {
+            Lane::Parked | Lane::Probe if !self.endpoints.is_behind(webhook.id) => {
                 self.endpoints
                     .enter_within(webhook.id, PARKED_PATIENCE)
                     .await
             }
-            Lane::Parked | Lane::Fast => self.endpoints.enter(webhook.id).await,
+            _ => self.endpoints.enter(webhook.id).await,
         };
         let Some(mut slot) = slot else {
             return Tried::Waits(BUSY);
@@ -189,6 +207,10 @@ impl Deliverer {
         let Ok(Ok(permit)) = timeout(PATIENCE, self.attempts.acquire()).await else {
             return Tried::Waits(BUSY);
         };
+        // It may have opened meanwhile.
+        if self.is_open(lane, webhook.id) {
+            return Tried::Waits(OPEN);
+        }
         let number = delivery.attempt_count + 1;
         let started_at = self.clock.now();
         let request = match endpoint.request(event, delivery.id, number, started_at) {
@@ -201,9 +223,10 @@ impl Deliverer {
         };
         slot.begin();
         let sending = self.send(lane, request, number, started_at);
-        let (attempt, answer) = self
+        let (attempt, answer, fault) = self
             .let_others_pass(sending, permit, when_slow(&delivery))
             .await;
+        self.note(lane, &delivery, &attempt, (answer, fault));
         slot.finish(answer);
         self.conclude(lane, webhook, event, delivery, (attempt, answer))
             .await
@@ -235,13 +258,36 @@ impl Deliverer {
         request: OutboundRequest,
         number: i32,
         started_at: Timestamp,
-    ) -> (Attempt, Answer) {
+    ) -> (Attempt, Answer, Fault) {
         let start = Instant::now();
         let result = self.sender.send(request).await;
         let took = start.elapsed();
         histogram!(ATTEMPT_SECONDS, "lane" => lane.as_str()).record(took.as_secs_f64());
         let duration_ms = i64::try_from(took.as_millis()).unwrap_or(i64::MAX);
-        attempt_of(number, started_at, duration_ms, result)
+        let fault = match &result {
+            Err(SendError::Lookup(_)) => Fault::Ours,
+            Err(SendError::Refused(_)) => Fault::Address,
+            _ => Fault::Endpoint,
+        };
+        let (attempt, answer) = attempt_of(number, started_at, duration_ms, result);
+        (attempt, answer, fault)
+    }
+
+    /// Tells the breaker what the attempt says about the endpoint.
+    fn note(
+        &self,
+        lane: Lane,
+        delivery: &Delivery,
+        attempt: &Attempt,
+        (answer, fault): (Answer, Fault),
+    ) {
+        let is_slowest = || lane == Lane::Probe || self.endpoints.is_slowest(delivery.webhook_id);
+        let sign = match fault {
+            Fault::Ours => return,
+            Fault::Address => Sign::Refusal,
+            Fault::Endpoint => Sign::of(answer, !answer.keeps_up() && is_slowest()),
+        };
+        self.breakers.note(delivery, sign, attempt.error.as_deref());
     }
 
     async fn conclude(
@@ -293,12 +339,13 @@ impl Deliverer {
         let (stopping, is_final) = (&self.stopping, StoreError::is_final);
         let changed = match step {
             NextStep::Done if webhook.is_pending => {
-                let activate = || self.changes.first_success(cause);
+                let activate = || self.breakers.changes().first_success(cause);
                 until_done(stopping, "activate a webhook", is_final, activate).await?
             }
             NextStep::Disable => {
                 let disable = || {
-                    self.changes
+                    self.breakers
+                        .changes()
                         .disable(cause, "the endpoint answered 410 Gone")
                 };
                 until_done(stopping, "disable a webhook", is_final, disable).await?
@@ -311,6 +358,16 @@ impl Deliverer {
         }
         Some(changed)
     }
+}
+
+/// Whose doing it is that an attempt is no success.
+#[derive(Debug, Clone, Copy)]
+enum Fault {
+    Endpoint,
+    /// The address is one that nothing is sent to.
+    Address,
+    /// This worker's, or its surroundings'.
+    Ours,
 }
 
 /// The end of a delivery whose event cannot be evaluated: no request is made, now or later.

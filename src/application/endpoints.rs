@@ -133,6 +133,14 @@ impl Endpoints {
             .is_some_and(|state| state.window.is_behind() || state.load().is_stalled())
     }
 
+    /// Whether no less can be asked of the endpoint than is: one request at a time.
+    pub fn is_slowest(&self, webhook: WebhookId) -> bool {
+        let states = self.lock();
+        states
+            .get(&webhook)
+            .is_some_and(|state| state.window.size() <= 1)
+    }
+
     /// Endpoints that have enough to do for now: not worth claiming for.
     pub fn saturated(&self) -> Vec<WebhookId> {
         let states = self.lock();

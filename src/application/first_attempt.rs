@@ -9,13 +9,13 @@ use crate::{
         entities::{Delivery, DeliveryStatus, LanePlace},
         events::BusinessEvent,
         interfaces::{FirstRecord, OutboxRow, StoredEvent},
-        values::{DeliveryId, LaneKey},
+        values::{DeliveryId, LaneKey, Timestamp},
     },
     shared::metrics::PARKED,
 };
 
 use super::{
-    deliver::{BUSY, Deliverer, Lane, ORDERED, Tried, refused},
+    deliver::{BUSY, Deliverer, Lane, OPEN, ORDERED, Tried, refused},
     delivery_events,
     endpoint::Endpoint,
     leased::{BUSY_WAIT, UNUSABLE_WAIT},
@@ -69,7 +69,10 @@ impl FirstAttempt<'_> {
         };
         let attempted = match tried {
             Tried::Attempted(attempted) => attempted,
-            Tried::Waits(reason) => return Some((Box::new(self.park(reason, clock)), None)),
+            Tried::Waits(reason) => {
+                let open_until = deliverer.breakers().open_until(self.webhook.id);
+                return Some((Box::new(self.park(reason, open_until, clock)), None));
+            }
             Tried::Stopping => return None,
         };
         let (delivery, attempt) = (attempted.delivery, attempted.attempt);
@@ -132,7 +135,12 @@ impl FirstAttempt<'_> {
         }
     }
 
-    fn park(self, reason: &'static str, clock: &dyn Clock) -> FirstRecord {
+    fn park(
+        self,
+        reason: &'static str,
+        open_until: Option<Timestamp>,
+        clock: &dyn Clock,
+    ) -> FirstRecord {
         counter!(PARKED).increment(1);
         let wait = match reason {
             BUSY => BUSY_WAIT,
@@ -141,7 +149,11 @@ impl FirstAttempt<'_> {
             _ => Duration::ZERO,
         };
         let mut delivery = self.delivery(clock);
-        delivery.next_attempt_at = Some(clock.store_now() + wait);
+        let at = clock.store_now() + wait;
+        delivery.next_attempt_at = match open_until.filter(|_| reason == OPEN) {
+            Some(until) => Some(at.max(until)),
+            None => Some(at),
+        };
         delivery.error = Some(reason.to_owned());
         let event = self.kept(&delivery);
         FirstRecord {

@@ -27,6 +27,7 @@ use crate::{
 };
 
 use super::{
+    deliver::Lane,
     health::Health,
     leased::{LeasedAttempts, Settled},
     leases::{LEASE, Leases},
@@ -81,6 +82,14 @@ struct Room {
     lanes: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
     outcomes: Arc<Semaphore>,
+}
+
+/// What work on a lane needs besides.
+#[derive(Clone, Copy)]
+struct Hands<'a> {
+    snapshot: &'a Snapshot,
+    outcomes: &'a Arc<Semaphore>,
+    stopping: &'a CancellationToken,
 }
 
 /// A lane could not be worked on.
@@ -160,33 +169,43 @@ impl OrderedLanes {
             began = Instant::now();
             claimed = self.claim(free, *floor).await?;
         }
-        if claimed.lanes.is_empty() {
+        let probes = self.claim_probes(*floor).await.unwrap_or_else(|error| {
+            tracing::debug!(error = %Chain(&error), "ordered probes could not be claimed");
+            Vec::new()
+        });
+        if claimed.lanes.is_empty() && probes.is_empty() {
             return Ok(if claimed.above_floor {
                 Found::AboveFloor
             } else {
                 Found::Nothing
             });
         }
-        for one in claimed.lanes.iter().flatten() {
-            self.leases.hold(one.lease, began);
-        }
+        let lanes = claimed.lanes.into_iter().map(|lane| (Lane::Parked, lane));
+        let lanes = lanes.chain(probes.into_iter().map(|lane| (Lane::Probe, lane)));
+        let lanes: Vec<(Lane, Vec<ClaimedDelivery>)> = lanes.collect();
+        let leases = || lanes.iter().flat_map(|(_, lane)| lane).map(|one| one.lease);
+        leases().for_each(|lease| self.leases.hold(lease, began));
         // After the claim: whoever made it due has answered its command before.
         let snapshot = match self.registry.refresh().await {
             Ok(snapshot) => snapshot,
             Err(error) => {
-                let all = claimed.lanes.iter().flatten();
-                self.leases.forget(all.map(|one| &one.lease));
+                self.leases.forget(&leases().collect::<Vec<_>>());
                 return Err(error.into());
             }
         };
-        for lane in claimed.lanes {
+        for (kind, lane) in lanes {
             let Some(permits) = room.for_lane(&lane).await else {
                 break;
             };
             let (this, snapshot) = (Arc::clone(self), Arc::clone(&snapshot));
             let (outcomes, stopping) = (Arc::clone(&room.outcomes), group.stopping());
             group.spawn("ordered lane", async move {
-                this.work_off(lane, &snapshot, &outcomes, &stopping).await;
+                let hands = Hands {
+                    snapshot: &snapshot,
+                    outcomes: &outcomes,
+                    stopping: &stopping,
+                };
+                this.work_off(kind, lane, hands).await;
                 drop(permits);
                 this.wakers.lanes.notify_one();
             });
@@ -196,6 +215,8 @@ impl OrderedLanes {
 
     async fn claim(&self, lanes: u32, floor: i64) -> Result<ClaimedLanes, StoreError> {
         let now = self.clock.store_now();
+        let mut exclude = self.attempts.saturated();
+        exclude.extend(self.attempts.breakers().open());
         let start = Instant::now();
         let claimed = self
             .store
@@ -205,7 +226,8 @@ impl OrderedLanes {
                 lanes,
                 per_lane: MAX_PER_LANE,
                 floor,
-                exclude: self.attempts.saturated(),
+                exclude,
+                only: None,
             })
             .await?;
         histogram!(STORE_SECONDS, "operation" => "claim_lanes")
@@ -213,14 +235,38 @@ impl OrderedLanes {
         Ok(claimed)
     }
 
+    /// One delivery for each endpoint that has waited long enough and that this worker may try.
+    async fn claim_probes(&self, floor: i64) -> Result<Vec<Vec<ClaimedDelivery>>, StoreError> {
+        let now = self.clock.store_now();
+        let mut probes = Vec::new();
+        for webhook in self.attempts.breakers().held(now) {
+            let claimed = self
+                .store
+                .claim_lanes(&LaneClaim {
+                    now,
+                    lease_until: now + LEASE,
+                    lanes: 1,
+                    per_lane: 1,
+                    floor,
+                    exclude: Vec::new(),
+                    only: Some(webhook),
+                })
+                .await?;
+            if !claimed.lanes.is_empty() {
+                self.attempts.breakers().use_probe(webhook, now);
+                probes.extend(claimed.lanes);
+            }
+        }
+        Ok(probes)
+    }
+
     /// Sends one delivery after the other; gives back what has to wait behind one that does.
-    async fn work_off(
-        &self,
-        lane: Vec<ClaimedDelivery>,
-        snapshot: &Snapshot,
-        outcomes: &Arc<Semaphore>,
-        stopping: &CancellationToken,
-    ) {
+    async fn work_off(&self, kind: Lane, lane: Vec<ClaimedDelivery>, hands: Hands<'_>) {
+        let Hands {
+            snapshot,
+            outcomes,
+            stopping,
+        } = hands;
         let mut rest = lane.into_iter();
         let mut due_again = self.clock.store_now();
         for one in rest.by_ref() {
@@ -228,7 +274,7 @@ impl OrderedLanes {
             if !self.leases.is_in_force(&one.lease) {
                 return;
             }
-            let Some(settled) = self.attempts.attempt(one, snapshot).await else {
+            let Some(settled) = self.attempts.attempt(kind, one, snapshot).await else {
                 return;
             };
             let go_on = settled.lets_others_go() && !stopping.is_cancelled();

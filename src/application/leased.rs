@@ -13,7 +13,8 @@ use crate::domain::{
 };
 
 use super::{
-    deliver::{Deliverer, Lane, Tried, UNUSABLE},
+    breakers::Breakers,
+    deliver::{Deliverer, Lane, OPEN, Tried, UNUSABLE},
     ports::Clock,
     recorder::{Outcome, Outcomes},
     registry::Snapshot,
@@ -67,9 +68,15 @@ impl LeasedAttempts {
         self.deliverer.endpoints().saturated()
     }
 
+    /// The endpoints that are left alone for a while.
+    pub(super) fn breakers(&self) -> &Arc<Breakers> {
+        self.deliverer.breakers()
+    }
+
     /// Tries a delivery; `None` when the worker is stopping.
     pub(super) async fn attempt(
         &self,
+        lane: Lane,
         one: ClaimedDelivery,
         snapshot: &Snapshot,
     ) -> Option<Settled> {
@@ -92,8 +99,12 @@ impl LeasedAttempts {
         };
         let tried = self
             .deliverer
-            .attempt(Lane::Parked, webhook, &event, delivery, async |_| {});
-        match tried.await {
+            .attempt(lane, webhook, &event, delivery, async |_| {})
+            .await;
+        if let (Lane::Probe, Tried::Waits(_)) = (lane, &tried) {
+            self.breakers().keep_probe(webhook.id);
+        }
+        match tried {
             Tried::Attempted(attempted) => Some(Settled::Recorded(Box::new(LeasedRecord {
                 lease,
                 delivery: attempted.delivery,
@@ -101,6 +112,14 @@ impl LeasedAttempts {
                 events: attempted.events,
             }))),
             Tried::Waits(UNUSABLE) => released(UNUSABLE_WAIT),
+            Tried::Waits(OPEN) => {
+                let now = self.clock.store_now();
+                let until = self.breakers().open_until(webhook.id);
+                Some(Settled::Released(
+                    lease,
+                    until.map_or(now, |at| at.max(now)),
+                ))
+            }
             Tried::Waits(_) if self.deliverer.endpoints().is_behind(webhook.id) => {
                 released(BEHIND_WAIT)
             }

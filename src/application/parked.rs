@@ -1,6 +1,7 @@
 //! The parked lane: claims deliveries that are due and tries them again.
 
 use std::{
+    collections::HashSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -12,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     domain::{
         interfaces::{ClaimRequest, Store, StoreError},
-        values::Timestamp,
+        values::{Timestamp, WebhookId},
     },
     shared::{
         error_chain::Chain,
@@ -22,6 +23,7 @@ use crate::{
 };
 
 use super::{
+    deliver::Lane,
     health::Health,
     leased::LeasedAttempts,
     leases::{LEASE, Leases, RENEW_EVERY},
@@ -126,16 +128,29 @@ impl ParkedLane {
             return Ok(0);
         }
         let now = self.clock.store_now();
+        let breakers = self.attempts.breakers();
+        let mut exclude = self.attempts.saturated();
+        exclude.extend(breakers.open());
         let request = ClaimRequest {
             now,
             lease_until: now + LEASE,
             limit,
             per_webhook: MAX_PER_WEBHOOK,
-            exclude: self.attempts.saturated(),
+            exclude,
+            only: None,
         };
         let start = Instant::now();
-        let claimed = self.store.claim_due(&request).await?;
+        let mut claimed = self.store.claim_due(&request).await?;
         histogram!(STORE_SECONDS, "operation" => "claim").record(start.elapsed().as_secs_f64());
+        let probes = breakers
+            .claim_probes(&request)
+            .await
+            .unwrap_or_else(|error| {
+                tracing::debug!(error = %Chain(&error), "probes could not be claimed");
+                Vec::new()
+            });
+        let probed: HashSet<WebhookId> = probes.iter().map(|p| p.delivery.webhook_id).collect();
+        claimed.extend(probes);
         let found = claimed.len();
         if found == 0 {
             return Ok(0);
@@ -162,8 +177,13 @@ impl ParkedLane {
                 break;
             };
             let (this, snapshot) = (Arc::clone(self), Arc::clone(&snapshot));
+            let lane = if probed.contains(&one.delivery.webhook_id) {
+                Lane::Probe
+            } else {
+                Lane::Parked
+            };
             group.spawn("parked attempt", async move {
-                let settled = this.attempts.attempt(one, &snapshot).await;
+                let settled = this.attempts.attempt(lane, one, &snapshot).await;
                 drop(room);
                 if let Some(settled) = settled {
                     this.attempts.hand_in(settled, permit).await;

@@ -152,6 +152,9 @@ pub enum SendError {
     /// The connection could not be made: `connection refused`, `name not found`, `TLS: …`.
     #[error("cannot connect: {0}")]
     Connect(String),
+    /// No name could be looked up, which says nothing about the endpoint.
+    #[error("cannot connect: {0}")]
+    Lookup(String),
     /// The connection broke.
     #[error("connection lost: {0}")]
     Broken(String),

@@ -7,16 +7,22 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
-use serde_json::json;
+use metrics::counter;
+use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
-use crate::domain::{
-    entities::{Delivery, Webhook},
-    events::{Context, DomainEvent, WebhookChange},
-    interfaces::{AuditRow, Inserted, RegistryChange, Store, StoreError},
-    values::{Timestamp, TraceContext, WebhookId},
+use crate::{
+    domain::{
+        entities::{Delivery, Webhook, WebhookStatus},
+        events::{Change, Context, DomainEvent, WebhookChange},
+        interfaces::{AuditRow, Inserted, RegistryChange, Store, StoreError, UnitOfWork},
+        policies::{BreakerRules, EndpointState, Signs, Switched},
+        values::{Timestamp, TraceContext, WebhookId, format_time},
+    },
+    shared::{duration::format_duration, metrics::BREAKER_SWITCHES},
 };
 
 use super::{ports::Clock, wakers::Wakers};
@@ -101,9 +107,35 @@ impl WebhookChanges {
         let Some(change) = decide(&mut webhook, now) else {
             return Ok(());
         };
-        if work.update_webhook(&webhook).await? == Inserted::NameTaken {
+        self.write(
+            work.as_mut(),
+            &webhook,
+            change,
+            (cause, trace, action),
+            Value::Null,
+        )
+        .await?;
+        work.registry_changed(&[RegistryChange::Webhook(webhook.id)])
+            .await?;
+        work.commit().await?;
+        self.wakers.outbox.notify_one();
+        tracing::info!(webhook = %webhook.id, status = webhook.status.as_str(), "webhook changed by its deliveries");
+        Ok(())
+    }
+
+    /// The changed webhook, its event with `more` in its data, and the line of the audit log.
+    async fn write(
+        &self,
+        work: &mut dyn UnitOfWork,
+        webhook: &Webhook,
+        change: WebhookChange,
+        (cause, trace, action): (&Delivery, Option<&TraceContext>, &str),
+        more: Value,
+    ) -> Result<(), StoreError> {
+        if work.update_webhook(webhook).await? == Inserted::NameTaken {
             return Err(StoreError::Conflict);
         }
+        let now = webhook.meta.updated_at;
         let context = context(cause, trace);
         let audit = AuditRow {
             tenant: cause.tenant.clone(),
@@ -114,21 +146,129 @@ impl WebhookChanges {
             command_id: cause.event_id.clone(),
             correlation_id: context.correlation_id.clone(),
         };
-        let event = event(&webhook, change, context, cause, now, self.clock.new_id());
+        let mut event = event(webhook, change, context, cause, now, self.clock.new_id());
+        if let (Some(data), Value::Object(more)) = (event.data.as_object_mut(), more) {
+            data.extend(more);
+        }
         work.add_events(&[event]).await?;
-        work.add_audit(&[audit]).await?;
-        work.registry_changed(&[RegistryChange::Webhook(webhook.id)])
-            .await?;
+        work.add_audit(&[audit]).await
+    }
+
+    /// Counts what some attempts say about the endpoint of the delivery's webhook, with all that follows:
+    /// its breaker opens or closes, or the webhook is disabled. Answers how the endpoint is now; what
+    /// comes late for a webhook that is gone or does not run counts nothing.
+    ///
+    /// # Errors
+    /// The store's; nothing is changed then.
+    pub(super) async fn judge(
+        &self,
+        seen: Seen<'_>,
+        rules: &BreakerRules,
+        disable_after: Duration,
+    ) -> Result<EndpointState, StoreError> {
+        let cause = seen.cause;
+        let mut work = self.store.begin().await?;
+        let Some(mut webhook) = work.webhook(&cause.tenant, cause.webhook_id).await? else {
+            return Ok(EndpointState::default());
+        };
+        let before = work.endpoint_state(webhook.id).await?;
+        if !matches!(
+            webhook.status,
+            WebhookStatus::Pending | WebhookStatus::Active
+        ) {
+            return Ok(before);
+        }
+        let (due, now) = (self.clock.store_now(), self.clock.now());
+        let (mut state, switched) = before.after(seen.signs, rules, due);
+        let mut disabled = false;
+        if seen.signs.ends_badly && state.is_hopeless(due, disable_after) {
+            let reason = format!(
+                "nothing but failures for {}",
+                format_duration(disable_after)
+            );
+            if let Some(change) = webhook.disable(&reason, now) {
+                let told = (cause, None, "webhook.disable");
+                self.write(work.as_mut(), &webhook, change, told, Value::Null)
+                    .await?;
+                // Whoever activates it again begins anew.
+                state = EndpointState::default();
+                disabled = true;
+            }
+        } else if let Some(switched) = switched {
+            let (change, action, more) = told(webhook.id, switched, &state, seen.error);
+            let change = webhook.changed(change, "system", now);
+            self.write(work.as_mut(), &webhook, change, (cause, None, action), more)
+                .await?;
+        }
+        if state != before {
+            work.put_endpoint_state(webhook.id, &state).await?;
+        }
+        if disabled {
+            work.registry_changed(&[RegistryChange::Webhook(webhook.id)])
+                .await?;
+        }
         work.commit().await?;
-        self.wakers.outbox.notify_one();
-        tracing::info!(webhook = %webhook.id, status = webhook.status.as_str(), "webhook changed by its deliveries");
-        Ok(())
+        if disabled || switched.is_some() {
+            self.wakers.outbox.notify_one();
+            log(&webhook, &state, disabled, seen.error);
+        }
+        Ok(state)
     }
 
     fn activations(&self) -> std::sync::MutexGuard<'_, HashMap<WebhookId, Arc<OnceCell<()>>>> {
         self.activations
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What some attempts say about an endpoint.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Seen<'a> {
+    /// The last of their deliveries.
+    pub(super) cause: &'a Delivery,
+    /// What they say.
+    pub(super) signs: Signs,
+    /// Why the last one was no success.
+    pub(super) error: Option<&'a str>,
+}
+
+/// The change that a switched breaker is, the audit log's word for it, and what its event says besides.
+fn told(
+    webhook: WebhookId,
+    switched: Switched,
+    state: &EndpointState,
+    error: Option<&str>,
+) -> (Change, &'static str, Value) {
+    match switched {
+        Switched::Opened { until } => {
+            counter!(BREAKER_SWITCHES, "to" => "open").increment(1);
+            let more = json!({
+                "webhookId": webhook,
+                "failures": state.failures,
+                "openUntil": format_time(until),
+                "error": error,
+            });
+            (Change::BreakerOpened, "webhook.open_breaker", more)
+        }
+        Switched::Closed => {
+            counter!(BREAKER_SWITCHES, "to" => "closed").increment(1);
+            let more = json!({ "webhookId": webhook });
+            (Change::BreakerClosed, "webhook.close_breaker", more)
+        }
+    }
+}
+
+fn log(webhook: &Webhook, state: &EndpointState, disabled: bool, error: Option<&str>) {
+    let (webhook, failures) = (webhook.id, state.failures);
+    match state.open_until() {
+        _ if disabled => {
+            tracing::warn!(%webhook, error, "webhook disabled: nothing but failures for too long");
+        }
+        Some(until) => {
+            tracing::warn!(%webhook, failures, %until, error, "breaker open: nothing is sent for a while");
+        }
+        None => tracing::info!(%webhook, "breaker closed: the endpoint is sent to again"),
     }
 }
 
@@ -159,9 +299,7 @@ fn event(
         "integrationId": webhook.integration_id,
         "deliveryId": cause.id,
     });
-    if let (crate::domain::entities::WebhookStatus::Error { error }, Some(data)) =
-        (&webhook.status, data.as_object_mut())
-    {
+    if let (WebhookStatus::Error { error }, Some(data)) = (&webhook.status, data.as_object_mut()) {
         data.insert("error".to_owned(), json!(error));
     }
     DomainEvent {

@@ -29,6 +29,23 @@ pub fn parse_duration(text: &str) -> Result<Duration, DurationError> {
         .ok_or(DurationError)
 }
 
+/// Writes a duration as [`parse_duration`] reads it, in the largest unit that it is a whole number of;
+/// what is below a millisecond falls away.
+pub fn format_duration(duration: Duration) -> String {
+    let millis = duration.as_millis();
+    let units = [
+        (86_400_000, "d"),
+        (3_600_000, "h"),
+        (60_000, "m"),
+        (1_000, "s"),
+    ];
+    let fitting = units
+        .into_iter()
+        .find(|(unit, _)| millis > 0 && millis.is_multiple_of(*unit));
+    let (unit, name) = fitting.unwrap_or((1, "ms"));
+    format!("{}{name}", millis / unit)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -47,6 +64,7 @@ mod tests {
                 Ok(Duration::from_millis(millis)),
                 "{text}"
             );
+            assert_eq!(format_duration(Duration::from_millis(millis)), text);
         }
     }
 

@@ -21,6 +21,11 @@ pub const EVENT_SECONDS: &str = "integration_event_duration_seconds";
 pub const IN_FLIGHT: &str = "integration_delivery_attempts_in_flight";
 /// Counter: deliveries that were moved aside without an attempt.
 pub const PARKED: &str = "integration_deliveries_parked_total";
+/// Gauge: endpoints whose breaker is open, over all workers.
+pub const BREAKERS_OPEN: &str = "integration_breakers_open";
+/// Counter, label `to` (`open`, `closed`): breakers that this worker switched; one that opens again after its
+/// probe counts again.
+pub const BREAKER_SWITCHES: &str = "integration_breaker_switches_total";
 /// Gauge: deliveries that wait in the database.
 pub const PARKED_ROWS: &str = "integration_deliveries_parked";
 /// Gauge in seconds: how long the longest-due delivery has been due.
@@ -59,6 +64,7 @@ pub const CLOCK_SKEW: &str = "integration_clock_skew_seconds";
 
 /// Tells the recorder what each metric means.
 pub fn describe() {
+    describe_breakers();
     describe_counter!(
         EVENTS,
         "Messages of the source stream by what became of them"
@@ -125,4 +131,12 @@ pub fn describe() {
         Unit::Seconds,
         "How far this machine's clock is ahead of the database's"
     );
+}
+
+fn describe_breakers() {
+    describe_gauge!(
+        BREAKERS_OPEN,
+        "Endpoints whose breaker is open, over all workers"
+    );
+    describe_counter!(BREAKER_SWITCHES, "Breakers opened and closed");
 }

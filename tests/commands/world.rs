@@ -244,6 +244,7 @@ impl World {
             limit: 100,
             per_webhook: 100,
             exclude: Vec::new(),
+            only: None,
         };
         self.store.claim_due(&request).await.unwrap()
     }

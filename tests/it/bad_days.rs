@@ -291,16 +291,10 @@ async fn the_receiver_is_dead_for_a_while() {
         .await;
     site.receiver.stop();
     site.publish(100..600).await;
-    // Everything has met the dead receiver once before it comes back.
-    let failed = async |least: usize| {
-        let events = site.erp.events().await;
-        let failed = events
-            .iter()
-            .filter(|event| event["type"] == "webhook.failed")
-            .count();
-        (failed >= least).then_some(())
-    };
-    crate::support::eventually(RECOVERY, async || failed(500).await).await;
+    // Everything is taken in, and the receiver is known to be dead, before it comes back.
+    site.erp.wait_all_settled(RECOVERY).await;
+    let ours = |event: &Value| event["subject"] == webhook;
+    site.erp.wait_event("webhook.breaker_opened", ours).await;
     site.receiver.restart();
 
     site.assert_nothing_was_lost(&webhook, 600).await;

@@ -2,6 +2,7 @@
 //! receiver. Every test has its own servers or its own database and subjects.
 
 mod bad_days;
+mod breaker;
 mod clocks;
 mod commands;
 mod database_file;

@@ -288,5 +288,6 @@ pub(crate) fn everything_due(now: Timestamp) -> ClaimRequest {
         limit: 10_000,
         per_webhook: 10_000,
         exclude: Vec::new(),
+        only: None,
     }
 }

@@ -57,6 +57,7 @@ fn claim(now: Timestamp, floor: i64) -> LaneClaim {
         per_lane: 100,
         floor,
         exclude: Vec::new(),
+        only: None,
     }
 }
 

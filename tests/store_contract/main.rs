@@ -11,6 +11,7 @@ mod samples;
 mod bad_rows;
 mod claims;
 mod deliveries;
+mod endpoints;
 mod integrations;
 mod lanes;
 mod leases;

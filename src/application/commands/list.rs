@@ -1,13 +1,16 @@
 //! Lists: pages, newest first, and the figures of `status`.
 
+use std::collections::HashMap;
+
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use chrono::DateTime;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::domain::{
-    entities::{DeliveryStatus, IntegrationType},
+    entities::{DeliveryStatus, IntegrationType, Webhook},
     interfaces::{DeliveryFilter, EntityFilter, Page, PageRequest},
+    policies::EndpointState,
     values::{IntegrationId, TenantId, Timestamp, WebhookId},
 };
 
@@ -58,9 +61,17 @@ pub(super) async fn webhooks(ports: &Ports, tenant: &TenantId, body: Body) -> Ou
     let page = page(&mut fields);
     let page = checked(fields, page)?;
     let found = ports.store.list_webhooks(tenant, &filter, &page).await?;
-    Ok(answer(&found, views::webhook, |w| {
-        (w.meta.created_at, w.id.0)
-    }))
+    let ids: Vec<WebhookId> = found.items.iter().map(|w| w.id).collect();
+    let states = ports.store.endpoint_states_of(&ids).await?;
+    let states: HashMap<WebhookId, EndpointState> = states.into_iter().collect();
+    let now = ports.clock.store_now();
+    let view = |webhook: &Webhook| {
+        let mut view = views::webhook(webhook);
+        let state = states.get(&webhook.id).copied().unwrap_or_default();
+        view["endpoint"] = views::endpoint(&state, now);
+        view
+    };
+    Ok(answer(&found, view, |w| (w.meta.created_at, w.id.0)))
 }
 
 /// `list {webhookId?, eventId?, eventType?, status?, since?, until?, limit?, cursor?}`; without attempts.

@@ -7,6 +7,7 @@ use crate::domain::{
         Attempt, Delivery, EntityMeta, Integration, IntegrationStatus, Webhook, WebhookStatus,
     },
     events::Change,
+    policies::EndpointState,
     values::{EventPattern, Timestamp, format_time},
 };
 
@@ -57,6 +58,22 @@ pub(super) fn webhook(webhook: &Webhook) -> Value {
     };
     stands(&mut view, status.as_str(), error);
     tail(view, meta)
+}
+
+/// How a webhook's endpoint is.
+pub(super) fn endpoint(state: &EndpointState, now: Timestamp) -> Value {
+    let until = state.open_until();
+    let mut view = json!({
+        "breaker": match until {
+            None => "closed",
+            Some(until) if until <= now => "half_open",
+            Some(_) => "open",
+        },
+        "failures": state.failures,
+    });
+    optional(&mut view, "openUntil", until.map(time));
+    optional(&mut view, "failingSince", state.failing_since.map(time));
+    view
 }
 
 /// The data of an integration's event: for `created` and `updated` the whole view (as

@@ -9,6 +9,7 @@ use crate::{
         entities::{EntityMeta, NewWebhook, OnExhausted, Webhook},
         events::{Change, WebhookChange},
         interfaces::Inserted,
+        policies::EndpointState,
         values::{EventPattern, IntegrationId, TenantId, WebhookId},
     },
 };
@@ -30,7 +31,11 @@ pub(super) async fn get(ports: &Ports, tenant: &TenantId, body: Body) -> Outcome
     let id = only_id(body)?;
     let found = ports.store.get_webhook(tenant, WebhookId(id)).await?;
     let found = found.ok_or_else(|| not_found("webhook", "id", id))?;
-    Ok(views::webhook(&found))
+    let states = ports.store.endpoint_states_of(&[found.id]).await?;
+    let mut view = views::webhook(&found);
+    let state = states.first().map(|(_, state)| *state).unwrap_or_default();
+    view["endpoint"] = views::endpoint(&state, ports.clock.store_now());
+    Ok(view)
 }
 
 /// `create {name, integrationId, events, config, description?, tags?}`; answers the secret, once.
@@ -98,6 +103,11 @@ pub(super) async fn update(work: &mut Work<'_>, body: Body) -> Outcome {
         work.unit.unblock_lanes(webhook.id).await?;
         work.effects.parked = true;
     }
+    if webhook.config != before.config {
+        // It may be another endpoint.
+        let well = EndpointState::default();
+        work.unit.put_endpoint_state(webhook.id, &well).await?;
+    }
     let change = webhook.changed(Change::Updated, work.actor(), work.now);
     write(work, &webhook, change).await
 }
@@ -118,6 +128,9 @@ pub(super) async fn activate(work: &mut Work<'_>, body: Body) -> Outcome {
         None => Ok(views::webhook(&webhook)),
         Some(change) => {
             work.effects.parked = true;
+            // What was before counts no more.
+            let well = EndpointState::default();
+            work.unit.put_endpoint_state(webhook.id, &well).await?;
             write(work, &webhook, change).await
         }
     }

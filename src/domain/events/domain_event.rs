@@ -29,6 +29,10 @@ pub enum Change {
     Disabled,
     /// A webhook has a new signing secret.
     SecretRotated,
+    /// Nothing is sent to a webhook's endpoint for a while.
+    BreakerOpened,
+    /// A webhook's endpoint is sent to again.
+    BreakerClosed,
 }
 
 impl Change {
@@ -44,6 +48,8 @@ impl Change {
             Self::CredentialsRotated => "credentials_rotated",
             Self::Disabled => "disabled",
             Self::SecretRotated => "secret_rotated",
+            Self::BreakerOpened => "breaker_opened",
+            Self::BreakerClosed => "breaker_closed",
         }
     }
 }

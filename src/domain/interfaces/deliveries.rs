@@ -78,8 +78,10 @@ pub struct ClaimRequest {
     pub limit: u32,
     /// Deliveries of one webhook at most.
     pub per_webhook: u32,
-    /// Webhooks that have no free slot on this worker.
+    /// Webhooks that have no free slot on this worker, or whose breaker is open.
     pub exclude: Vec<WebhookId>,
+    /// Of these alone; `None` is no restriction.
+    pub only: Option<Vec<WebhookId>>,
 }
 
 /// A delivery to attempt, under a lease.
@@ -109,6 +111,8 @@ pub struct LaneClaim {
     pub floor: i64,
     /// Webhooks that have no free slot on this worker.
     pub exclude: Vec<WebhookId>,
+    /// This webhook alone, if there is one.
+    pub only: Option<WebhookId>,
 }
 
 /// What was claimed of the lanes.
@@ -148,6 +152,15 @@ pub trait DeliveryStore: Send + Sync {
     /// stopped. Deliveries without a place in a lane are left to [`Self::claim_due`], and the others to
     /// this.
     async fn claim_lanes(&self, claim: &LaneClaim) -> Result<ClaimedLanes, StoreError>;
+
+    /// Takes, until `until`, the right to the one request that tries an endpoint whose breaker has waited
+    /// long enough. Answers of which of `webhooks`: no two workers get it for the same one at a time.
+    async fn take_probes(
+        &self,
+        webhooks: &[WebhookId],
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<Vec<WebhookId>, StoreError>;
 
     /// Prolongs leases that are still held; lost ones are ignored.
     async fn renew(&self, leases: &[Lease], lease_until: Timestamp) -> Result<(), StoreError>;

@@ -4,6 +4,7 @@ use async_trait::async_trait;
 
 use crate::domain::{
     entities::{Delivery, Integration, Webhook},
+    policies::EndpointState,
     values::{IntegrationId, TenantId, Timestamp, WebhookId},
 };
 
@@ -68,7 +69,8 @@ pub struct DeliveryFilter {
 pub struct StoreStats {
     /// Deliveries that wait; counted up to 1,000,000.
     pub parked: i64,
-    /// When the longest-due of those was due whose webhook and integration run and that nobody works on.
+    /// When the longest-due of those was due whose webhook and integration run, whose
+    /// breaker is closed, and that nobody works on.
     pub oldest_due: Option<Timestamp>,
     /// Unpublished events; counted up to 1,000,000.
     pub outbox: i64,
@@ -112,6 +114,16 @@ pub trait Queries: Send + Sync {
         filter: &DeliveryFilter,
         page: &PageRequest,
     ) -> Result<Page<Delivery>, StoreError>;
+    /// The endpoints with which something is wrong, those with an open breaker first; at most `limit`.
+    async fn endpoint_states(
+        &self,
+        limit: u32,
+    ) -> Result<Vec<(WebhookId, EndpointState)>, StoreError>;
+    /// Those of `webhooks` with which something is wrong.
+    async fn endpoint_states_of(
+        &self,
+        webhooks: &[WebhookId],
+    ) -> Result<Vec<(WebhookId, EndpointState)>, StoreError>;
     /// Figures, as of `now`.
     async fn stats(&self, now: Timestamp) -> Result<StoreStats, StoreError>;
     /// The ids of all encryption keys that sealed something which is still stored.

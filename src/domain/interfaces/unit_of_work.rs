@@ -5,6 +5,7 @@ use async_trait::async_trait;
 use crate::domain::{
     entities::{Delivery, Integration, Webhook},
     events::DomainEvent,
+    policies::EndpointState,
     values::{DeliveryId, IntegrationId, TenantId, Timestamp, WebhookId},
 };
 
@@ -139,6 +140,16 @@ pub trait UnitOfWork: Send {
 
     /// Lets the lanes of a webhook go on that an exhausted delivery blocks.
     async fn unblock_lanes(&mut self, id: WebhookId) -> Result<(), StoreError>;
+
+    /// How the endpoint of a webhook is; lock the webhook first, that is what serialises the workers.
+    async fn endpoint_state(&mut self, webhook: WebhookId) -> Result<EndpointState, StoreError>;
+    /// Keeps how the endpoint of an existing webhook is. The right to a probe stays with whoever has it
+    /// while the breaker is open until the same time, and ends otherwise.
+    async fn put_endpoint_state(
+        &mut self,
+        webhook: WebhookId,
+        state: &EndpointState,
+    ) -> Result<(), StoreError>;
 
     /// Reads and locks a delivery, and says whether its event is still kept.
     async fn delivery(

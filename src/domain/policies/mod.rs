@@ -1,6 +1,7 @@
 //! Decisions: pure functions of state, time and randomness.
 
 mod admission;
+mod breaker;
 mod egress;
 mod matching;
 mod outcome;
@@ -8,6 +9,7 @@ mod retry;
 mod signature;
 
 pub use admission::{EndpointLoad, PATIENCE, STALL, Verdict, Window, admit};
+pub use breaker::{Breaker, BreakerRules, EndpointState, Sign, Signs, Switched};
 pub use egress::{EgressPolicy, RefusedAddress, check_literal_host};
 pub use matching::Matcher;
 pub use outcome::{Answer, NextStep, next_step};

@@ -17,6 +17,9 @@ pub(super) fn send_error(error: &client::Error) -> SendError {
     if let Some(refused) = find::<RefusedAddress>(&causes) {
         return SendError::Refused(refused.to_string());
     }
+    if let Some(ours @ (LookupError::NoServer | LookupError::TooMany)) = find(&causes) {
+        return SendError::Lookup(ours.to_string());
+    }
     let reason = reason(&causes);
     let reason = reason.chars().take(MAX_REASON).collect();
     if error.is_connect() {

@@ -28,6 +28,8 @@ const MAX_LOOKUPS: usize = 256;
 pub(super) enum LookupError {
     #[error("name not found")]
     NotFound,
+    #[error("no name server answers")]
+    NoServer,
     #[error("too many name lookups are under way")]
     TooMany,
 }
@@ -114,8 +116,21 @@ fn system_lookup(name: &str) -> Found {
         Ok(_) => Err(LookupError::NotFound),
         Err(error) => {
             tracing::debug!(name, %error, "a name was not resolved");
-            Err(LookupError::NotFound)
+            Err(of_system(&error.to_string()))
         }
+    }
+}
+
+/// The standard library keeps nothing of the system's code (`EAI_AGAIN`) but its text, which glibc and
+/// musl word differently; it is never translated, because no locale is set.
+fn of_system(problem: &str) -> LookupError {
+    let is_temporary = ["Temporary failure in name resolution", "Try again"]
+        .iter()
+        .any(|text| problem.contains(text));
+    if is_temporary {
+        LookupError::NoServer
+    } else {
+        LookupError::NotFound
     }
 }
 
@@ -123,4 +138,29 @@ fn locked(
     lookups: &Lookups,
 ) -> MutexGuard<'_, HashMap<Arc<str>, Shared<BoxFuture<'static, Found>>>> {
     lookups.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_server_that_does_not_answer_is_no_missing_name() {
+        for (problem, expected) in [
+            (
+                "failed to lookup address information: Temporary failure in name resolution",
+                LookupError::NoServer,
+            ),
+            (
+                "failed to lookup address information: Try again",
+                LookupError::NoServer,
+            ),
+            (
+                "failed to lookup address information: Name or service not known",
+                LookupError::NotFound,
+            ),
+        ] {
+            assert_eq!(of_system(problem), expected, "{problem}");
+        }
+    }
 }

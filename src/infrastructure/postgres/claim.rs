@@ -89,7 +89,7 @@ async fn claim(
 ) -> Result<Vec<ClaimRow>, StoreError> {
     let from = *claimed_up_to.lock().unwrap_or_else(PoisonError::into_inner);
     let lanes = due_lanes(connection, from, request).await?;
-    if let Some(last) = lanes.last() {
+    if let Some(last) = lanes.last().filter(|_| request.only.is_none()) {
         *claimed_up_to.lock().unwrap_or_else(PoisonError::into_inner) = last.webhook_id;
     }
     let (running, orphaned): (Vec<Lane>, Vec<Lane>) =
@@ -140,6 +140,7 @@ async fn due_lanes(
                  WHERE w.id = l.webhook_id) AS runs
              FROM (SELECT * FROM behind UNION ALL SELECT * FROM ahead) l
              WHERE l.due_at <= $2 AND l.webhook_id <> ALL($3::uuid[])
+                 AND (NOT $5 OR l.webhook_id = ANY($6::uuid[]))
          )
          (SELECT g.id AS webhook_id, NULL::boolean AS runs FROM deleted_webhooks g LIMIT 1)
          UNION ALL
@@ -149,6 +150,8 @@ async fn due_lanes(
     .bind(request.now)
     .bind(request.exclude.iter().map(|id| id.0).bind_iter())
     .bind(i64::from(request.limit))
+    .bind(request.only.is_some())
+    .bind(request.only.iter().flatten().map(|id| id.0).bind_iter())
     .fetch_all(connection)
     .await
     .map_err(during(OPERATION))

@@ -14,11 +14,11 @@ use crate::domain::{
         ClaimRequest, ClaimedDelivery, ClaimedLanes, DeliveryStore, LaneClaim, Lease, RecordBatch,
         StoreError,
     },
-    values::{DeliveryId, TenantId, Timestamp},
+    values::{DeliveryId, TenantId, Timestamp, WebhookId},
 };
 
 use super::{
-    PostgresStore, claim,
+    PostgresStore, claim, endpoints,
     error::during,
     lanes, record,
     rows::{AttemptRow, DeliveryRow, FirstAttemptRow, all, delivery_columns},
@@ -94,6 +94,15 @@ impl DeliveryStore for PostgresStore {
 
     async fn claim_lanes(&self, claim: &LaneClaim) -> Result<ClaimedLanes, StoreError> {
         lanes::claim_lanes(&self.pool, &self.last_lane, claim).await
+    }
+
+    async fn take_probes(
+        &self,
+        webhooks: &[WebhookId],
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<Vec<WebhookId>, StoreError> {
+        endpoints::take_probes(&self.pool, webhooks, now, until).await
     }
 
     async fn renew(&self, leases: &[Lease], lease_until: Timestamp) -> Result<(), StoreError> {

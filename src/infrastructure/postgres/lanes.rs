@@ -123,6 +123,7 @@ async fn due_fronts(
                  WHERE w.id = l.webhook_id) AS runs
              FROM (SELECT * FROM behind UNION ALL SELECT * FROM ahead) l
              WHERE l.status = 'pending' AND l.due_at <= $3 AND l.webhook_id <> ALL($4::uuid[])
+                 AND ($6::uuid IS NULL OR l.webhook_id = $6)
          )
          SELECT * FROM fronts WHERE runs IS DISTINCT FROM false LIMIT $5",
     )
@@ -131,6 +132,7 @@ async fn due_fronts(
     .bind(claim.now)
     .bind(claim.exclude.iter().map(|id| id.0).bind_iter())
     .bind(i64::from(claim.lanes))
+    .bind(claim.only.map(|id| id.0))
     .fetch_all(connection)
     .await
     .map_err(during(OPERATION))

@@ -10,6 +10,7 @@
 
 mod claim;
 mod deliveries;
+mod endpoints;
 mod error;
 mod lanes;
 mod lent;

@@ -8,11 +8,12 @@ use crate::domain::{
     interfaces::{
         DeliveryFilter, EntityFilter, Page, PageRequest, Queries, StoreError, StoreStats,
     },
+    policies::EndpointState,
     values::{IntegrationId, TenantId, Timestamp, WebhookId},
 };
 
 use super::{
-    PostgresStore,
+    PostgresStore, endpoints,
     error::{during, failed},
     rows::{
         DeliveryRow, IntegrationRow, WebhookRow, all, delivery_columns, select_integrations,
@@ -151,6 +152,20 @@ impl Queries for PostgresStore {
         part(rows, page)
     }
 
+    async fn endpoint_states(
+        &self,
+        limit: u32,
+    ) -> Result<Vec<(WebhookId, EndpointState)>, StoreError> {
+        endpoints::states(&self.pool, limit).await
+    }
+
+    async fn endpoint_states_of(
+        &self,
+        webhooks: &[WebhookId],
+    ) -> Result<Vec<(WebhookId, EndpointState)>, StoreError> {
+        endpoints::states_of(&self.pool, webhooks).await
+    }
+
     async fn stats(&self, now: Timestamp) -> Result<StoreStats, StoreError> {
         let (parked, oldest_due, outbox, oldest_outbox) = sqlx::query_as(
             "WITH RECURSIVE lanes AS (
@@ -168,7 +183,9 @@ impl Queries for PostgresStore {
                      SELECT min(l.due_at) FROM lanes l WHERE l.due_at <= $1 AND (
                          SELECT w.status IN ('pending', 'active') AND i.status IN ('pending', 'active')
                          FROM webhooks w JOIN integrations i ON i.id = w.integration_id
-                         WHERE w.id = l.webhook_id)
+                         WHERE w.id = l.webhook_id) AND NOT EXISTS (
+                         SELECT FROM endpoint_states s
+                         WHERE s.webhook_id = l.webhook_id AND s.open_until IS NOT NULL)
                  ), o.waiting,
                  (SELECT created_at FROM outbox WHERE published_at IS NULL
                   ORDER BY position LIMIT 1)

@@ -84,6 +84,7 @@ WITH RECURSIVE waiting (webhook_id) AS (
     CROSS JOIN integrations i ON i.id = e.integration_id
     WHERE e.status IN ('pending', 'active') AND i.status IN ('pending', 'active')
         AND e.id NOT IN (SELECT unhex(value) FROM json_each(?2))
+        AND (?6 IS NULL OR e.id IN (SELECT unhex(value) FROM json_each(?6)))
         AND (SELECT min(d.due_at) FROM deliveries d
             WHERE d.status = 'pending' AND d.lane_key IS NULL AND d.webhook_id = e.id) <= ?1
     ORDER BY (SELECT min(d.due_at) FROM deliveries d
@@ -114,6 +115,8 @@ async fn candidates(
     store: &SqliteStore,
     request: &ClaimRequest,
 ) -> Result<Vec<SqliteRow>, StoreError> {
+    let only = request.only.as_ref();
+    let only = only.map(|all| hex_array(all.iter().map(|id| id.0)));
     let mut connection = store.read(CLAIM).await?;
     sqlx::query(CANDIDATES)
         .bind(request.now.timestamp_millis())
@@ -121,6 +124,7 @@ async fn candidates(
         .bind(request.limit)
         .bind(request.per_webhook)
         .bind(MAX_BYTES)
+        .bind(only)
         .fetch_all(&mut *connection)
         .await
         .map_err(failed(CLAIM))

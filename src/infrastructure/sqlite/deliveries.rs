@@ -10,13 +10,13 @@ use crate::domain::{
         ClaimRequest, ClaimedDelivery, ClaimedLanes, DeliveryStore, LaneClaim, Lease, RecordBatch,
         StoreError,
     },
-    values::{DeliveryId, TenantId, Timestamp},
+    values::{DeliveryId, TenantId, Timestamp, WebhookId},
 };
 
 use super::{
     SqliteStore,
     batch::{ManyRows, hex_array},
-    claim,
+    claim, endpoints,
     error::failed,
     lanes, record, rows,
 };
@@ -62,6 +62,15 @@ impl DeliveryStore for SqliteStore {
 
     async fn claim_lanes(&self, claim: &LaneClaim) -> Result<ClaimedLanes, StoreError> {
         lanes::claim_lanes(self, claim).await
+    }
+
+    async fn take_probes(
+        &self,
+        webhooks: &[WebhookId],
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<Vec<WebhookId>, StoreError> {
+        endpoints::take_probes(self, webhooks, now, until).await
     }
 
     async fn renew(&self, leases: &[Lease], lease_until: Timestamp) -> Result<(), StoreError> {

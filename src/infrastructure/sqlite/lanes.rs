@@ -33,6 +33,7 @@ CROSS JOIN integrations i ON i.id = e.integration_id
 WHERE d.status = 'pending' AND d.due_at <= ?1
     AND e.status IN ('pending', 'active') AND i.status IN ('pending', 'active')
     AND e.id NOT IN (SELECT unhex(value) FROM json_each(?2))
+    AND (?4 IS NULL OR e.id = ?4)
 ORDER BY d.due_at, d.seq
 LIMIT ?3";
 
@@ -134,6 +135,7 @@ async fn fronts(
         .bind(claim.now.timestamp_millis())
         .bind(hex_array(claim.exclude.iter().map(|id| id.0)))
         .bind(claim.lanes)
+        .bind(claim.only.map(|id| id.0))
         .fetch_all(connection)
         .await
         .map_err(failed(CLAIM))?;

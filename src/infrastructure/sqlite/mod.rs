@@ -11,6 +11,7 @@ mod backlog;
 mod batch;
 mod claim;
 mod deliveries;
+mod endpoints;
 mod entities;
 mod error;
 mod lanes;

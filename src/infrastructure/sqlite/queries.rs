@@ -9,11 +9,12 @@ use crate::domain::{
     interfaces::{
         DeliveryFilter, EntityFilter, Page, PageRequest, Queries, StoreError, StoreStats,
     },
+    policies::EndpointState,
     values::{IntegrationId, TenantId, Timestamp, WebhookId},
 };
 
 use super::{
-    SqliteStore,
+    SqliteStore, endpoints,
     entities::{self, select_integrations, select_webhooks},
     error::{failed, store_error},
     rows,
@@ -133,6 +134,20 @@ impl Queries for SqliteStore {
         to_page(&rows, page, rows::delivery)
     }
 
+    async fn endpoint_states(
+        &self,
+        limit: u32,
+    ) -> Result<Vec<(WebhookId, EndpointState)>, StoreError> {
+        endpoints::states(self, limit).await
+    }
+
+    async fn endpoint_states_of(
+        &self,
+        webhooks: &[WebhookId],
+    ) -> Result<Vec<(WebhookId, EndpointState)>, StoreError> {
+        endpoints::states_of(self, webhooks).await
+    }
+
     async fn stats(&self, now: Timestamp) -> Result<StoreStats, StoreError> {
         const READ: &str = "read its figures";
         let mut connection = self.read(READ).await?;
@@ -153,6 +168,8 @@ impl Queries for SqliteStore {
                 CROSS JOIN webhooks e ON e.id = w.webhook_id
                 CROSS JOIN integrations i ON i.id = e.integration_id
                 WHERE e.status IN ('pending', 'active') AND i.status IN ('pending', 'active')
+                    AND NOT EXISTS (SELECT 1 FROM endpoint_states s
+                        WHERE s.webhook_id = e.id AND s.open_until IS NOT NULL)
             )
             SELECT 0 AS id,
                 (SELECT count(*) FROM (

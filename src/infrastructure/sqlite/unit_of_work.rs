@@ -12,11 +12,13 @@ use crate::domain::{
         AuditRow, Child, CommandKey, Inserted, RegistryChange, StoreError, StoredEvent,
         StoredReply, UnitOfWork, UnitOfWorkFactory,
     },
+    policies::EndpointState,
     values::{DeliveryId, IntegrationId, TenantId, Timestamp, WebhookId},
 };
 
 use super::{
-    SqliteStore, batch::ManyRows, entities, error::failed, outbox, record, registry, rows,
+    SqliteStore, batch::ManyRows, endpoints, entities, error::failed, outbox, record, registry,
+    rows,
 };
 
 #[async_trait]
@@ -109,6 +111,18 @@ impl UnitOfWork for Unit {
         .await
         .map_err(failed("let lanes go on"))?;
         Ok(())
+    }
+
+    async fn endpoint_state(&mut self, webhook: WebhookId) -> Result<EndpointState, StoreError> {
+        endpoints::state(&mut self.0, webhook).await
+    }
+
+    async fn put_endpoint_state(
+        &mut self,
+        webhook: WebhookId,
+        state: &EndpointState,
+    ) -> Result<(), StoreError> {
+        endpoints::put(&mut self.0, webhook, state).await
     }
 
     async fn delivery(

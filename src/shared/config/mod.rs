@@ -51,6 +51,8 @@ pub struct Config {
     pub limits: Limits,
     /// How long finished things are kept.
     pub retention: Retention,
+    /// When an endpoint is left alone.
+    pub breaker: BreakerConfig,
     /// How long work in hand may take after SIGTERM, at most 25 s.
     pub shutdown_timeout: Duration,
     /// Whether traces are to be exported, which this version cannot do.
@@ -110,6 +112,19 @@ pub struct Retention {
     pub deliveries: Duration,
     /// Outbox rows that are published.
     pub outbox: Duration,
+}
+
+/// When an endpoint is left alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BreakerConfig {
+    /// After how many failures in a row, at least 1.
+    pub open_after: u32,
+    /// For how long at first.
+    pub wait: Duration,
+    /// For how long at most, at least `wait`.
+    pub max_wait: Duration,
+    /// After how long of nothing but failures for good.
+    pub disable_after: Duration,
 }
 
 /// What the commands need that speak to a worker over NATS.
@@ -188,6 +203,7 @@ impl Config {
             deliveries: reader.duration("DELIVERY_RETENTION", "1s", "3650d"),
             outbox: reader.duration("OUTBOX_RETENTION", "1s", "365d"),
         };
+        let breaker = breaker(&mut reader);
         let wants_tracing = reader.given("OTEL_EXPORTER_OTLP_ENDPOINT").is_some();
         let (Some(database), Some(keys), []) = (database, keys, reader.faults.0.as_slice()) else {
             return Err(reader.faults);
@@ -202,6 +218,7 @@ impl Config {
             default_tenant,
             limits,
             retention,
+            breaker,
             shutdown_timeout,
             wants_tracing,
         })
@@ -343,4 +360,20 @@ fn limits(reader: &mut Reader<'_>) -> Limits {
             .add("MAX_BYTES_IN_HAND", "is less than MAX_EVENT_BYTES");
     }
     limits
+}
+
+fn breaker(reader: &mut Reader<'_>) -> BreakerConfig {
+    let open_after = reader.number("BREAKER_OPEN_AFTER", 1..=10_000);
+    let breaker = BreakerConfig {
+        open_after: u32::try_from(open_after).unwrap_or(u32::MAX),
+        wait: reader.duration("BREAKER_WAIT", "100ms", "1h"),
+        max_wait: reader.duration("BREAKER_MAX_WAIT", "100ms", "1d"),
+        disable_after: reader.duration("DISABLE_AFTER", "1s", "365d"),
+    };
+    let read = !reader.faults.concern("BREAKER_MAX_WAIT") && !reader.faults.concern("BREAKER_WAIT");
+    if read && breaker.max_wait < breaker.wait {
+        let fault = "is less than BREAKER_WAIT";
+        reader.faults.add("BREAKER_MAX_WAIT", fault);
+    }
+    breaker
 }

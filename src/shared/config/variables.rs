@@ -219,6 +219,26 @@ const LIMITS: &[Variable] = &[
         "The longest command: 1KiB to 64MiB.",
     ),
     default(
+        "BREAKER_OPEN_AFTER",
+        "10",
+        "After how many failures in a row, over all workers, nothing is sent to an endpoint for a while: 1 to 10000.",
+    ),
+    default(
+        "BREAKER_WAIT",
+        "30s",
+        "How long that is at first; it doubles with every request that fails when it is over: 100ms to 1h.",
+    ),
+    default(
+        "BREAKER_MAX_WAIT",
+        "10m",
+        "How long it is at most, at least BREAKER_WAIT: up to 1d.",
+    ),
+    default(
+        "DISABLE_AFTER",
+        "5d",
+        "After how long of nothing but failures a webhook is disabled: 1s to 365d.",
+    ),
+    default(
         "DELIVERY_RETENTION",
         "30d",
         "How long finished deliveries are kept: 1s to 3650d.",

@@ -34,6 +34,9 @@ impl Environment {
             .with("LOG_FORMAT", "json")
             .with("RUST_LOG", "info")
             .with("EGRESS_ALLOW_CIDRS", "127.0.0.0/8")
+            // Whoever tests no breaker waits for none.
+            .with("BREAKER_WAIT", "500ms")
+            .with("BREAKER_MAX_WAIT", "1s")
     }
 
     pub(crate) fn with(mut self, name: &str, value: &str) -> Self {

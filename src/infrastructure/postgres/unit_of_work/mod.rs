@@ -17,11 +17,12 @@ use crate::domain::{
         AuditRow, Child, CommandKey, Inserted, RegistryChange, StoreError, StoredEvent,
         StoredReply, UnitOfWork, UnitOfWorkFactory,
     },
+    policies::EndpointState,
     values::{DeliveryId, IntegrationId, TenantId, Timestamp, WebhookId},
 };
 
 use super::{
-    PostgresStore,
+    PostgresStore, endpoints,
     error::{during, violates},
     outbox,
     pool::bounded,
@@ -144,6 +145,22 @@ impl UnitOfWork for Work {
         command(
             self.call_timeout,
             deliveries::unblock_lanes(&mut self.tx, id),
+        )
+        .await
+    }
+
+    async fn endpoint_state(&mut self, webhook: WebhookId) -> Result<EndpointState, StoreError> {
+        command(self.call_timeout, endpoints::state(&mut self.tx, webhook)).await
+    }
+
+    async fn put_endpoint_state(
+        &mut self,
+        webhook: WebhookId,
+        state: &EndpointState,
+    ) -> Result<(), StoreError> {
+        command(
+            self.call_timeout,
+            endpoints::put(&mut self.tx, webhook, state),
         )
         .await
     }
