@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::{
     application::{
         endpoint::{Endpoint, SigningKey},
-        webhook_settings::{compiled, webhook_settings},
+        webhook_settings::{authentication, compiled, webhook_settings},
     },
     domain::{
         entities::{SigningSecret, Webhook},
@@ -85,8 +85,12 @@ pub(super) fn endpoint(
             expires_at: secret.expires_at,
         });
     }
+    let authentication = authentication(&webhook.config, |s| ports.cipher.open(s, &context))?;
     let expressions = ports.settings.expressions.as_ref();
     compiled(expressions, "transform", settings.transform.as_deref())
-        .and_then(|transform| Ok(Endpoint::compile(settings, keys)?.with_transform(transform)))
+        .and_then(|transform| {
+            let endpoint = Endpoint::compile(settings, keys)?.with_transform(transform);
+            endpoint.with_authentication(authentication)
+        })
         .map_err(|problem| Refusal::at(ErrorCode::ValidationFailed, "config", problem).into())
 }

@@ -1,5 +1,6 @@
 //! An endpoint: everything about a webhook that makes a request out of an event.
 
+mod authentication;
 mod body;
 mod headers;
 #[cfg(test)]
@@ -25,6 +26,7 @@ use super::{
 };
 use headers::{TRACEPARENT, TRACESTATE, WEBHOOK_ID, WEBHOOK_SIGNATURE, WEBHOOK_TIMESTAMP};
 
+pub use authentication::Authentication;
 pub use headers::is_reserved_header;
 
 /// A signing key, and until when it signs.
@@ -66,6 +68,20 @@ impl Endpoint {
             keys,
             transform: None,
         })
+    }
+
+    /// Shows every request's endpoint who sends it.
+    ///
+    /// # Errors
+    /// Says why it cannot; never holds a secret or the URL.
+    pub fn with_authentication(
+        mut self,
+        authentication: Option<Authentication>,
+    ) -> Result<Self, String> {
+        if let Some(authentication) = authentication {
+            authentication.apply(&self.settings.url, &mut self.uri, &mut self.headers)?;
+        }
+        Ok(self)
     }
 
     /// Makes the data of the bodies out of events.
