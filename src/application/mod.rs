@@ -1,5 +1,6 @@
 //! What the worker does: the use cases, and the ports through which they reach the world.
 
+pub mod client_identity;
 pub mod commands;
 pub mod dead_letter_box;
 pub mod dead_letter_watch;

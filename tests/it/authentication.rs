@@ -1,5 +1,18 @@
 //! How a webhook shows its endpoint who it is: on both databases.
 
+use std::{
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+    thread,
+};
+
+use rustls::{
+    RootCertStore, ServerConfig, ServerConnection, StreamOwned,
+    crypto::ring::default_provider,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    server::WebPkiClientVerifier,
+};
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -11,6 +24,7 @@ use crate::support::{
 on_both!(
     each_type_of_authentication_arrives_and_is_shown_nowhere,
     credentials_stay_through_an_update_and_can_be_replaced,
+    a_client_certificate_opens_an_endpoint_that_asks_for_one,
 );
 
 const BASIC: &str = "Basic dXNlcjpjYW5hcnktcGFzc3dvcmQ=";
@@ -133,4 +147,86 @@ async fn credentials_stay_through_an_update_and_can_be_replaced(site: Site) {
             "config.authentication.credentials.token",
         ]
     );
+}
+
+macro_rules! pem {
+    ($name:literal) => {
+        include_str!(concat!("../../src/infrastructure/http/client/", $name))
+    };
+}
+
+/// Answers 204 to whoever shows a certificate of the clients' authority.
+fn server_for_known_clients() -> SocketAddr {
+    let mut authorities = RootCertStore::empty();
+    let authority = CertificateDer::from_pem_slice(pem!("test_client_ca.pem").as_bytes());
+    authorities
+        .add(authority.expect("a certificate"))
+        .expect("an authority");
+    let provider = Arc::new(default_provider());
+    let clients =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(authorities), Arc::clone(&provider));
+    let certificate = CertificateDer::from_pem_slice(pem!("test_server.pem").as_bytes());
+    let key = PrivateKeyDer::from_pem_slice(pem!("test_server.key").as_bytes());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_client_cert_verifier(clients.build().expect("a verifier"))
+        .with_single_cert(
+            vec![certificate.expect("a certificate")],
+            key.expect("a key"),
+        );
+    let config = Arc::new(config.expect("a configuration"));
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let connection = ServerConnection::new(Arc::clone(&config)).expect("a connection");
+            thread::spawn(move || {
+                let mut stream = StreamOwned::new(connection, stream);
+                let mut buffer = [0; 16 * 1024];
+                // What these tests send comes in one piece.
+                while stream.read(&mut buffer).is_ok_and(|length| length > 0) {
+                    let answer = b"HTTP/1.1 204 No Content\r\n\r\n";
+                    if stream.write_all(answer).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+async fn a_client_certificate_opens_an_endpoint_that_asks_for_one(site: Site) {
+    let Site { erp, worker, .. } = site;
+    let url = format!("https://{}/hook", server_for_known_clients());
+    let credentials = json!({
+        "certificate": pem!("test_client.pem"),
+        "privateKey": pem!("test_client.key"),
+        "ca": pem!("test_ca.pem"),
+    });
+    let authentication = json!({ "type": "mtls", "credentials": credentials });
+    let config = json!({ "authentication": authentication });
+    let (webhook, _) = erp.webhook(&url, &["*.>"], config).await;
+
+    erp.order_created("e-1").await;
+    let delivery = erp
+        .wait_delivery(&webhook, json!({ "status": "delivered" }))
+        .await;
+    assert_eq!(delivery["attempts"][0]["statusCode"], 204);
+    let tested = erp.ask("webhook.test", json!({ "id": webhook })).await;
+    assert_eq!(tested["statusCode"], 204);
+
+    let got = erp.ask("webhook.get", json!({ "id": webhook })).await;
+    let key: Vec<_> = pem!("test_client.key").lines().collect();
+    let shown = format!("{got} {:?} {}", erp.events().await, worker.output().text());
+    assert!(!shown.contains(key[1]) && !shown.contains("PRIVATE KEY"));
+
+    // Without the authority of its own, it trusts nobody there.
+    let config = json!({ "url": url });
+    erp.ask("webhook.update", json!({ "id": webhook, "config": config }))
+        .await;
+    let tested = erp.ask("webhook.test", json!({ "id": webhook })).await;
+    let error = tested["error"].as_str().expect("an error");
+    assert!(error.contains("UnknownIssuer"), "{error}");
 }

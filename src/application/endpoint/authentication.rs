@@ -1,9 +1,11 @@
 //! What a request shows to the endpoint so that it is let in.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use url::Url;
+
+use crate::application::client_identity::ClientIdentity;
 
 /// What every request of a webhook carries. Its value is secret and never printed.
 #[derive(Clone)]
@@ -22,9 +24,19 @@ pub enum Authentication {
         /// Not yet encoded.
         value: String,
     },
+    /// The connection: mutual TLS.
+    Certificate(Arc<ClientIdentity>),
 }
 
 impl Authentication {
+    /// The certificate to connect with, if it is one.
+    pub(super) fn identity(&self) -> Option<Arc<ClientIdentity>> {
+        match self {
+            Self::Certificate(identity) => Some(Arc::clone(identity)),
+            Self::Header { .. } | Self::Query { .. } => None,
+        }
+    }
+
     /// Puts it on what all requests begin with. `url` is what `uri` was made of.
     ///
     /// # Errors
@@ -46,6 +58,7 @@ impl Authentication {
                 url.query_pairs_mut().append_pair(&name, &value);
                 *uri = url.as_str().parse().map_err(|_| fault())?;
             }
+            Self::Certificate(_) => {}
         }
         Ok(())
     }
@@ -56,6 +69,7 @@ impl fmt::Debug for Authentication {
         let (place, name) = match self {
             Self::Header { name, .. } => ("Header", name.as_str()),
             Self::Query { name, .. } => ("Query", name.as_str()),
+            Self::Certificate(_) => ("Certificate", ""),
         };
         f.debug_tuple(place).field(&name).finish()
     }

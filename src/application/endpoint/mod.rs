@@ -21,6 +21,7 @@ use crate::domain::{
 };
 
 use super::{
+    client_identity::ClientIdentity,
     event_view::EventView,
     ports::{Expression, OutboundRequest},
 };
@@ -52,6 +53,7 @@ pub struct Endpoint {
     headers: HeaderMap,
     keys: Vec<SigningKey>,
     transform: Option<Arc<dyn Expression>>,
+    identity: Option<Arc<ClientIdentity>>,
 }
 
 impl Endpoint {
@@ -67,6 +69,7 @@ impl Endpoint {
             settings,
             keys,
             transform: None,
+            identity: None,
         })
     }
 
@@ -79,6 +82,7 @@ impl Endpoint {
         authentication: Option<Authentication>,
     ) -> Result<Self, String> {
         if let Some(authentication) = authentication {
+            self.identity = authentication.identity();
             authentication.apply(&self.settings.url, &mut self.uri, &mut self.headers)?;
         }
         Ok(self)
@@ -140,6 +144,7 @@ impl Endpoint {
             headers,
             body,
             timeout: self.settings.timeout,
+            identity: self.identity.clone(),
         })
     }
 }

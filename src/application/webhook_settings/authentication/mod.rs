@@ -4,6 +4,8 @@
 //! marks in their place. So they are read twice when they are saved: as they are given, where marks stand
 //! for what is kept; and whole, as they are stored. When a webhook is loaded they are read whole.
 
+use std::sync::Arc;
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{HeaderName, HeaderValue, header};
 use serde_json::Value;
@@ -11,6 +13,7 @@ use url::Url;
 
 use crate::{
     application::{
+        client_identity::ClientIdentity,
         commands::{
             config_fields::{headers, is_field_value},
             fields::{Fields, Text},
@@ -25,6 +28,8 @@ use super::MAX_URL;
 
 /// Longest credential, in bytes: tokens of identity providers take some kilobytes.
 const MAX_SECRET: usize = 8 * 1024;
+/// Longest chain of certificates, in bytes of PEM.
+const MAX_PEM: usize = 16 * 1024;
 /// Longest name of a header or parameter that holds a key, in bytes.
 const MAX_NAME: usize = 100;
 /// Where a key goes when nothing is said.
@@ -102,7 +107,7 @@ pub(super) fn read(
     inner.need(&["type"]);
     let kind = inner.choice("type", &Kind::ALL, |kind| kind.as_str());
     let made = match kind {
-        Some(Kind::OAuth2 | Kind::Mtls) => {
+        Some(Kind::OAuth2) => {
             inner.fault("type", "is not supported by this version");
             inner.discard("credentials");
             None
@@ -162,6 +167,7 @@ fn credentials(
     let made = match kind {
         Kind::Basic => basic(&mut given, beside),
         Kind::ApiKey => api_key(&mut given, beside),
+        Kind::Mtls => mtls(&mut given, beside),
         _ => bearer(&mut given, beside),
     };
     inner.absorb(given.fields.finish());
@@ -184,8 +190,25 @@ impl Given {
         name: &'static str,
         problem: impl FnOnce(&str) -> Option<&'static str>,
     ) -> Option<String> {
+        let too_long = "must have at most 8192 bytes";
+        self.any_text(name, |text| match problem(text) {
+            None if text.len() > MAX_SECRET => Some(too_long),
+            fault => fault,
+        })
+    }
+
+    /// Certificates or a key; what is in it is looked at together with the others.
+    fn pem(&mut self, name: &'static str) -> Option<String> {
+        let too_long = "must have at most 16384 bytes";
+        self.any_text(name, |text| (text.len() > MAX_PEM).then_some(too_long))
+    }
+
+    fn any_text(
+        &mut self,
+        name: &'static str,
+        problem: impl FnOnce(&str) -> Option<&'static str>,
+    ) -> Option<String> {
         let fault = match self.fields.value(name)? {
-            Value::String(text) if text.len() > MAX_SECRET => Some("must have at most 8192 bytes"),
             Value::String(text) => match problem(&text) {
                 None => return Some(text),
                 fault => fault,
@@ -274,6 +297,32 @@ fn api_key(given: &mut Given, beside: Beside<'_>) -> Option<Authentication> {
     } else {
         key_in_header(given, &name, key, beside)
     }
+}
+
+/// `mtls {certificate, privateKey, ca?}`, in PEM
+fn mtls(given: &mut Given, beside: Beside<'_>) -> Option<Authentication> {
+    given.fields.need(&["certificate", "privateKey"]);
+    if beside.url.is_some_and(|url| !is_https(url)) {
+        given.fields.fault("", "goes with an https URL only");
+    }
+    let certificate = given.pem("certificate");
+    let private_key = given.pem("privateKey");
+    let has_ca = given.fields.has("ca");
+    let ca = given.pem("ca");
+    if given.keeps || has_ca != ca.is_some() {
+        return None;
+    }
+    match ClientIdentity::from_pem(&certificate?, &private_key?, ca.as_deref()) {
+        Ok(identity) => Some(Authentication::Certificate(Arc::new(identity))),
+        Err((field, message)) => {
+            given.fields.fault(field, message);
+            None
+        }
+    }
+}
+
+fn is_https(url: &str) -> bool {
+    Url::parse(url).is_ok_and(|url| url.scheme() == "https")
 }
 
 fn key_in_header(

@@ -11,6 +11,10 @@ use crate::{
 use super::*;
 
 const SECRET: &str = "S3CRET";
+const CERTIFICATE: &str = include_str!("../../../infrastructure/http/client/test_client.pem");
+const KEY: &str = include_str!("../../../infrastructure/http/client/test_client.key");
+const OTHER_KEY: &str = include_str!("../../../infrastructure/http/client/test_server.key");
+const CA: &str = include_str!("../../../infrastructure/http/client/test_ca.pem");
 
 fn map(value: Value) -> Map<String, Value> {
     match value {
@@ -97,6 +101,7 @@ fn made(authentication: Value) -> (String, String) {
             (name.to_string(), value.to_str().unwrap().to_owned())
         }
         Authentication::Query { name, value } => (format!("?{name}"), value),
+        other @ Authentication::Certificate(_) => panic!("{other:?}"),
     }
 }
 
@@ -231,14 +236,61 @@ fn what_is_wrong_with_an_api_key_is_told_with_its_path() {
 
 #[test]
 fn what_comes_in_a_later_version_is_refused_clearly() {
-    for kind in ["oauth2", "mtls"] {
-        let given = config(json!({ "type": kind, "credentials": { "any": SECRET } }));
-        let faults = told(webhook_settings(&given, None).unwrap_err());
-        let expected = (
-            "config.authentication.type",
-            "is not supported by this version",
-        );
-        assert_eq!(faults, [(expected.0.to_owned(), expected.1.to_owned())]);
+    let given = config(json!({ "type": "oauth2", "credentials": { "any": SECRET } }));
+    let faults = told(webhook_settings(&given, None).unwrap_err());
+    let (path, message) = &faults[0];
+    assert_eq!(path, "config.authentication.type");
+    assert_eq!(message, "is not supported by this version");
+    assert_eq!(faults.len(), 1);
+}
+
+#[test]
+fn a_client_certificate_must_be_whole_and_go_over_tls() {
+    let of = |certificate: &str, key: &str, ca: Option<&str>| {
+        let mut credentials = map(json!({ "certificate": certificate, "privateKey": key }));
+        if let Some(ca) = ca {
+            credentials.insert("ca".to_owned(), json!(ca));
+        }
+        config(json!({ "type": "mtls", "credentials": credentials }))
+    };
+    let good = of(CERTIFICATE, KEY, Some(CA));
+    assert_eq!(faults(&good, false), [""; 0]);
+    assert_eq!(faults(&of(CERTIFICATE, KEY, None), false), [""; 0]);
+    let (stored, _) = stored(good.clone(), None);
+    assert!(
+        !Value::Object(stored.shown.clone())
+            .to_string()
+            .contains("BEGIN")
+    );
+    let made = loaded(&stored).unwrap().unwrap();
+    assert!(matches!(made, Authentication::Certificate(_)));
+    assert_eq!(format!("{made:?}"), "Certificate(\"\")");
+
+    let mut plain = good;
+    plain.insert("url".to_owned(), json!("http://example.com"));
+    assert_eq!(faults(&plain, false), [".credentials"]);
+    let none = json!({ "type": "mtls", "credentials": {} });
+    let missing = [".credentials.certificate", ".credentials.privateKey"];
+    assert_eq!(faults(&config(none), false), missing);
+    let not_base64 = "-----BEGIN CERTIFICATE-----\nS3CRET!\n-----END CERTIFICATE-----\n";
+    let not_der = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    let long = CERTIFICATE.repeat(40);
+    for (certificate, key, ca, path) in [
+        ("", KEY, None, ".certificate"),
+        (SECRET, KEY, None, ".certificate"),
+        (KEY, KEY, None, ".certificate"),
+        (not_base64, KEY, None, ".certificate"),
+        (not_der, KEY, None, ".certificate"),
+        (long.as_str(), KEY, None, ".certificate"),
+        (CERTIFICATE, SECRET, None, ".privateKey"),
+        (CERTIFICATE, CERTIFICATE, None, ".privateKey"),
+        (CERTIFICATE, OTHER_KEY, None, ".privateKey"),
+        (CERTIFICATE, KEY, Some(""), ".ca"),
+        (CERTIFICATE, KEY, Some(KEY), ".ca"),
+        (CERTIFICATE, KEY, Some(not_der), ".ca"),
+    ] {
+        let expected = [format!(".credentials{path}")];
+        assert_eq!(faults(&of(certificate, key, ca), false), expected);
     }
 }
 
