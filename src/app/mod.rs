@@ -2,6 +2,7 @@
 
 mod client;
 mod demo;
+mod dependencies;
 mod dev;
 mod doctor;
 mod embedded;

@@ -15,9 +15,11 @@ use crate::{
         dead_letter_watch::DeadLetterWatch,
         deliver::Deliverer,
         endpoints::Endpoints,
-        health::{DATABASE, Health, NATS},
+        health::Health,
         in_hand::InHand,
         intake::{Intake, IntakeLimits, MAX_DELIVERIES_IN_HAND},
+        lanes::OrderedLanes,
+        leased::LeasedAttempts,
         leases::Leases,
         normalise::Normaliser,
         parked::ParkedLane,
@@ -30,14 +32,14 @@ use crate::{
         wakers::Wakers,
         webhook_changes::WebhookChanges,
     },
-    domain::{interfaces::Store, policies::EgressPolicy, values::TenantId},
+    domain::{policies::EgressPolicy, values::TenantId},
     infrastructure::{
         clock::SystemClock,
         expression::Cel,
         http::EndpointClient,
         nats::{
-            Burial, Connection, JetStreamDeadLetters, JetStreamPublisher, PullSource, Topology,
-            TopologySettings,
+            Burial, Connection, ConsumerFloor, JetStreamDeadLetters, JetStreamPublisher,
+            PullSource, Topology, TopologySettings,
         },
         telemetry::MetricsRecorder,
     },
@@ -52,7 +54,7 @@ use crate::{
     },
 };
 
-use super::{error::RunError, keys::Keys, lag, nats, signals, store::OpenStore};
+use super::{dependencies, error::RunError, keys::Keys, lag, nats, signals, store::OpenStore};
 
 /// What is left of the time to stop, after the work in hand, for recording, publishing and goodbyes.
 const FAREWELL: Duration = Duration::from_secs(6);
@@ -283,12 +285,27 @@ fn start_lanes(parts: &Parts, groups: &Groups, running: &Running, deliverer: &Ar
         give_up: running.give_up.clone(),
     };
     let outcomes = recorder.start(&groups.recording, MAX_DELIVERIES_IN_HAND);
+    let attempts = Arc::new(LeasedAttempts {
+        clock: Arc::clone(&parts.clock),
+        deliverer: Arc::clone(deliverer),
+        outcomes: outcomes.clone(),
+    });
+    OrderedLanes {
+        store: Arc::clone(store),
+        floor: Arc::new(ConsumerFloor::new(&parts.connection, &parts.topology)),
+        registry: Arc::clone(&registry),
+        clock: Arc::clone(&parts.clock),
+        attempts: Arc::clone(&attempts),
+        leases: Arc::clone(&running.leases),
+        wakers: Arc::clone(&parts.wakers),
+        health: Arc::clone(&parts.health),
+    }
+    .start(&groups.lanes);
     ParkedLane {
         store: Arc::clone(store),
         registry: Arc::clone(&registry),
         clock: Arc::clone(&parts.clock),
-        deliverer: Arc::clone(deliverer),
-        outcomes: outcomes.clone(),
+        attempts,
         leases: Arc::clone(&running.leases),
         wakers: Arc::clone(&parts.wakers),
         health: Arc::clone(&parts.health),
@@ -362,7 +379,7 @@ fn start_upkeep(parts: &Parts, groups: &Groups, deliverer: &Deliverer, in_hand: 
     );
     groups.upkeep.spawn_loop(
         "dependencies",
-        watch_dependencies(
+        dependencies::watch(
             Arc::clone(&parts.store.store),
             parts.connection.connected.clone(),
             Arc::clone(&parts.health),
@@ -419,38 +436,6 @@ async fn start_commands(parts: &Parts, groups: &Groups) -> Result<(), RunError> 
     .spawn(&groups.inbound)
     .await
     .map_err(|error| RunError::Service(Box::new(error)))
-}
-
-/// How often the database is asked whether it answers.
-const ASK_EVERY: Duration = Duration::from_secs(2);
-
-/// Follows NATS and the database for `/ready` and `/health`.
-async fn watch_dependencies(
-    store: Arc<dyn Store>,
-    mut connected: tokio::sync::watch::Receiver<bool>,
-    health: Arc<Health>,
-    stopping: CancellationToken,
-) {
-    let mut ticks = tokio::time::interval(ASK_EVERY);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = stopping.cancelled() => return,
-            _ = ticks.tick() => match store.ping().await {
-                Ok(()) => health.up(DATABASE),
-                Err(error) => health.down(DATABASE, Chain(&error).to_string()),
-            },
-            changed = connected.changed() => if changed.is_err() {
-                health.down(NATS, "the client is gone");
-                return stopping.cancelled().await;
-            },
-        }
-        if *connected.borrow_and_update() {
-            health.up(NATS);
-        } else {
-            health.down(NATS, "not connected");
-        }
-    }
 }
 
 /// Stops in order: nothing new is taken; what is in hand is finished, recorded and told within the

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     domain::{
-        entities::{Attempt, Delivery, DeliveryStatus},
+        entities::{Attempt, Delivery, DeliveryStatus, OnExhausted},
         events::{BusinessEvent, DomainEvent},
         interfaces::StoreError,
         policies::{Answer, NextStep, PATIENCE, STALL, next_step},
@@ -34,7 +34,7 @@ use super::{
     endpoints::Endpoints,
     patience::until_done,
     ports::{Clock, HttpAnswer, HttpSender, OutboundRequest, SendError},
-    registry::CompiledWebhook,
+    registry::{CompiledWebhook, LaneRule},
     webhook_changes::{Cause, WebhookChanges},
 };
 
@@ -82,6 +82,8 @@ pub enum Tried {
 pub const BUSY: &str = "waiting for a free slot at the endpoint";
 /// Why a delivery waits without an attempt.
 pub const DISABLED: &str = "waiting for the webhook to be activated";
+/// Why a delivery waits without an attempt.
+pub const ORDERED: &str = "waiting for its turn";
 /// Why a delivery waits without an attempt.
 pub const UNUSABLE: &str = "the webhook's configuration or signing secret cannot be read";
 
@@ -135,13 +137,36 @@ impl Deliverer {
         &self.endpoints
     }
 
-    /// Makes the next attempt at `delivery`, unless the endpoint does not take it now.
+    /// Makes the next attempt at `delivery`, unless the endpoint does not take it now. `when_slow` is run
+    /// beside an attempt that takes longer than [`STALL`], as long as there are not too many such.
     pub async fn attempt(
         &self,
         lane: Lane,
         webhook: &CompiledWebhook,
         event: &BusinessEvent,
         delivery: Delivery,
+        when_slow: impl AsyncFnOnce(&Delivery),
+    ) -> Tried {
+        let mut tried = self
+            .try_once(lane, webhook, event, delivery, when_slow)
+            .await;
+        let blocks = |rule: &LaneRule| rule.on_exhausted == OnExhausted::Block;
+        if let Tried::Attempted(attempted) = &mut tried
+            && attempted.delivery.status == DeliveryStatus::Exhausted
+            && webhook.ordering.as_ref().is_some_and(blocks)
+        {
+            attempted.delivery.block_lane();
+        }
+        tried
+    }
+
+    async fn try_once(
+        &self,
+        lane: Lane,
+        webhook: &CompiledWebhook,
+        event: &BusinessEvent,
+        delivery: Delivery,
+        when_slow: impl AsyncFnOnce(&Delivery),
     ) -> Tried {
         if webhook.is_disabled {
             return Tried::Waits(DISABLED);
@@ -176,7 +201,9 @@ impl Deliverer {
         };
         slot.begin();
         let sending = self.send(lane, request, number, started_at);
-        let (attempt, answer) = self.let_others_pass(sending, permit).await;
+        let (attempt, answer) = self
+            .let_others_pass(sending, permit, when_slow(&delivery))
+            .await;
         slot.finish(answer);
         self.conclude(lane, webhook, event, delivery, (attempt, answer))
             .await
@@ -187,14 +214,19 @@ impl Deliverer {
         &self,
         sending: impl Future<Output = T>,
         permit: SemaphorePermit<'_>,
+        when_slow: impl Future<Output = ()>,
     ) -> T {
         let mut sending = pin!(sending);
-        let slow = tokio::select! {
+        tokio::select! {
             sent = &mut sending => return sent,
-            () = sleep(STALL) => self.slow.try_acquire(),
+            () = sleep(STALL) => {}
+        }
+        let Ok(_slow) = self.slow.try_acquire() else {
+            return sending.await;
         };
-        let _permit = slow.unwrap_or(permit);
-        sending.await
+        drop(permit);
+        let (sent, ()) = tokio::join!(sending, when_slow);
+        sent
     }
 
     async fn send(

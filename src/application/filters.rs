@@ -5,7 +5,10 @@ use std::sync::Arc;
 use metrics::counter;
 
 use crate::{
-    domain::{events::BusinessEvent, values::DeliveryId},
+    domain::{
+        events::BusinessEvent,
+        values::{DeliveryId, LaneKey},
+    },
     shared::metrics::{EXPRESSION_FAULTS, FILTERED},
 };
 
@@ -21,7 +24,10 @@ pub struct Match {
     pub id: DeliveryId,
     /// Where it goes.
     pub webhook: Arc<CompiledWebhook>,
-    /// Why its filter could not be evaluated: the delivery is recorded, and never made.
+    /// Where it has its turn, if the webhook is ordered.
+    pub lane: Option<LaneKey>,
+    /// Why its filter or its ordering key could not be evaluated: the delivery is recorded, and never
+    /// made.
     pub fault: Option<String>,
 }
 
@@ -46,11 +52,27 @@ pub fn matches(snapshot: &Snapshot, event: &BusinessEvent) -> Vec<Match> {
                 Some(format!("filter: {fault}"))
             }
         };
+        let (lane, fault) = match lane(&webhook, &view) {
+            _ if fault.is_some() => (None, fault),
+            Ok(lane) => (lane, None),
+            Err(fault) => {
+                counter!(EXPRESSION_FAULTS, "expression" => "ordering_key").increment(1);
+                (None, Some(format!("ordering key: {fault}")))
+            }
+        };
         matches.push(Match {
             id: DeliveryId::derive(webhook.id, &event.meta.tenant, &event.meta.id),
             webhook,
+            lane,
             fault,
         });
     }
     matches
+}
+
+fn lane(webhook: &CompiledWebhook, view: &EventView<'_>) -> Result<Option<LaneKey>, String> {
+    let Some(rule) = &webhook.ordering else {
+        return Ok(None);
+    };
+    Ok(Some(LaneKey::new(&rule.key.text(view)?)))
 }

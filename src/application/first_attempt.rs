@@ -6,18 +6,19 @@ use metrics::counter;
 
 use crate::{
     domain::{
-        entities::{Delivery, DeliveryStatus},
+        entities::{Delivery, DeliveryStatus, LanePlace},
         events::BusinessEvent,
         interfaces::{FirstRecord, OutboxRow, StoredEvent},
-        values::DeliveryId,
+        values::{DeliveryId, LaneKey},
     },
     shared::metrics::PARKED,
 };
 
 use super::{
-    deliver::{BUSY, Deliverer, Lane, Tried, refused},
+    deliver::{BUSY, Deliverer, Lane, ORDERED, Tried, refused},
     delivery_events,
-    parked::{BUSY_WAIT, UNUSABLE_WAIT},
+    endpoint::Endpoint,
+    leased::{BUSY_WAIT, UNUSABLE_WAIT},
     ports::Clock,
     registry::CompiledWebhook,
 };
@@ -31,9 +32,16 @@ pub struct FirstAttempt<'a> {
     pub webhook: &'a CompiledWebhook,
     /// What it carries.
     pub event: &'a BusinessEvent,
-    /// Why the webhook's filter could not be evaluated: no attempt is made then.
+    /// Where it has its turn: no attempt is made before it has come.
+    pub lane: Option<&'a LaneKey>,
+    /// Why an expression of the webhook could not be evaluated: no attempt is made then.
     pub fault: Option<&'a str>,
 }
+
+/// Why a delivery waits whose first attempt takes long.
+const UNDER_WAY: &str = "the first attempt is under way";
+/// How long after its timeout an attempt has ended for sure, and what it came to is recorded.
+const ASIDE_MARGIN: Duration = Duration::from_secs(15);
 
 impl FirstAttempt<'_> {
     /// Makes the attempt, or parks: answers what to record, and what to publish afterwards.
@@ -43,16 +51,19 @@ impl FirstAttempt<'_> {
         self,
         deliverer: &Deliverer,
         clock: &dyn Clock,
+        when_slow: impl AsyncFnOnce(FirstRecord),
     ) -> Option<(Box<FirstRecord>, Option<OutboxRow>)> {
         let delivery = self.delivery(clock);
-        let tried = match self.fault {
-            Some(fault) => {
+        let tried = match (self.fault, &delivery.lane) {
+            (Some(fault), _) => {
                 let refused = refused(delivery, fault.to_owned(), clock.now(), self.event);
                 Tried::Attempted(Box::new(refused))
             }
-            None => {
+            (None, Some(_)) => Tried::Waits(ORDERED),
+            (None, None) => {
+                let aside = async |delivery: &Delivery| when_slow(self.aside(delivery)).await;
                 deliverer
-                    .attempt(Lane::Fast, self.webhook, self.event, delivery)
+                    .attempt(Lane::Fast, self.webhook, self.event, delivery, aside)
                     .await
             }
         };
@@ -96,6 +107,28 @@ impl FirstAttempt<'_> {
             error: None,
             created_at: now,
             completed_at: None,
+            lane: self.lane.map(|key| LanePlace {
+                key: key.clone(),
+                turn: meta.source_sequence.unwrap_or_default(),
+                blocks: false,
+            }),
+        }
+    }
+
+    /// While its first attempt goes on: due when that has ended for sure, in case this worker does not
+    /// live to see it.
+    fn aside(self, delivery: &Delivery) -> FirstRecord {
+        let timeout = self.webhook.endpoint.as_ref().map(Endpoint::timeout);
+        let mut delivery = delivery.clone();
+        delivery.next_attempt_at = delivery
+            .next_attempt_at
+            .map(|at| at + timeout.unwrap_or_default() + ASIDE_MARGIN);
+        delivery.error = Some(UNDER_WAY.to_owned());
+        FirstRecord {
+            event: self.kept(&delivery),
+            delivery,
+            attempt: None,
+            events: Vec::new(),
         }
     }
 

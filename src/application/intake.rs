@@ -25,8 +25,8 @@ use super::{
     dead_letters,
     deliver::Deliverer,
     delivery_events,
+    fast_lane::FastLane,
     filters::{Match, matches},
-    first_attempt::FirstAttempt,
     health::Health,
     in_hand::{InHand, Room, Ticket},
     normalise::{Normaliser, Unreadable},
@@ -309,7 +309,8 @@ impl Intake {
         } = wanted;
         let room = permits.room(size, &stopping).await?;
         ticket.expect(webhooks.len(), room);
-        for Match { id, webhook, fault } in webhooks {
+        for one in webhooks {
+            let id = one.id;
             if let Some((delivery, attempt)) = recorded.get(&id) {
                 if is_ours {
                     self.in_hand.release([&id]);
@@ -324,27 +325,14 @@ impl Intake {
                 permit = Arc::clone(&permits.deliveries).acquire_owned() => permit.ok()?,
                 () = stopping.cancelled() => return None,
             };
-            let (this, event, ticket) = (Arc::clone(self), Arc::clone(&event), Arc::clone(&ticket));
-            let attempt = Box::pin(async move {
-                let first = FirstAttempt {
-                    id,
-                    webhook: &webhook,
-                    event: &event,
-                    fault: fault.as_deref(),
-                };
-                if let Some((record, announce)) =
-                    first.make(&this.deliverer, this.clock.as_ref()).await
-                {
-                    let outcome = Outcome::First {
-                        record,
-                        announce,
-                        event: Arc::clone(&event),
-                        ticket,
-                        permit,
-                    };
-                    this.hand_in(outcome).await;
-                }
-            });
+            let lane = FastLane {
+                deliverer: Arc::clone(&self.deliverer),
+                clock: Arc::clone(&self.clock),
+                outcomes: self.outcomes.clone(),
+                deliveries: Arc::clone(&permits.deliveries),
+            };
+            let (event, ticket) = (Arc::clone(&event), Arc::clone(&ticket));
+            let attempt = Box::pin(lane.attempt(one, event, ticket, permit));
             // Boxed: it is large, and would be copied a few times on its way.
             group.spawn("first attempt", attempt);
         }

@@ -263,3 +263,11 @@ pub trait MessageSource: Send + Sync {
     /// there is nothing now. Reconnects by itself.
     async fn pull(&self, max: usize) -> Result<Vec<(SourceMessage, Box<dyn Settle>)>, BusError>;
 }
+
+/// How far the source stream is settled.
+#[async_trait]
+pub trait SourceFloor: Send + Sync {
+    /// The sequence up to which every message of the source stream is settled, and so everything that
+    /// it brought is recorded. It never falls while the stream stays what it is.
+    async fn floor(&self) -> Result<i64, BusError>;
+}

@@ -234,3 +234,57 @@ async fn after_a_rotation_both_secrets_sign_for_the_overlap() {
     );
     assert_eq!(world.event_types().await, ["webhook.secret_rotated"; 3]);
 }
+
+#[tokio::test]
+async fn a_way_of_signing_holds_from_the_next_secret_on_and_is_told_with_its_public_key() {
+    let world = World::new().await;
+    let integration = world.integration().await;
+    let body = |signing: &str| json!({ "url": "https://a.example.com", "signing": signing });
+    let created = world
+        .ok(
+            "webhook.create",
+            json!({
+                "name": "a", "integrationId": integration, "events": ["*"], "config": body("v1a"),
+            }),
+        )
+        .await;
+    let id = id(&created);
+    let versions = async || {
+        world.ok("webhook.test", json!({ "id": id })).await;
+        let request = world.endpoints.requests.lock().unwrap().pop().unwrap();
+        let value = request.headers["webhook-signature"].to_str().unwrap();
+        let versions = value.split(' ').map(|one| one.split_once(',').unwrap().0);
+        versions.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let half = |text: &Value, prefix: &str, length: usize| {
+        let base64 = text.as_str().unwrap().strip_prefix(prefix).unwrap();
+        let bytes = STANDARD.decode(base64).unwrap();
+        assert_eq!(bytes.len(), length);
+        bytes[length - 32..].to_vec()
+    };
+    let public = half(&created["publicKey"], "whpk_", 32);
+    assert_eq!(half(&created["secret"], "whsk_", 64), public);
+    assert_eq!(versions().await, ["v1a"]);
+    let got = world.ok("webhook.get", json!({ "id": id })).await;
+    assert_eq!(
+        (&got["secret"], &got["publicKey"]),
+        (&json!(null), &json!(null))
+    );
+
+    let update = json!({ "id": id, "config": body("v1") });
+    let updated = world.ok("webhook.update", update).await;
+    assert_eq!(
+        (&updated["secret"], &updated["publicKey"]),
+        (&json!(null), &json!(null))
+    );
+    assert_eq!(versions().await, ["v1a"]);
+    let rotated = world.ok("webhook.rotate_secret", json!({ "id": id })).await;
+    half(&rotated["secret"], "whsec_", 32);
+    assert_eq!(rotated["publicKey"], json!(null));
+    assert_eq!(versions().await, ["v1", "v1a"]);
+
+    let wrong = json!({ "id": id, "config": body("V1a") });
+    let fault = refusal("validation_failed", &["config.signing"]);
+    let refused = world.call("webhook.update", &wrong).refused().await;
+    assert_eq!(refused, fault);
+}

@@ -117,6 +117,7 @@ fn record(is_delivered: bool) -> FirstRecord {
             error: error.clone(),
             created_at: NOW,
             completed_at: is_delivered.then_some(NOW),
+            lane: None,
         },
         attempt: Some(Attempt {
             number: 1,
@@ -192,6 +193,7 @@ impl World {
             event: event(),
             ticket,
             permit: permit(),
+            recorded: None,
         };
         self.outcomes.send(outcome).await.expect("it works");
         drop(self.outcomes);

@@ -134,6 +134,7 @@ pub(crate) fn delivery(webhook: &Webhook, number: i64) -> Delivery {
         error: None,
         created_at: at(number),
         completed_at: None,
+        lane: None,
     }
 }
 

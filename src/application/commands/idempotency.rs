@@ -201,6 +201,7 @@ impl CommandHandler {
         }
         if parked {
             self.ports.wakers.parked.notify_one();
+            self.ports.wakers.lanes.notify_one();
         }
         Ok(answer)
     }

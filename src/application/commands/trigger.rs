@@ -249,5 +249,6 @@ fn pending(
         error: None,
         created_at: now,
         completed_at: None,
+        lane: None,
     }
 }

@@ -4,9 +4,9 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use crate::{
-    application::webhook_settings::{SavingRules, authentication, webhook_settings},
+    application::webhook_settings::{SavingRules, authentication, signing, webhook_settings},
     domain::{
-        entities::{EntityMeta, NewWebhook, Webhook},
+        entities::{EntityMeta, NewWebhook, OnExhausted, Webhook},
         events::{Change, WebhookChange},
         interfaces::Inserted,
         values::{EventPattern, IntegrationId, TenantId, WebhookId},
@@ -49,7 +49,7 @@ pub(super) async fn create(work: &mut Work<'_>, body: Body) -> Outcome {
     let integration = work.unit.integration(&tenant, integration_id).await?;
     integration.ok_or_else(|| not_found("integration", "integrationId", integration_id))?;
     let id = WebhookId(work.ports.clock.new_id());
-    let (secret, shown) = new_secret(work.ports, id, work.now)?;
+    let (secret, shown) = new_secret(work.ports, id, signing(&config), work.now)?;
     let (webhook, change) = Webhook::create(NewWebhook {
         id,
         integration_id,
@@ -60,7 +60,7 @@ pub(super) async fn create(work: &mut Work<'_>, body: Body) -> Outcome {
     });
     free_name(work.unit.insert_webhook(&webhook).await?, &webhook)?;
     let mut view = done(work, &webhook, change);
-    view["secret"] = Value::String(shown);
+    shown.put(&mut view);
     Ok(view)
 }
 
@@ -97,8 +97,20 @@ pub(super) async fn update(work: &mut Work<'_>, body: Body) -> Outcome {
     if webhook == before {
         return Ok(views::webhook(&webhook));
     }
+    if blocks(&before) && !blocks(&webhook) {
+        work.unit.unblock_lanes(webhook.id).await?;
+        work.effects.parked = true;
+    }
     let change = webhook.changed(Change::Updated, work.actor(), work.now);
     write(work, &webhook, change).await
+}
+
+/// Whether an exhausted delivery stops those behind it.
+fn blocks(webhook: &Webhook) -> bool {
+    webhook_settings(&webhook.config.shown, None).is_ok_and(|settings| {
+        let ordering = settings.ordering;
+        ordering.is_some_and(|ordering| ordering.on_exhausted == OnExhausted::Block)
+    })
 }
 
 /// `activate {id, expectedVersion?}`; what is parked goes out then.

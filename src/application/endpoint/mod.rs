@@ -7,16 +7,15 @@ mod headers;
 mod tests;
 mod trace;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderValue, Method, Uri};
-use ring::hmac;
 use url::Url;
 
 use crate::domain::{
     entities::{HttpMethod, WebhookSettings},
     events::{BusinessEvent, Payload},
-    policies::signature_v1,
+    policies::{SignatureKey, signature},
     values::{DeliveryId, Timestamp},
 };
 
@@ -33,8 +32,8 @@ pub use headers::is_reserved_header;
 /// A signing key, and until when it signs.
 #[derive(Debug, Clone)]
 pub struct SigningKey {
-    /// HMAC-SHA256 over `id.timestamp.body`.
-    pub key: hmac::Key,
+    /// Signs `id.timestamp.body`.
+    pub key: SignatureKey,
     /// `None` for the current one.
     pub expires_at: Option<Timestamp>,
 }
@@ -95,6 +94,11 @@ impl Endpoint {
         self
     }
 
+    /// How long an attempt may take.
+    pub fn timeout(&self) -> Duration {
+        self.settings.timeout
+    }
+
     /// The signed request of attempt `attempt` (from 1) at `now`.
     ///
     /// # Errors
@@ -120,7 +124,7 @@ impl Endpoint {
         let timestamp = now.timestamp();
         let valid = |key: &&SigningKey| key.expires_at.is_none_or(|end| end > now);
         let keys = self.keys.iter().filter(valid).map(|key| &key.key);
-        let signature = signature_v1(keys, id, timestamp, &body);
+        let signature = signature(keys, id, timestamp, &body);
         let (traceparent, tracestate) = trace::context(&event.meta, delivery, attempt);
 
         // These texts are made of characters that every header takes.

@@ -31,6 +31,7 @@ fn settings(format: BodyFormat, headers: &[(&str, &str)]) -> WebhookSettings {
         timeout: Duration::from_secs(30),
         retry: RetryPolicy::default(),
         format,
+        ordering: None,
         filter: None,
         transform: None,
     }
@@ -38,7 +39,7 @@ fn settings(format: BodyFormat, headers: &[(&str, &str)]) -> WebhookSettings {
 
 fn key(bytes: &[u8], expires_at: Option<Timestamp>) -> SigningKey {
     SigningKey {
-        key: hmac::Key::new(hmac::HMAC_SHA256, bytes),
+        key: SignatureKey::from_plain(bytes),
         expires_at,
     }
 }
@@ -107,7 +108,7 @@ fn a_standard_request_is_signed_and_keeps_numbers_as_they_are_written() {
     assert!(!format!("{request:?}").contains("canary"));
     assert_eq!(request.method, Method::POST);
     assert_eq!(request.timeout, Duration::from_secs(30));
-    let signed = signature_v1(
+    let signed = signature(
         [&key(b"key", None).key],
         DELIVERY,
         1_793_607_600,
@@ -136,7 +137,7 @@ fn keys_that_have_not_expired_sign_newest_first() {
         key(b"gone", Some(now())),
     ];
     let sign = |keys: &[SigningKey], body: &[u8]| {
-        signature_v1(
+        signature(
             keys.iter().map(|k| &k.key),
             DELIVERY,
             now().timestamp(),

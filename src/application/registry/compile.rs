@@ -2,18 +2,16 @@
 
 use std::{collections::HashSet, fmt, sync::Arc};
 
-use ring::hmac;
-
 use crate::{
     application::{
         endpoint::{Authentication, Endpoint, SigningKey},
         ports::{Cipher, CipherError, Expression, Expressions},
-        registry::CompiledWebhook,
+        registry::{CompiledWebhook, LaneRule},
         webhook_settings::{Unauthenticated, authentication, compiled, webhook_settings},
     },
     domain::{
-        entities::{SigningSecret, Webhook, WebhookSettings, WebhookStatus},
-        policies::RetryPolicy,
+        entities::{Ordering, SigningSecret, Webhook, WebhookSettings, WebhookStatus},
+        policies::{RetryPolicy, SignatureKey},
         values::{Faults, SealedSecrets},
     },
 };
@@ -61,6 +59,10 @@ impl<'a> Compiler<'a> {
             |_| RetryPolicy::default(),
             |settings| settings.retry.clone(),
         );
+        let ordering = match &settings {
+            Ok(settings) => self.lane_rule(settings.ordering.as_ref()),
+            Err(_) => Ok(None),
+        };
         let keys = self.keys(webhook);
         let authentication = self.authentication(webhook);
         let sealed = match &authentication {
@@ -78,6 +80,11 @@ impl<'a> Compiler<'a> {
             (Ok(settings), None) => authentication
                 .map_err(unauthenticated)
                 .and_then(|authentication| self.endpoint(settings, keys.usable, authentication)),
+        };
+        // Without its rule nothing goes out; with it what waits has its place at least.
+        let (endpoint, ordering) = match ordering {
+            Ok(ordering) => (endpoint, ordering),
+            Err(problem) => (Err(problem), None),
         };
         // A webhook that cannot be used matches all that its patterns do, and keeps it waiting.
         let (endpoint, filter) = match endpoint {
@@ -97,6 +104,7 @@ impl<'a> Compiler<'a> {
                 is_disabled: matches!(webhook.status, WebhookStatus::Error { .. }),
                 retry,
                 filter,
+                ordering,
                 endpoint,
             },
             problem,
@@ -124,6 +132,15 @@ impl<'a> Compiler<'a> {
         authentication(&webhook.config, |sealed| self.unseal(sealed, &context))
     }
 
+    fn lane_rule(&self, ordering: Option<&Ordering>) -> Result<Option<LaneRule>, String> {
+        let key = ordering.map(|ordering| ordering.key.as_str());
+        let key = compiled(self.expressions, "ordering key", key)?;
+        Ok(key.zip(ordering).map(|(key, ordering)| LaneRule {
+            key,
+            on_exhausted: ordering.on_exhausted,
+        }))
+    }
+
     /// A former secret that does not open is left out: the current one is what receivers must know.
     fn keys(&mut self, webhook: &Webhook) -> Keys {
         let context = webhook.id.to_string();
@@ -141,7 +158,7 @@ impl<'a> Compiler<'a> {
     fn open(&mut self, secret: &SigningSecret, context: &str) -> Result<SigningKey, CipherError> {
         let plain = self.unseal(&secret.sealed, context)?;
         Ok(SigningKey {
-            key: hmac::Key::new(hmac::HMAC_SHA256, &plain),
+            key: SignatureKey::from_plain(&plain),
             expires_at: secret.expires_at,
         })
     }

@@ -25,6 +25,7 @@ use tokio::{sync::Mutex, time::Instant};
 
 use crate::{
     domain::{
+        entities::OnExhausted,
         interfaces::{RegistryDelta, RegistryWebhook, Store, StoreError, UnreadableWebhook},
         policies::RetryPolicy,
         values::{IntegrationId, TenantId, WebhookId},
@@ -57,8 +58,19 @@ pub struct CompiledWebhook {
     pub retry: RetryPolicy,
     /// What an event must meet besides the patterns.
     pub filter: Option<Arc<dyn Expression>>,
+    /// Which deliveries wait for each other, if any do.
+    pub ordering: Option<LaneRule>,
     /// What makes requests; or why none can be made (a fault of ours or of the key ring), which parks.
     pub endpoint: Result<Endpoint, String>,
+}
+
+/// The rule by which deliveries get their lanes.
+#[derive(Debug)]
+pub struct LaneRule {
+    /// The ordering key of an event.
+    pub key: Arc<dyn Expression>,
+    /// What becomes of those behind one that is exhausted.
+    pub on_exhausted: OnExhausted,
 }
 
 /// How many webhooks are compiled before other tasks get a turn.

@@ -115,6 +115,7 @@ impl Snapshot {
             is_disabled: false,
             retry: RetryPolicy::default(),
             filter: None,
+            ordering: None,
             endpoint: Err(row.problem),
         };
         let is_known = row.events.is_some();

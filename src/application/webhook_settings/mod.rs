@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use url::{Host, Url};
 
 use crate::domain::{
-    entities::{BodyFormat, HttpMethod, WebhookSettings},
+    entities::{BodyFormat, HttpMethod, OnExhausted, Ordering, Signing, WebhookSettings},
     policies::{EgressPolicy, check_literal_host},
     values::Faults,
 };
@@ -33,7 +33,7 @@ const MAX_LABEL: usize = 63;
 /// How long an attempt may take when nothing is said.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 /// What the contract names and this version cannot do yet.
-const UNSUPPORTED: [&str; 5] = ["rateLimit", "maxInFlight", "ordering", "batch", "response"];
+const UNSUPPORTED: [&str; 4] = ["rateLimit", "maxInFlight", "batch", "response"];
 
 /// What a configuration is held to when it is saved, besides its form.
 #[derive(Debug, Clone, Copy)]
@@ -74,9 +74,10 @@ pub fn webhook_settings(
     let timeout = timeout(&mut fields);
     let retry = retry_policy(&mut fields);
     let format = fields.choice("format", &BodyFormat::ALL, |format| format.as_str());
-    signing(&mut fields);
+    fields.choice("signing", &Signing::ALL, |signing| signing.as_str());
     let filter = expression(&mut fields, "filter", rules);
     let transform = expression(&mut fields, "transform", rules);
+    let ordering = ordering(&mut fields, rules);
     if transform.is_some() && format == Some(BodyFormat::Raw) {
         let message =
             "cannot be used with the format raw, which is the message as it was published";
@@ -94,6 +95,7 @@ pub fn webhook_settings(
         timeout: timeout.unwrap_or(DEFAULT_TIMEOUT),
         retry: retry.unwrap_or_default(),
         format: format.unwrap_or(BodyFormat::Standard),
+        ordering,
         filter,
         transform,
     };
@@ -116,6 +118,19 @@ fn expression(
     Some(text)
 }
 
+/// `ordering {key, onExhausted}`: the key is an expression, a constant too.
+fn ordering(fields: &mut Fields, rules: Option<&SavingRules<'_>>) -> Option<Ordering> {
+    fields.object("ordering", |ordering| {
+        ordering.need(&["key"]);
+        let key = expression(ordering, "key", rules);
+        let on_exhausted = ordering.choice("onExhausted", &OnExhausted::ALL, |one| one.as_str());
+        Some(Ordering {
+            key: key?,
+            on_exhausted: on_exhausted.unwrap_or(OnExhausted::Continue),
+        })
+    })
+}
+
 /// Compiles a saved expression, if there is one.
 ///
 /// # Errors
@@ -130,16 +145,10 @@ pub fn compiled(
     compiled.map_err(|fault| format!("its {name} cannot be used: {fault}"))
 }
 
-/// `signing`: `v1` (HMAC-SHA256) is the only way so far.
-fn signing(fields: &mut Fields) {
-    match fields.value("signing") {
-        None => {}
-        Some(Value::String(version)) if version == "v1" => {}
-        Some(Value::String(version)) if version == "v1a" => {
-            fields.fault("signing", "v1a is not supported by this version; use v1");
-        }
-        Some(_) => fields.fault("signing", "must be one of: v1"),
-    }
+/// How new secrets of a webhook sign: `signing` of its configuration, whatever else is wrong with it.
+pub fn signing(config: &Map<String, Value>) -> Signing {
+    let text = config.get("signing").and_then(Value::as_str);
+    text.and_then(Signing::parse).unwrap_or_default()
 }
 
 /// What is wrong with an address to send requests to, if anything is.

@@ -37,6 +37,7 @@ fn a_url_is_enough_and_the_rest_has_defaults() {
             timeout: Duration::from_secs(30),
             retry: RetryPolicy::default(),
             format: BodyFormat::Standard,
+            ordering: None,
             filter: None,
             transform: None,
         }
@@ -64,9 +65,15 @@ fn everything_that_is_supported_is_read() {
         "timeout": "5s",
         "retryPolicy": { "maxRetries": 3, "backoffMs": 500 },
         "format": "cloudevents-binary",
-        "signing": "v1",
+        "signing": "v1a",
+        "ordering": { "key": "data.customerId", "onExhausted": "block" },
     }))
     .unwrap();
+    let ordering = Ordering {
+        key: "data.customerId".to_owned(),
+        on_exhausted: OnExhausted::Block,
+    };
+    assert_eq!(settings.ordering, Some(ordering));
     assert_eq!(settings.method, HttpMethod::Put);
     let header = |n: &str, v: &str| (n.to_owned(), v.to_owned());
     assert_eq!(
@@ -169,7 +176,7 @@ fn all_faults_are_listed_at_once() {
         "timeout": 999,
         "retryPolicy": { "maxRetries": 11, "backoffMs": 99, "extra": 1 },
         "format": "xml",
-        "signing": "v1a",
+        "signing": "v2",
         "filter": "true &&",
         "nonsense": 1,
     });
@@ -319,4 +326,25 @@ fn expressions_are_compiled_when_they_are_saved() {
     assert_eq!(tests::faults(raw), ["config.transform"]);
     let raw = json!({ "url": "https://example.com", "format": "raw", "filter": "true" });
     assert!(read(raw).is_ok());
+}
+
+#[test]
+fn an_ordering_has_a_key_and_says_what_follows_a_failure() {
+    let url = "https://example.com";
+    let with = |ordering: Value| json!({ "url": url, "ordering": ordering });
+    let read_back = read(with(json!({ "key": "'all'" }))).unwrap().ordering;
+    let on_exhausted = read_back.map(|ordering| ordering.on_exhausted);
+    assert_eq!(on_exhausted, Some(OnExhausted::Continue));
+    for (ordering, path) in [
+        (json!({}), "config.ordering.key"),
+        (json!({ "key": 1 }), "config.ordering.key"),
+        (
+            json!({ "key": "id", "onExhausted": "stop" }),
+            "config.ordering.onExhausted",
+        ),
+        (json!({ "key": "id", "more": 1 }), "config.ordering.more"),
+        (json!("id"), "config.ordering"),
+    ] {
+        assert_eq!(faults(with(ordering.clone())), [path], "{ordering}");
+    }
 }

@@ -12,8 +12,8 @@ mod registry;
 mod unit_of_work;
 
 pub use deliveries::{
-    ClaimRequest, ClaimedDelivery, DeliveryStore, FirstRecord, Lease, LeasedRecord, RecordBatch,
-    StoredEvent,
+    ClaimRequest, ClaimedDelivery, ClaimedLanes, DeliveryStore, FirstRecord, LaneClaim, Lease,
+    LeasedRecord, RecordBatch, StoredEvent,
 };
 pub use error::StoreError;
 pub use outbox::{OutboxClaim, OutboxRow, OutboxStore};

@@ -137,6 +137,9 @@ pub trait UnitOfWork: Send {
         now: Timestamp,
     ) -> Result<Vec<Webhook>, StoreError>;
 
+    /// Lets the lanes of a webhook go on that an exhausted delivery blocks.
+    async fn unblock_lanes(&mut self, id: WebhookId) -> Result<(), StoreError>;
+
     /// Reads and locks a delivery, and says whether its event is still kept.
     async fn delivery(
         &mut self,

@@ -2,6 +2,7 @@
 
 mod faults;
 mod ids;
+mod lane;
 mod pattern;
 mod secret_config;
 mod tenant;
@@ -11,6 +12,7 @@ mod trace;
 pub use crate::shared::duration::{DurationError, parse_duration};
 pub use faults::{Fault, Faults};
 pub use ids::{CommandId, DeliveryId, IntegrationId, WebhookId};
+pub use lane::LaneKey;
 pub use pattern::{EventPattern, PatternError, PatternToken};
 pub use secret_config::{
     Credentials, SealedSecrets, SecretConfig, is_credential_mark, keeps_credentials,

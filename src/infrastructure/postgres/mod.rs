@@ -11,6 +11,7 @@
 mod claim;
 mod deliveries;
 mod error;
+mod lanes;
 mod lent;
 mod outbox;
 mod pool;
@@ -36,6 +37,7 @@ use crate::domain::interfaces::StoreError;
 
 pub use error::is_refusal;
 use error::{during, failed, is_missing_table};
+use lanes::LastLane;
 pub use pool::ConnectOptions;
 use pool::Pool;
 
@@ -47,6 +49,8 @@ pub struct PostgresStore {
     pool: Pool,
     /// The webhook that the last claim ended with; the next one begins after it.
     claimed_up_to: Arc<Mutex<Uuid>>,
+    /// The same of the lanes.
+    last_lane: Arc<LastLane>,
 }
 
 impl PostgresStore {
@@ -63,6 +67,7 @@ impl PostgresStore {
         Ok(Self {
             pool: Pool::open(url, options)?,
             claimed_up_to: Arc::default(),
+            last_lane: Arc::default(),
         })
     }
 

@@ -74,9 +74,15 @@ async fn cancel(
     let cancelled: Vec<i64> = sqlx::query_scalar(
         "UPDATE deliveries SET status = 'cancelled', next_attempt_at = NULL, due_at = NULL,
             completed_at = max(created_at, ?2), lease_epoch = lease_epoch + 1
-        WHERE seq IN (SELECT d.seq FROM json_each(?1) w
-            CROSS JOIN deliveries d ON d.webhook_id = unhex(w.value)
-            WHERE d.status = 'pending' LIMIT ?3)
+        WHERE seq IN (SELECT seq FROM (
+                SELECT d.seq FROM json_each(?1) w
+                CROSS JOIN deliveries d ON d.webhook_id = unhex(w.value)
+                WHERE d.status = 'pending' AND d.lane_key IS NULL
+                UNION ALL
+                SELECT d.seq FROM json_each(?1) w
+                CROSS JOIN deliveries d ON d.webhook_id = unhex(w.value)
+                WHERE d.status = 'pending' AND d.lane_key IS NOT NULL)
+            LIMIT ?3)
         RETURNING seq",
     )
     .bind(webhooks)

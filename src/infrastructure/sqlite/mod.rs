@@ -13,6 +13,7 @@ mod claim;
 mod deliveries;
 mod entities;
 mod error;
+mod lanes;
 mod outbox;
 mod place;
 mod queries;

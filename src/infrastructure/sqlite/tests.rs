@@ -49,6 +49,7 @@ fn first(number: u32) -> FirstRecord {
             error: None,
             created_at: at(0),
             completed_at: Some(at(0)),
+            lane: None,
         },
         attempt: Some(Attempt {
             number: 1,

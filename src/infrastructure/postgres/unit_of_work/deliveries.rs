@@ -62,7 +62,7 @@ pub(super) async fn update(
         "UPDATE deliveries
          SET status = $2, attempt_count = $3, event_version = $4, budget_base = $5,
              next_attempt_at = $6, due_at = $6, error = $7, completed_at = $8,
-             lease_epoch = lease_epoch + 1
+             lease_epoch = lease_epoch + 1, lane_blocks = $9
          WHERE id = $1",
     )
     .bind(changed.id.0)
@@ -73,6 +73,7 @@ pub(super) async fn update(
     .bind(changed.next_attempt_at)
     .bind(clean_opt(changed.error.as_ref()))
     .bind(changed.completed_at)
+    .bind(changed.blocks())
     .execute(connection)
     .await
     .map_err(during("update a delivery"))?;
@@ -80,6 +81,25 @@ pub(super) async fn update(
         0 => Err(StoreError::Conflict),
         _ => Ok(()),
     }
+}
+
+pub(super) async fn unblock_lanes(
+    connection: &mut PgConnection,
+    webhook: WebhookId,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "WITH blocking AS MATERIALIZED (
+             SELECT id FROM deliveries
+             WHERE webhook_id = $1 AND lane_key IS NOT NULL AND lane_blocks
+             ORDER BY id FOR UPDATE
+         )
+         UPDATE deliveries d SET lane_blocks = false FROM blocking b WHERE d.id = b.id",
+    )
+    .bind(webhook.0)
+    .execute(connection)
+    .await
+    .map_err(during("let lanes go on"))?;
+    Ok(())
 }
 
 /// Deliveries that are cancelled together with their webhooks; the claims do it with what is left.
@@ -97,8 +117,11 @@ pub(super) async fn cancel_or_note(
     let cancelled = sqlx::query(
         "WITH pending AS MATERIALIZED (
              SELECT id FROM deliveries WHERE id = ANY (ARRAY (
-                 SELECT id FROM deliveries
-                 WHERE webhook_id = ANY ($1::uuid[]) AND status = 'pending' LIMIT $3))
+                 (SELECT id FROM deliveries WHERE webhook_id = ANY ($1::uuid[])
+                      AND status = 'pending' AND lane_key IS NULL LIMIT $3)
+                 UNION ALL
+                 (SELECT id FROM deliveries WHERE webhook_id = ANY ($1::uuid[])
+                      AND status = 'pending' AND lane_key IS NOT NULL LIMIT $3)))
                  AND status = 'pending'
              ORDER BY id FOR UPDATE
          )

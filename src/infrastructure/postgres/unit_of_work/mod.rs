@@ -140,6 +140,14 @@ impl UnitOfWork for Work {
         command(self.call_timeout, delete).await
     }
 
+    async fn unblock_lanes(&mut self, id: WebhookId) -> Result<(), StoreError> {
+        command(
+            self.call_timeout,
+            deliveries::unblock_lanes(&mut self.tx, id),
+        )
+        .await
+    }
+
     async fn delivery(
         &mut self,
         tenant: &TenantId,
