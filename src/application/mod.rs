@@ -1,6 +1,10 @@
 //! What the worker does: the use cases, and the ports through which they reach the world.
 
+<<<<<<< HEAD
 pub mod breakers;
+=======
+pub mod client_identity;
+>>>>>>> h/auth
 pub mod commands;
 pub mod dead_letter_box;
 pub mod dead_letter_watch;

@@ -11,7 +11,7 @@ use crate::domain::{
     values::{SealedSecrets, Timestamp},
 };
 
-use super::event_view::EventView;
+use super::{client_identity::ClientIdentity, event_view::EventView};
 
 /// Time, ids and randomness.
 pub trait Clock: Send + Sync {
@@ -111,6 +111,8 @@ pub struct OutboundRequest {
     pub body: Bytes,
     /// Connecting, sending and reading the capped answer.
     pub timeout: Duration,
+    /// The certificate to connect with, if the endpoint asks for one.
+    pub identity: Option<Arc<ClientIdentity>>,
 }
 
 impl fmt::Debug for OutboundRequest {

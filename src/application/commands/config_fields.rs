@@ -86,7 +86,7 @@ fn header(
 
 /// The `field-value` of RFC 9110, without the bytes over 127 that it has for old times' sake: receivers
 /// read those in different ways.
-fn is_field_value(value: &str) -> bool {
+pub(in crate::application) fn is_field_value(value: &str) -> bool {
     let allowed = |b: u8| matches!(b, b' ' | b'\t' | 0x21..=0x7e);
     value.bytes().all(allowed) && value.trim_ascii() == value
 }

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use crate::{
-    application::webhook_settings::{SavingRules, signing, webhook_settings},
+    application::webhook_settings::{SavingRules, authentication, signing, webhook_settings},
     domain::{
         entities::{EntityMeta, NewWebhook, OnExhausted, Webhook},
         events::{Change, WebhookChange},
@@ -45,7 +45,7 @@ pub(super) async fn create(work: &mut Work<'_>, body: Body) -> Outcome {
     let labels = labels(&mut fields);
     let integration_id = fields.uuid("integrationId").map(IntegrationId);
     let events = events(&mut fields);
-    let config = config(&mut fields, &work.ports.settings);
+    let config = config(&mut fields, &work.ports.settings, false);
     let given = (|| Some((labels.for_new()?, integration_id?, events?, config?)))();
     let (labels, integration_id, events, config) = checked(fields, given)?;
 
@@ -78,7 +78,7 @@ pub(super) async fn update(work: &mut Work<'_>, body: Body) -> Outcome {
     let expected = expected_version(&mut fields);
     let labels = labels(&mut fields);
     let events = events(&mut fields);
-    let config = config(&mut fields, &work.ports.settings);
+    let config = config(&mut fields, &work.ports.settings, true);
     if fields.discard("integrationId") {
         fields.fault(
             "integrationId",
@@ -94,7 +94,10 @@ pub(super) async fn update(work: &mut Work<'_>, body: Body) -> Outcome {
         webhook.events = events;
     }
     if let Some(config) = config {
-        webhook.config = work.seal_config(config, Some(&before.config), &id.to_string())?;
+        let entity = id.to_string();
+        webhook.config = work.seal_config(config, Some(&before.config), &entity)?;
+        // What was kept must go with what is new.
+        authentication(&webhook.config, |s| work.ports.cipher.open(s, &entity))?;
     }
     if webhook == before {
         return Ok(views::webhook(&webhook));
@@ -206,11 +209,16 @@ fn events(fields: &mut Fields) -> Option<Vec<EventPattern>> {
         .collect()
 }
 
-fn config(fields: &mut Fields, settings: &CommandSettings) -> Option<Map<String, Value>> {
+fn config(
+    fields: &mut Fields,
+    settings: &CommandSettings,
+    replaces: bool,
+) -> Option<Map<String, Value>> {
     let config = fields.map("config")?;
     let rules = SavingRules {
         egress: &settings.egress,
         expressions: settings.expressions.as_ref(),
+        replaces,
     };
     if let Err(faults) = webhook_settings(&config, Some(&rules)) {
         fields.absorb(faults);

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::{
     application::{
         endpoint::{Endpoint, SigningKey},
-        webhook_settings::{compiled, signing, webhook_settings},
+        webhook_settings::{authentication, compiled, signing, webhook_settings},
     },
     domain::{
         entities::{Signing, SigningSecret, Webhook},
@@ -107,8 +107,12 @@ pub(super) fn endpoint(
             expires_at: secret.expires_at,
         });
     }
+    let authentication = authentication(&webhook.config, |s| ports.cipher.open(s, &context))?;
     let expressions = ports.settings.expressions.as_ref();
     compiled(expressions, "transform", settings.transform.as_deref())
-        .and_then(|transform| Ok(Endpoint::compile(settings, keys)?.with_transform(transform)))
+        .and_then(|transform| {
+            let endpoint = Endpoint::compile(settings, keys)?.with_transform(transform);
+            endpoint.with_authentication(authentication)
+        })
         .map_err(|problem| Refusal::at(ErrorCode::ValidationFailed, "config", problem).into())
 }

@@ -12,7 +12,10 @@ use crate::domain::{
     },
 };
 
-use crate::application::ports::{BusError, CipherError};
+use crate::application::{
+    ports::{BusError, CipherError},
+    webhook_settings::Unauthenticated,
+};
 
 use super::{
     Ports,
@@ -47,6 +50,15 @@ impl From<Refusal> for CommandError {
 impl From<Faults> for CommandError {
     fn from(faults: Faults) -> Self {
         Self::Refused(faults.into())
+    }
+}
+
+impl From<Unauthenticated> for CommandError {
+    fn from(problem: Unauthenticated) -> Self {
+        match problem {
+            Unauthenticated::Sealed(error) => Self::Cipher(error),
+            Unauthenticated::Faulty(faults) => faults.into(),
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! An endpoint: everything about a webhook that makes a request out of an event.
 
+mod authentication;
 mod body;
 mod headers;
 #[cfg(test)]
@@ -19,11 +20,13 @@ use crate::domain::{
 };
 
 use super::{
+    client_identity::ClientIdentity,
     event_view::EventView,
     ports::{Expression, OutboundRequest},
 };
 use headers::{TRACEPARENT, TRACESTATE, WEBHOOK_ID, WEBHOOK_SIGNATURE, WEBHOOK_TIMESTAMP};
 
+pub use authentication::Authentication;
 pub use headers::is_reserved_header;
 
 /// A signing key, and until when it signs.
@@ -49,6 +52,7 @@ pub struct Endpoint {
     headers: HeaderMap,
     keys: Vec<SigningKey>,
     transform: Option<Arc<dyn Expression>>,
+    identity: Option<Arc<ClientIdentity>>,
 }
 
 impl Endpoint {
@@ -64,7 +68,23 @@ impl Endpoint {
             settings,
             keys,
             transform: None,
+            identity: None,
         })
+    }
+
+    /// Shows every request's endpoint who sends it.
+    ///
+    /// # Errors
+    /// Says why it cannot; never holds a secret or the URL.
+    pub fn with_authentication(
+        mut self,
+        authentication: Option<Authentication>,
+    ) -> Result<Self, String> {
+        if let Some(authentication) = authentication {
+            self.identity = authentication.identity();
+            authentication.apply(&self.settings.url, &mut self.uri, &mut self.headers)?;
+        }
+        Ok(self)
     }
 
     /// Makes the data of the bodies out of events.
@@ -128,6 +148,7 @@ impl Endpoint {
             headers,
             body,
             timeout: self.settings.timeout,
+            identity: self.identity.clone(),
         })
     }
 }

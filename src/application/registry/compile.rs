@@ -4,15 +4,15 @@ use std::{collections::HashSet, fmt, sync::Arc};
 
 use crate::{
     application::{
-        endpoint::{Endpoint, SigningKey},
+        endpoint::{Authentication, Endpoint, SigningKey},
         ports::{Cipher, CipherError, Expression, Expressions},
         registry::{CompiledWebhook, LaneRule},
-        webhook_settings::{compiled, webhook_settings},
+        webhook_settings::{Unauthenticated, authentication, compiled, webhook_settings},
     },
     domain::{
         entities::{Ordering, SigningSecret, Webhook, WebhookSettings, WebhookStatus},
         policies::{RetryPolicy, SignatureKey},
-        values::Faults,
+        values::{Faults, SealedSecrets},
     },
 };
 
@@ -64,7 +64,12 @@ impl<'a> Compiler<'a> {
             Err(_) => Ok(None),
         };
         let keys = self.keys(webhook);
-        let lacks_key = [&keys.current, &keys.former]
+        let authentication = self.authentication(webhook);
+        let sealed = match &authentication {
+            Err(Unauthenticated::Sealed(error)) => Some(error),
+            _ => None,
+        };
+        let lacks_key = [keys.current.as_ref(), keys.former.as_ref(), sealed]
             .into_iter()
             .flatten()
             .any(|error| matches!(error, CipherError::UnknownKey(_)));
@@ -72,7 +77,9 @@ impl<'a> Compiler<'a> {
             (Err(faults), _) => Err(in_one_line(faults)),
             (_, Some(error)) => Err(format!("its signing secret cannot be opened: {error}")),
             (Ok(_), None) if keys.usable.is_empty() => Err("it has no signing secret".to_owned()),
-            (Ok(settings), None) => self.endpoint(settings, keys.usable),
+            (Ok(settings), None) => authentication
+                .map_err(unauthenticated)
+                .and_then(|authentication| self.endpoint(settings, keys.usable, authentication)),
         };
         // Without its rule nothing goes out; with it what waits has its place at least.
         let (endpoint, ordering) = match ordering {
@@ -109,11 +116,20 @@ impl<'a> Compiler<'a> {
         &self,
         settings: WebhookSettings,
         keys: Vec<SigningKey>,
+        authentication: Option<Authentication>,
     ) -> Result<(Endpoint, Option<Arc<dyn Expression>>), String> {
         let filter = compiled(self.expressions, "filter", settings.filter.as_deref())?;
         let transform = compiled(self.expressions, "transform", settings.transform.as_deref())?;
-        let endpoint = Endpoint::compile(settings, keys)?;
+        let endpoint = Endpoint::compile(settings, keys)?.with_authentication(authentication)?;
         Ok((endpoint.with_transform(transform), filter))
+    }
+
+    fn authentication(
+        &mut self,
+        webhook: &Webhook,
+    ) -> Result<Option<Authentication>, Unauthenticated> {
+        let context = webhook.id.to_string();
+        authentication(&webhook.config, |sealed| self.unseal(sealed, &context))
     }
 
     fn lane_rule(&self, ordering: Option<&Ordering>) -> Result<Option<LaneRule>, String> {
@@ -140,24 +156,36 @@ impl<'a> Compiler<'a> {
     }
 
     fn open(&mut self, secret: &SigningSecret, context: &str) -> Result<SigningKey, CipherError> {
-        let key_id = &secret.sealed.key_id;
+        let plain = self.unseal(&secret.sealed, context)?;
+        Ok(SigningKey {
+            key: SignatureKey::from_plain(&plain),
+            expires_at: secret.expires_at,
+        })
+    }
+
+    fn unseal(&mut self, sealed: &SealedSecrets, context: &str) -> Result<Vec<u8>, CipherError> {
+        let key_id = &sealed.key_id;
         if self.missing_keys.contains(key_id) {
             return Err(CipherError::UnknownKey(key_id.clone()));
         }
-        let plain = self.cipher.open(&secret.sealed, context);
+        let plain = self.cipher.open(sealed, context);
         if let Err(CipherError::UnknownKey(_)) = plain {
             self.missing_keys.insert(key_id.clone());
         }
-        Ok(SigningKey {
-            key: SignatureKey::from_plain(&plain?),
-            expires_at: secret.expires_at,
-        })
+        plain
     }
 }
 
 impl fmt::Debug for Compiler<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Compiler").finish_non_exhaustive()
+    }
+}
+
+fn unauthenticated(problem: Unauthenticated) -> String {
+    match problem {
+        Unauthenticated::Sealed(_) => problem.to_string(),
+        Unauthenticated::Faulty(faults) => in_one_line(faults),
     }
 }
 

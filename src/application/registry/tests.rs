@@ -208,6 +208,40 @@ fn a_webhook_compiles_or_says_why_not() {
 }
 
 #[test]
+fn credentials_whose_key_is_missing_are_looked_for_again() {
+    let mut sealed = webhook(1, &["a"]);
+    let shown =
+        serde_json::json!({ "type": "bearer", "credentials": { "token": { "set": true } } });
+    let config = &mut sealed.config;
+    config.shown.insert("authentication".to_owned(), shown);
+    let compiled = compile(&sealed, &["k1"]);
+    let reason = compiled.webhook.endpoint.unwrap_err();
+    assert!(
+        reason.contains("config.authentication.credentials"),
+        "{reason}"
+    );
+    assert!(!compiled.lacks_key, "there is nothing to look for");
+    for (key, part, lacks_key) in [
+        ("k2", "its credentials cannot be opened: ", true),
+        ("k1", "its credentials cannot be opened: ", false),
+    ] {
+        let mut sealed = sealed.clone();
+        sealed.config.sealed = Some(SealedSecrets {
+            key_id: key.to_owned(),
+            bytes: sealed.id.to_string().into_bytes(),
+        });
+        // Where the key is known, it opens something that holds no credentials.
+        let compiled = compile(&sealed, &["k1"]);
+        let reason = compiled.webhook.endpoint.unwrap_err();
+        assert!(reason.starts_with(part), "{reason}");
+        assert_eq!(
+            (compiled.problem, compiled.lacks_key),
+            (Some(reason), lacks_key)
+        );
+    }
+}
+
+#[test]
 fn an_address_that_would_not_be_saved_today_is_judged_when_it_is_sent_to() {
     let mut narrowed = webhook(1, &["a"]);
     let url = serde_json::json!("http://10.0.0.1/hook");

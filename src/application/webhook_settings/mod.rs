@@ -1,5 +1,7 @@
 //! Reads the settings of a webhook from its configuration: when it is saved, and when it is loaded.
 
+mod authentication;
+
 use std::{sync::Arc, time::Duration};
 
 use serde_json::{Map, Value};
@@ -20,6 +22,9 @@ use super::{
     ports::{Expression, Expressions, Scope},
 };
 
+use authentication::Beside;
+pub use authentication::{Unauthenticated, authentication};
+
 /// Longest URL, in characters.
 pub(super) const MAX_URL: usize = 2048;
 /// Longest name of a host, and longest part of it between dots, in bytes of its ASCII form (RFC 1035).
@@ -28,13 +33,7 @@ const MAX_LABEL: usize = 63;
 /// How long an attempt may take when nothing is said.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 /// What the contract names and this version cannot do yet.
-const UNSUPPORTED: [&str; 5] = [
-    "authentication",
-    "rateLimit",
-    "maxInFlight",
-    "batch",
-    "response",
-];
+const UNSUPPORTED: [&str; 4] = ["rateLimit", "maxInFlight", "batch", "response"];
 
 /// What a configuration is held to when it is saved, besides its form.
 #[derive(Debug, Clone, Copy)]
@@ -43,6 +42,8 @@ pub struct SavingRules<'a> {
     pub egress: &'a EgressPolicy,
     /// Compiles filters and transforms.
     pub expressions: &'a dyn Expressions,
+    /// Whether it replaces a configuration, whose credentials stay where it gives none.
+    pub replaces: bool,
 }
 
 /// Reads `config` (its shown form will do) and lists everything that is wrong with it under `config.…`.
@@ -64,6 +65,12 @@ pub fn webhook_settings(
     }
     let method = fields.choice("method", &HttpMethod::ALL, |method| method.as_str());
     let headers = headers(&mut fields, |name| is_reserved_header(name.as_str()));
+    let beside = Beside {
+        url: url.as_deref(),
+        headers: headers.as_deref().unwrap_or_default(),
+    };
+    let partial = rules.is_none_or(|rules| rules.replaces);
+    authentication::read(&mut fields, beside, partial);
     let timeout = timeout(&mut fields);
     let retry = retry_policy(&mut fields);
     let format = fields.choice("format", &BodyFormat::ALL, |format| format.as_str());

@@ -8,6 +8,7 @@ fn save(config: &Map<String, Value>) -> Result<WebhookSettings, Faults> {
     let rules = SavingRules {
         egress: &EgressPolicy::default(),
         expressions: &PlayedExpressions,
+        replaces: false,
     };
     webhook_settings(config, Some(&rules))
 }

@@ -15,7 +15,8 @@ pub use ids::{CommandId, DeliveryId, IntegrationId, WebhookId};
 pub use lane::LaneKey;
 pub use pattern::{EventPattern, PatternError, PatternToken};
 pub use secret_config::{
-    Credentials, SealedSecrets, SecretConfig, keeps_credentials, split_credentials,
+    Credentials, SealedSecrets, SecretConfig, is_credential_mark, keeps_credentials,
+    split_credentials,
 };
 pub use tenant::{TenantError, TenantId};
 pub use time::{Timestamp, format_time, truncate_to_millis};

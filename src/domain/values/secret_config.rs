@@ -68,7 +68,7 @@ pub fn keeps_credentials(config: &Map<String, Value>, previous: &Map<String, Val
     let here = marks.is_some_and(|marks| match config.get("credentials") {
         Some(Value::Object(given)) => {
             let mut fields = given.iter();
-            fields.any(|(name, value)| is_mark(value) && marks.contains_key(name))
+            fields.any(|(name, value)| is_credential_mark(value) && marks.contains_key(name))
         }
         Some(_) => false,
         None => !marks.is_empty(),
@@ -108,10 +108,12 @@ fn split(
             for (name, value) in fields {
                 let old_field = old.and_then(|o| o.get(&name));
                 let old_mark = old_marks.and_then(|m| m.get(&name));
-                if let (true, Some(field), Some(mark)) = (is_mark(&value), old_field, old_mark) {
+                if let (true, Some(field), Some(mark)) =
+                    (is_credential_mark(&value), old_field, old_mark)
+                {
                     plain.insert(name.clone(), field.clone());
                     given.insert(name, mark.clone());
-                } else if !is_mark(&value) {
+                } else if !is_credential_mark(&value) {
                     plain.insert(name.clone(), value);
                     given.insert(name, mark(now));
                 }
@@ -175,7 +177,8 @@ fn mark(now: Timestamp) -> Value {
     serde_json::json!({ "set": true, "updatedAt": format_time(now) })
 }
 
-fn is_mark(value: &Value) -> bool {
+/// Whether a value is the mark of a credential: given back, it keeps what it stands for.
+pub fn is_credential_mark(value: &Value) -> bool {
     value
         .as_object()
         .is_some_and(|o| o.get("set") == Some(&Value::Bool(true)) && o.len() <= 2)

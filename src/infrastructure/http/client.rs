@@ -16,15 +16,22 @@ use hyper_util::{
     client::legacy::Client,
     rt::{TokioExecutor, TokioTimer},
 };
+use rustls::RootCertStore;
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
-    application::ports::{Clock, HttpAnswer, HttpSender, OutboundRequest, SendError},
+    application::{
+        client_identity::ClientIdentity,
+        ports::{Clock, HttpAnswer, HttpSender, OutboundRequest, SendError},
+    },
     domain::policies::EgressPolicy,
 };
 
 use super::{
-    connector::Connector, failure::send_error, retry_after::parse_retry_after, tls::client_config,
+    connector::Connector,
+    failure::send_error,
+    retry_after::parse_retry_after,
+    tls::{client_config, roots},
 };
 
 /// Idle connections that are kept to one host; those above are closed.
@@ -53,6 +60,8 @@ pub enum EndpointClientError {
 pub struct EndpointClient {
     client: Client<Connector, Full<Bytes>>,
     clock: Arc<dyn Clock>,
+    policy: EgressPolicy,
+    roots: Arc<RootCertStore>,
 }
 
 impl EndpointClient {
@@ -65,7 +74,19 @@ impl EndpointClient {
         ca_file: Option<&Path>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, EndpointClientError> {
-        let connector = Connector::new(policy, client_config(ca_file)?);
+        Self::build(policy, Arc::new(roots(ca_file)?), None, clock)
+    }
+
+    fn build(
+        policy: EgressPolicy,
+        roots: Arc<RootCertStore>,
+        identity: Option<&ClientIdentity>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, EndpointClientError> {
+        let trusted = identity.and_then(ClientIdentity::roots).unwrap_or(&roots);
+        let certified = identity.map(ClientIdentity::certified);
+        let tls = client_config(Arc::clone(trusted), certified)?;
+        let connector = Connector::new(policy.clone(), tls);
         #[expect(clippy::disallowed_methods, reason = "this is infrastructure/http")]
         let mut builder = Client::builder(TokioExecutor::new());
         let client = builder
@@ -75,7 +96,23 @@ impl EndpointClient {
             // The status decides; a stranger's odd header does not take it away.
             .http1_ignore_invalid_headers_in_responses(true)
             .build(connector);
-        Ok(Self { client, clock })
+        Ok(Self {
+            client,
+            clock,
+            policy,
+            roots,
+        })
+    }
+
+    /// The client that connects as `identity`, under the same rules.
+    fn of(&self, identity: &ClientIdentity) -> Result<Arc<dyn HttpSender>, SendError> {
+        identity.client(|| {
+            let (policy, clock) = (self.policy.clone(), Arc::clone(&self.clock));
+            match Self::build(policy, Arc::clone(&self.roots), Some(identity), clock) {
+                Ok(client) => Ok(Arc::new(client)),
+                Err(error) => Err(SendError::Connect(error.to_string())),
+            }
+        })
     }
 
     async fn answer(&self, response: Response<Incoming>, deadline: Instant) -> HttpAnswer {
@@ -107,7 +144,10 @@ impl EndpointClient {
 
 #[async_trait]
 impl HttpSender for EndpointClient {
-    async fn send(&self, request: OutboundRequest) -> Result<HttpAnswer, SendError> {
+    async fn send(&self, mut request: OutboundRequest) -> Result<HttpAnswer, SendError> {
+        if let Some(identity) = request.identity.take() {
+            return self.of(&identity)?.send(request).await;
+        }
         let timeout = request.timeout;
         let deadline = Instant::now() + timeout;
         let prepared = prepare(request)?;

@@ -6,22 +6,32 @@ use rustls::{
     ClientConfig, RootCertStore,
     crypto::ring::default_provider,
     pki_types::{CertificateDer, pem::PemObject as _},
+    sign::{CertifiedKey, SingleCertAndKey},
 };
 
 use super::EndpointClientError;
 
 /// The configuration of TLS, with the provider named, so that nothing is installed for the process.
-pub(super) fn client_config(ca_file: Option<&Path>) -> Result<ClientConfig, EndpointClientError> {
-    let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+pub(super) fn client_config(
+    roots: Arc<RootCertStore>,
+    certified: Option<&CertifiedKey>,
+) -> Result<ClientConfig, EndpointClientError> {
+    let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|error| EndpointClientError::Tls(error.to_string()))?
-        .with_root_certificates(roots(ca_file)?)
-        .with_no_client_auth();
+        .with_root_certificates(roots);
+    let mut config = match certified {
+        Some(certified) => {
+            builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified.clone())))
+        }
+        None => builder.with_no_client_auth(),
+    };
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
 }
 
-fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, EndpointClientError> {
+/// Those of the system, and those in `ca_file`.
+pub(super) fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, EndpointClientError> {
     let mut roots = RootCertStore::empty();
     let system = rustls_native_certs::load_native_certs();
     let (added, _) = roots.add_parsable_certificates(system.certs);
@@ -59,13 +69,13 @@ mod tests {
     fn a_file_without_a_certificate_is_a_fault_that_names_it() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "no certificate").unwrap();
-        let fault = client_config(Some(file.path())).unwrap_err().to_string();
+        let fault = roots(Some(file.path())).unwrap_err().to_string();
         assert!(
             fault.contains(&file.path().display().to_string()),
             "{fault}"
         );
         assert!(fault.contains("no certificate in PEM"), "{fault}");
-        let missing = client_config(Some(Path::new("/nowhere/ca.pem"))).unwrap_err();
+        let missing = roots(Some(Path::new("/nowhere/ca.pem"))).unwrap_err();
         assert!(missing.to_string().contains("/nowhere/ca.pem"), "{missing}");
     }
 }

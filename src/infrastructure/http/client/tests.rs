@@ -51,6 +51,7 @@ fn request(url: &str, timeout: Duration) -> OutboundRequest {
         headers,
         body: Bytes::from_static(b"body"),
         timeout,
+        identity: None,
     }
 }
 
@@ -328,25 +329,34 @@ async fn each_way_to_fail_has_its_error_and_none_tells_a_secret() {
     }
 }
 
-#[tokio::test]
-async fn tls_trusts_the_named_authority_and_nobody_unknown() {
+/// A server with a certificate of the test authority; `clients` asks for theirs.
+fn tls_server(clients: Arc<dyn rustls::server::danger::ClientCertVerifier>) -> SocketAddr {
     let certificate = CertificateDer::from_pem_slice(include_bytes!("test_server.pem")).unwrap();
     let key = PrivateKeyDer::from_pem_slice(include_bytes!("test_server.key")).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
-        .with_no_client_auth()
+        .with_client_cert_verifier(clients)
         .with_single_cert(vec![certificate], key)
         .unwrap();
     let config = Arc::new(config);
-    let (address, _) = receiver(move |_, stream| {
+    let (address, _) = receiver(move |number, stream| {
         let connection = rustls::ServerConnection::new(Arc::clone(&config)).unwrap();
         let mut stream = rustls::StreamOwned::new(connection, stream);
-        if read_request(&mut stream).is_some() {
-            write!(stream, "HTTP/1.1 201 Made\r\nContent-Length: 0\r\n\r\n").unwrap();
+        while read_request(&mut stream).is_some() {
+            let certificates = stream.conn.peer_certificates().map_or(0, <[_]>::len);
+            let body = format!("{number}/{certificates}");
+            let head = format!("HTTP/1.1 201 Made\r\nContent-Length: {}", body.len());
+            write!(stream, "{head}\r\n\r\n{body}").unwrap();
         }
     });
+    address
+}
+
+#[tokio::test]
+async fn tls_trusts_the_named_authority_and_nobody_unknown() {
+    let address = tls_server(rustls::server::WebPkiClientVerifier::no_client_auth());
     let ca_file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(ca_file.path(), include_bytes!("test_ca.pem")).unwrap();
     let trusting = client_with(&["127.0.0.0/8"], Some(ca_file.path()));
@@ -358,4 +368,57 @@ async fn tls_trusts_the_named_authority_and_nobody_unknown() {
         let reason = "cannot connect: TLS: invalid peer certificate: UnknownIssuer";
         assert_eq!(error.to_string(), reason, "{host}");
     }
+}
+
+#[tokio::test]
+async fn a_client_certificate_is_shown_to_those_who_ask_and_only_by_its_own_requests() {
+    let mut authorities = RootCertStore::empty();
+    let authority = CertificateDer::from_pem_slice(include_bytes!("test_client_ca.pem")).unwrap();
+    authorities.add(authority).unwrap();
+    let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(
+        Arc::new(authorities),
+        Arc::new(rustls::crypto::ring::default_provider()),
+    );
+    let address = tls_server(verifier.build().unwrap());
+    let url = format!("https://{address}/?key=canary");
+    let (certificate, key) = (
+        include_str!("test_client.pem"),
+        include_str!("test_client.key"),
+    );
+    let (ca, other_ca) = (
+        include_str!("test_ca.pem"),
+        include_str!("test_client_ca.pem"),
+    );
+    let as_client = |ca: Option<&str>| {
+        let identity = ClientIdentity::from_pem(certificate, key, ca).unwrap();
+        let mut request = request(&url, PATIENCE);
+        request.identity = Some(Arc::new(identity));
+        request
+    };
+    let ca_file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(ca_file.path(), ca).unwrap();
+    let trusting = client_with(&["127.0.0.0/8"], Some(ca_file.path()));
+
+    let own_authority = as_client(Some(ca));
+    let first = client().send(own_authority.clone()).await.unwrap();
+    let second = client().send(own_authority).await.unwrap();
+    assert_eq!(first.body, "1/1");
+    assert_eq!(
+        second.body, "1/1",
+        "the connection is kept with the identity"
+    );
+    let answer = trusting.send(as_client(None)).await.unwrap();
+    assert_eq!(answer.body, "2/1");
+    let without = trusting.send(request(&url, PATIENCE)).await.unwrap_err();
+    assert!(
+        without.to_string().contains("CertificateRequired"),
+        "{without}"
+    );
+    for stranger in [as_client(None), as_client(Some(other_ca))] {
+        let error = client().send(stranger).await.unwrap_err().to_string();
+        assert!(error.contains("UnknownIssuer"), "{error}");
+    }
+    let narrow = client_with(&[], None);
+    let refused = narrow.send(as_client(Some(ca))).await.unwrap_err();
+    assert!(matches!(refused, SendError::Refused(_)), "{refused}");
 }
