@@ -78,10 +78,15 @@ fn keys_are_made_listed_and_taken_by_the_doctor_and_a_database_is_migrated_twice
         (&["keys", "rotate"], "k2 is now the key that encrypts"),
         (
             &["keys", "list"],
-            "k2  encrypts and decrypts\nk1  decrypts\n",
+            "k2  encrypts and decrypts\nk1  decrypts, the database does not need it\n",
         ),
         (&["migrate"], "was brought up to this program's tables"),
         (&["migrate"], "is up to date"),
+        (&["keys", "rewrap"], "0 rows were sealed anew with k2"),
+        (
+            &["keys", "list"],
+            "k1  decrypts, the database does not need it\n",
+        ),
     ] {
         let (arguments, told) = expected;
         let ended = run(arguments, &variables);

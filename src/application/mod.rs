@@ -18,6 +18,7 @@ pub mod ports;
 pub mod recorder;
 pub mod registry;
 pub mod relay;
+pub mod rewrap;
 pub mod upkeep;
 pub mod wakers;
 pub mod webhook_changes;

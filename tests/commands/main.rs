@@ -17,6 +17,7 @@ mod integrations;
 mod lists;
 mod postgres;
 mod refusals;
+mod rewrap;
 mod secrets;
 mod webhooks;
 mod world;

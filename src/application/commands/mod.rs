@@ -7,7 +7,7 @@ mod context;
 mod delivery;
 mod dispatch;
 pub(in crate::application) mod fields;
-mod idempotency;
+pub(in crate::application) mod idempotency;
 mod integration;
 mod integration_config;
 mod labels;
