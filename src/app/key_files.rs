@@ -61,9 +61,10 @@ async fn needed() -> Result<Option<Vec<String>>, RunError> {
     }
     let store = OpenStore::open(&config).await.map_err(RunError::Store)?;
     let needed = async {
-        match store.migrations_current().await? {
-            true => store.store.key_ids().await.map(Some),
-            false => Ok(None),
+        if store.migrations_current().await? {
+            store.store.key_ids().await.map(Some)
+        } else {
+            Ok(None)
         }
     };
     let needed = needed.await;

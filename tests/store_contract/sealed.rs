@@ -88,7 +88,7 @@ async fn reseal(database: &Database, kind: SealedKind, changes: &[Resealed]) -> 
 fn anew(found: Vec<StoredSealed>) -> Vec<Resealed> {
     let anew = found.into_iter().map(|before| {
         let mut after = before.sealed.clone();
-        after.key_id = "k2".to_owned();
+        "k2".clone_into(&mut after.key_id);
         after.bytes.push(7);
         Resealed { before, after }
     });
@@ -144,7 +144,7 @@ async fn what_is_sealed_anew_stands_under_the_new_key_and_nothing_else_changes(
     assert_eq!(after, version);
     let renew = |sealed: &mut SealedSecrets| {
         if sealed.key_id == "k1" {
-            sealed.key_id = "k2".to_owned();
+            "k2".clone_into(&mut sealed.key_id);
             sealed.bytes.push(7);
         }
     };
@@ -177,7 +177,7 @@ async fn what_was_changed_meanwhile_stays_as_it_is(database: &Database) {
         // Somebody else was faster with the second one.
         let mut theirs = changes[1].clone();
         theirs.after.bytes = vec![99];
-        theirs.after.key_id = "k1".to_owned();
+        "k1".clone_into(&mut theirs.after.key_id);
         assert_eq!(reseal(database, kind, &[theirs]).await, 1);
 
         assert_eq!(reseal(database, kind, &changes).await, 2);

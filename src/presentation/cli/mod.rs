@@ -89,7 +89,9 @@ pub struct DoctorOptions {
 /// What is done with encryption keys.
 #[derive(Debug, Subcommand)]
 pub enum KeysCommand {
-    /// Lists the ids, and with DATABASE_URL which ones the database needs; the first key encrypts
+    #[command(
+        about = "Lists the ids, and with DATABASE_URL which ones the database needs; the first key encrypts"
+    )]
     List(KeysListOptions),
     /// Puts a new key first, and makes the file where there is none
     Rotate(KeysRotateOptions),
