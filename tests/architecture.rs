@@ -37,7 +37,14 @@ const LAYERS: [(&str, &[&str]); 5] = [
 ];
 
 /// What does I/O; the domain does none.
-const IO_CRATES: [&str; 6] = ["async_nats", "axum", "metrics", "reqwest", "sqlx", "tokio"];
+const IO_CRATES: [&str; 6] = [
+    "async_nats",
+    "axum",
+    "hyper_util",
+    "metrics",
+    "sqlx",
+    "tokio",
+];
 
 /// The composition root: it sees all layers.
 const ROOT_MODULES: [&str; 3] = ["app", "lib", "main"];

@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use integration_worker::domain::policies::signature_v1;
+use integration_worker::domain::policies::{SignatureKey, signature};
 use reqwest::Client;
-use ring::hmac;
 use tokio::{task::JoinSet, time::Instant};
 
 use crate::world::{EVENT_BYTES, float};
@@ -15,13 +14,8 @@ const WARM_UP: Duration = Duration::from_millis(500);
 
 /// Requests per second of signed bodies to this URL, over one client whose connections are kept.
 pub(crate) async fn requests_per_second(url: &str, length: Duration) -> f64 {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "what the worker is compared with"
-    )]
-    let builder = Client::builder();
-    let client = builder.no_proxy().build().expect("a client");
-    let key = hmac::Key::new(hmac::HMAC_SHA256, &[7; 32]);
+    let client = Client::builder().no_proxy().build().expect("a client");
+    let key = SignatureKey::from_plain(&[7; 32]);
     let start = Instant::now() + WARM_UP;
     let end = start + length;
     let mut tasks = JoinSet::new();
@@ -42,7 +36,7 @@ pub(crate) async fn requests_per_second(url: &str, length: Duration) -> f64 {
                     .header("webhook-timestamp", timestamp)
                     .header(
                         "webhook-signature",
-                        signature_v1([&key], &id, timestamp, &body),
+                        signature([&key], &id, timestamp, &body),
                     )
                     .body(body.clone())
                     .send()

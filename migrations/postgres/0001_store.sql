@@ -107,12 +107,20 @@ CREATE TABLE deliveries (
     first_response    text,
     -- The event, while it may be needed again: until the delivery is made.
     event_meta        text,
-    event_raw         bytea
+    event_raw         bytea,
+    -- The place of an ordered delivery: its ordering key, its turn, and whether those behind it wait
+    -- although it is exhausted.
+    lane_key          text,
+    lane_turn         bigint,
+    lane_blocks       boolean     NOT NULL DEFAULT false
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02);
 
 -- Who is due: by webhook, so that the backlog of one is never in the way of another.
 CREATE INDEX deliveries_due ON deliveries (webhook_id, due_at, created_at)
-    WHERE status = 'pending';
+    WHERE status = 'pending' AND lane_key IS NULL;
+-- The lanes of ordered deliveries, each with its front first.
+CREATE INDEX deliveries_lanes ON deliveries (webhook_id, lane_key, lane_turn)
+    WHERE lane_key IS NOT NULL AND (status = 'pending' OR lane_blocks);
 -- Lists of what waits or went wrong.
 CREATE INDEX deliveries_undelivered ON deliveries (tenant, status, created_at)
     WHERE status <> 'delivered';
@@ -148,6 +156,7 @@ CREATE TABLE outbox (
     id           uuid        NOT NULL UNIQUE,
     event_type   text        NOT NULL,
     traceparent  text,
+    tracestate   text,
     body         bytea       NOT NULL,
     created_at   timestamptz NOT NULL,
     published_at timestamptz

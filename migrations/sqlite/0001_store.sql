@@ -81,7 +81,12 @@ CREATE TABLE deliveries (
     first_duration_ms INTEGER,
     first_status_code INTEGER,
     first_error TEXT,
-    first_response TEXT
+    first_response TEXT,
+    -- The place of an ordered delivery: its ordering key, its turn, and whether those behind it wait
+    -- although it is exhausted.
+    lane_key TEXT,
+    lane_turn INTEGER,
+    lane_blocks INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 
 -- Every index that is not partial is paid for by each delivery; one on `event_id`, whose values come in
@@ -90,7 +95,10 @@ CREATE TABLE deliveries (
 CREATE INDEX deliveries_by_time ON deliveries (tenant, created_at, id);
 -- For claims and figures; it costs nothing for a delivery that succeeds at once.
 CREATE INDEX deliveries_waiting ON deliveries (webhook_id, due_at, next_attempt_at)
-WHERE status = 'pending';
+WHERE status = 'pending' AND lane_key IS NULL;
+-- The lanes of ordered deliveries, each with its front first.
+CREATE INDEX deliveries_lanes ON deliveries (webhook_id, lane_key, lane_turn)
+WHERE lane_key IS NOT NULL AND (status = 'pending' OR lane_blocks);
 -- For lists of what was not delivered.
 CREATE INDEX deliveries_undelivered ON deliveries (tenant, status, created_at, id)
 WHERE status <> 'delivered';
@@ -125,6 +133,7 @@ CREATE TABLE outbox (
     id BLOB NOT NULL UNIQUE,
     event_type TEXT NOT NULL,
     traceparent TEXT,
+    tracestate TEXT,
     body BLOB NOT NULL,
     created_at INTEGER NOT NULL,
     published_at INTEGER

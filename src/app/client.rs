@@ -36,6 +36,9 @@ pub(crate) enum Question<'a> {
 /// # Errors
 /// Faults of the configuration, or the trouble with the answer.
 pub(crate) async fn ask(question: Question<'_>, output: &mut Output<'_>) -> Result<Exit, RunError> {
+    if let Question::Entity(entity, request) = &question {
+        cli::check_action(entity, &request.action)?;
+    }
     let config = ClientConfig::from_lookup(&environment)?;
     let prefix = nats::prefix(&config.nats)?;
     let client = connect(&config.nats).await?;

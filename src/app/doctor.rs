@@ -6,9 +6,12 @@ use async_nats::{Client, jetstream};
 use serde::Serialize;
 
 use crate::{
-    application::ports::{Cipher, CipherError},
+    application::{
+        ports::{Cipher, CipherError},
+        store_clock,
+    },
     domain::interfaces::RegistryWebhook,
-    infrastructure::nats::Inspection,
+    infrastructure::{clock::SystemClock, nats::Inspection},
     presentation::cli::{Exit, Output},
     shared::{
         config::{Config, DatabaseLocation, environment},
@@ -190,10 +193,37 @@ async fn check_database(config: &Config, report: &mut Report) {
         ),
         Ok(true) => {
             report.good("database", format!("{place} is there and up to date"));
+            check_clock(&store, report).await;
             check_keys(config, &store, report).await;
         }
     }
     store.close().await;
+}
+
+async fn check_clock(store: &OpenStore, report: &mut Report) {
+    match within(store_clock::learn(&*store.store, &SystemClock::new())).await {
+        Err(problem) => report.bad("clock", problem),
+        Ok(skew) => tell_skew(skew, report),
+    }
+}
+
+/// Seconds that this machine's clock is ahead of the database's, where that has one.
+fn tell_skew(skew: Option<f64>, report: &mut Report) {
+    let Some(skew) = skew else {
+        return;
+    };
+    if skew.abs() <= store_clock::TOLERATED.as_secs_f64() {
+        return report.good("clock", "as the database's");
+    }
+    let way = if skew > 0.0 { "ahead of" } else { "behind" };
+    report.note(
+        "clock",
+        format!(
+            "this machine's is {:.1} s {way} the database's: leases and due times follow the \
+             database's, signatures and the times in events follow this one",
+            skew.abs()
+        ),
+    );
 }
 
 /// Opening would make it.
@@ -272,10 +302,7 @@ mod tests {
             entities::{EntityMeta, Labels, NewWebhook, SigningSecret, Webhook},
             values::{EventPattern, IntegrationId, SecretConfig, TenantId, WebhookId},
         },
-        infrastructure::{
-            clock::SystemClock,
-            crypto::{RingCipher, generate_key_line},
-        },
+        infrastructure::crypto::{RingCipher, generate_key_line},
     };
 
     #[test]
@@ -290,6 +317,26 @@ mod tests {
         ] {
             assert_eq!(is_old(version), old, "{version}");
         }
+    }
+
+    #[test]
+    fn a_clock_that_is_off_is_a_note() {
+        for (skew, expected) in [
+            (-1.9, (Mark::Good, "as the database's")),
+            (61.3, (Mark::Note, "61.3 s ahead of the database's")),
+            (-3600.0, (Mark::Note, "3600.0 s behind the database's")),
+        ] {
+            let mut report = Report::default();
+            tell_skew(Some(skew), &mut report);
+            let [found] = &report.0[..] else {
+                panic!("{report:?}");
+            };
+            assert_eq!(found.result, expected.0, "{skew}");
+            assert!(found.text.contains(expected.1), "{}", found.text);
+        }
+        let mut report = Report::default();
+        tell_skew(None, &mut report);
+        assert!(report.0.is_empty(), "{report:?}");
     }
 
     fn webhook(id: u128, cipher: &dyn Cipher) -> RegistryWebhook {

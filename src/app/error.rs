@@ -1,6 +1,6 @@
 //! Why the worker does not run, and with which code the process ends.
 
-use std::error::Error;
+use std::{error::Error, path::PathBuf};
 
 use crate::{
     domain::interfaces::StoreError,
@@ -26,6 +26,13 @@ pub(crate) enum RunError {
     /// The store refused something that waiting does not mend.
     #[error("the database cannot be used")]
     Store(#[source] StoreError),
+    /// Another process has the database's file, by its path.
+    #[error(
+        "the database file {} is in use by another process: end that one first; one file is for one \
+         worker, PostgreSQL is for several",
+        .0.display()
+    )]
+    FileInUse(PathBuf),
     /// The topology on the bus cannot be used, and waiting does not mend it.
     #[error("the streams on NATS cannot be used")]
     Topology(#[source] Box<dyn Error + Send + Sync>),

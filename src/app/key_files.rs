@@ -9,14 +9,24 @@ use secrecy::ExposeSecret as _;
 
 use crate::{
     application::rewrap,
+    domain::interfaces::StoreError,
     infrastructure::clock::SystemClock,
     presentation::cli::{
         Exit, KeysCommand, Output, Trouble, list_keys, rotate_keys, tell_rewrapped,
     },
-    shared::config::{ConfigFaults, DatabaseLocation, KeySource, MigrateConfig, environment},
+    shared::{
+        config::{
+            ConfigFaults, DatabaseConfig, DatabaseLocation, KeySource, MigrateConfig, environment,
+        },
+        error_chain::Chain,
+    },
 };
 
-use super::{error::RunError, keys::Keys, store::OpenStore};
+use super::{
+    error::RunError,
+    keys::Keys,
+    store::{self, OpenStore},
+};
 
 /// Does what is asked with the file that is named, else with the one of the configuration.
 ///
@@ -59,7 +69,8 @@ async fn needed() -> Result<Option<Vec<String>>, RunError> {
     {
         return Ok(Some(Vec::new()));
     }
-    let store = OpenStore::open(&config).await.map_err(RunError::Store)?;
+    let store = OpenStore::open(&config).await;
+    let store = store.map_err(refused(&config))?;
     let needed = async {
         if store.migrations_current().await? {
             store.store.key_ids().await.map(Some)
@@ -69,7 +80,7 @@ async fn needed() -> Result<Option<Vec<String>>, RunError> {
     };
     let needed = needed.await;
     store.close().await;
-    needed.map_err(RunError::Store)
+    needed.map_err(refused(&config))
 }
 
 async fn rewrap(output: &mut Output<'_>) -> Result<Exit, RunError> {
@@ -94,23 +105,35 @@ async fn rewrap(output: &mut Output<'_>) -> Result<Exit, RunError> {
         );
         return Err(Trouble::failed(text).into());
     }
-    let store = OpenStore::open(&database).await.map_err(RunError::Store)?;
+    let store = OpenStore::open(&database).await;
+    let store = store.map_err(refused(&database))?;
     let done = rewrap_in(&store, &keys, output).await;
     store.close().await;
-    done
+    done.map_err(refused(&database))
+}
+
+/// A database that does not answer is not reachable; one that refuses the user is a fault of its variable.
+fn refused(config: &DatabaseConfig) -> impl FnOnce(StoreError) -> RunError {
+    let place = config.location.to_string();
+    move |error| {
+        if error.is_retryable() {
+            Trouble::unreachable(format!("{place}: {}", Chain(&error))).into()
+        } else {
+            store::refused(error)
+        }
+    }
 }
 
 async fn rewrap_in(
     store: &OpenStore,
     keys: &Keys,
     output: &mut Output<'_>,
-) -> Result<Exit, RunError> {
+) -> Result<Exit, StoreError> {
     let store = &*store.store;
-    store.ping().await.map_err(RunError::Store)?;
+    store.ping().await?;
     let (cipher, key_id) = (keys.cipher(), keys.first_id());
-    let done = rewrap::rewrap(store, &*cipher, &key_id).await;
-    let done = done.map_err(RunError::Store)?;
-    let needed = store.key_ids().await.map_err(RunError::Store)?;
+    let done = rewrap::rewrap(store, &*cipher, &key_id).await?;
+    let needed = store.key_ids().await?;
     Ok(tell_rewrapped(&done, &key_id, &needed, output))
 }
 

@@ -2,6 +2,7 @@
 
 mod client;
 mod demo;
+mod dependencies;
 mod dev;
 mod doctor;
 mod embedded;
@@ -9,6 +10,7 @@ mod error;
 mod key_files;
 mod keys;
 mod lag;
+mod lock;
 mod migrate;
 mod nats;
 mod signals;
@@ -30,7 +32,7 @@ use crate::{
 
 use client::{Question, ask};
 use error::RunError;
-use signals::Signals;
+use signals::{Hangup, Signals};
 
 /// How long blocking work may hold the end of the process up.
 const GOODBYE: Duration = Duration::from_millis(500);
@@ -52,18 +54,34 @@ pub fn main(cli: &Cli) -> ExitCode {
         output.remark(format_args!("integration-worker: {}", Chain(&error)));
         error.exit()
     });
+    let exit = told(exit, &mut output);
     ExitCode::from(exit as u8)
+}
+
+/// A result that did not reach its reader is none.
+fn told(exit: Exit, output: &mut Output<'_>) -> Exit {
+    let Some(loss) = output.loss().map(ToString::to_string) else {
+        return exit;
+    };
+    output.remark(format_args!(
+        "integration-worker: standard output cannot be written: {loss}"
+    ));
+    if exit == Exit::Done {
+        Exit::Failed
+    } else {
+        exit
+    }
 }
 
 async fn dispatch(command: &Command, output: &mut Output<'_>) -> Result<Exit, RunError> {
     match command {
         Command::Run => run().await.map(|()| Exit::Done),
         Command::Dev(options) => {
-            let dev = until_signal(|shutdown| dev::run(options.data.as_deref(), shutdown));
-            dev.await.map(|()| Exit::Done)
+            let dev = |shutdown| dev::run(options.data.as_deref(), shutdown);
+            until_signal(Hangup::Stop, dev).await.map(|()| Exit::Done)
         }
         Command::Demo => {
-            let seen = until_signal(demo::run).await?;
+            let seen = until_signal(Hangup::Stop, demo::run).await?;
             Ok(if seen { Exit::Done } else { Exit::Failed })
         }
         Command::Migrate => migrate::migrate(output).await,
@@ -73,6 +91,7 @@ async fn dispatch(command: &Command, output: &mut Output<'_>) -> Result<Exit, Ru
             ask(Question::Entity("integration", request), output).await
         }
         Command::Webhook(request) => ask(Question::Entity("webhook", request), output).await,
+        Command::Deadletter(request) => ask(Question::Entity("deadletter", request), output).await,
         Command::Delivery(request) => ask(Question::Entity("delivery", request), output).await,
         Command::Status(options) => ask(Question::Status(options), output).await,
         Command::Events(command) => ask(Question::Events(command), output).await,
@@ -99,15 +118,19 @@ async fn run() -> Result<(), RunError> {
     warn_of_unsupported(&config);
     let metrics = MetricsRecorder::install(config.database.location.kind())
         .map_err(|error| RunError::Telemetry(Box::new(error)))?;
-    until_signal(|shutdown| worker::run(config, metrics, shutdown)).await
+    let work = |shutdown| worker::run(config, metrics, shutdown);
+    until_signal(Hangup::Reload, work).await
 }
 
 /// The first signal cancels the token that the work is given, the second one ends it at once.
-async fn until_signal<T, W>(work: impl FnOnce(CancellationToken) -> W) -> Result<T, RunError>
+async fn until_signal<T, W>(
+    hangup: Hangup,
+    work: impl FnOnce(CancellationToken) -> W,
+) -> Result<T, RunError>
 where
     W: Future<Output = Result<T, RunError>>,
 {
-    let signals = Signals::install().map_err(|error| RunError::Telemetry(Box::new(error)))?;
+    let signals = Signals::install(hangup).map_err(|error| RunError::Telemetry(Box::new(error)))?;
     let shutdown = CancellationToken::new();
     tokio::select! {
         result = Box::pin(work(shutdown.clone())) => result,

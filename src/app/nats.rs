@@ -14,6 +14,7 @@ use crate::{
         Connection, NatsAuth, NatsSettings, NatsTls, SubjectPrefix, Topology, TopologySettings,
         connect,
     },
+    presentation::nats::Connect,
     shared::{
         config::{NatsConfig, NatsCredentials},
         error_chain::Chain,
@@ -104,4 +105,16 @@ pub(crate) async fn wait_for(
     }
     health.up(NATS);
     Ok((connection, Arc::new(topology)))
+}
+
+/// Makes connections for requests alone, apart from the one for everything else.
+pub(crate) fn for_requests(config: &NatsConfig, clock: &Arc<dyn Clock>) -> Connect {
+    let (settings, clock) = (Arc::new(settings(config)), Arc::clone(clock));
+    Box::new(move || {
+        let (settings, clock) = (Arc::clone(&settings), Arc::clone(&clock));
+        Box::pin(async move {
+            let connection = connect(&settings, clock).await?;
+            Ok(connection.client)
+        })
+    })
 }

@@ -1,6 +1,11 @@
 //! Opens the store that the configuration names, and waits until it can be used.
 
-use std::sync::Arc;
+use std::{
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use backoff::backoff::Backoff as _;
 use secrecy::ExposeSecret as _;
@@ -12,7 +17,7 @@ use crate::{
     },
     domain::interfaces::{Store, StoreError},
     infrastructure::{
-        postgres::{ConnectOptions, PostgresStore},
+        postgres::{ConnectOptions, PostgresStore, is_refusal},
         sqlite::SqliteStore,
     },
     shared::{
@@ -21,11 +26,13 @@ use crate::{
     },
 };
 
-use super::error::RunError;
+use super::{
+    error::RunError,
+    lock::{LockError, lock},
+};
 
-/// How often a file is tried to be opened: there is no server to wait for, but another process may hold
-/// a lock for a while.
-const FILE_TRIES: u32 = 3;
+/// Where the database's place comes from.
+const VARIABLE: &str = "DATABASE_URL";
 
 /// An open store, and how to bring its schema up and close it.
 #[derive(Clone)]
@@ -33,6 +40,8 @@ pub(crate) struct OpenStore {
     /// The store as the application sees it.
     pub(crate) store: Arc<dyn Store>,
     adapter: Adapter,
+    /// Keeps every other worker off the file.
+    _hold: Option<Arc<File>>,
 }
 
 #[derive(Clone)]
@@ -42,7 +51,7 @@ enum Adapter {
 }
 
 impl OpenStore {
-    /// Opens it; a server need not answer yet.
+    /// Opens it to look into it, beside a worker or not; a server need not answer yet.
     ///
     /// # Errors
     /// What the adapter says.
@@ -60,7 +69,11 @@ impl OpenStore {
             Adapter::Postgres(store) => Arc::new(store.clone()),
             Adapter::Sqlite(store) => Arc::new(store.clone()),
         };
-        Ok(Self { store, adapter })
+        Ok(Self {
+            store,
+            adapter,
+            _hold: None,
+        })
     }
 
     /// Brings the schema up to this program's.
@@ -80,9 +93,33 @@ impl OpenStore {
     /// What the adapter says.
     pub(crate) async fn migrations_current(&self) -> Result<bool, StoreError> {
         match &self.adapter {
-            Adapter::Postgres(store) => store.migrations_current().await,
+            Adapter::Postgres(store) => {
+                store.reach().await?;
+                store.migrations_current().await
+            }
             Adapter::Sqlite(store) => store.migrations_current().await,
         }
+    }
+
+    /// Opens it to be used; a server need not answer yet. A file is this process's alone until the store is
+    /// dropped.
+    ///
+    /// # Errors
+    /// A fault of the configuration, where waiting does not mend it; [`RunError::FileInUse`]; else
+    /// [`RunError::Store`].
+    pub(crate) async fn open_for_use(config: &DatabaseConfig) -> Result<Self, RunError> {
+        let hold = match &config.location {
+            DatabaseLocation::Postgres(_) => None,
+            DatabaseLocation::Sqlite(path) => {
+                SqliteStore::prepare(path).await.map_err(not_opened)?;
+                Some(Arc::new(hold(path)?))
+            }
+        };
+        let opened = Self::open(config).await.map_err(not_opened)?;
+        Ok(Self {
+            _hold: hold,
+            ..opened
+        })
     }
 
     /// Opens the store and brings its schema up, waiting as long as it is not available.
@@ -97,7 +134,6 @@ impl OpenStore {
         health.starting(DATABASE, place.clone());
         health.starting(MIGRATIONS, place.clone());
         let mut waits = waits();
-        let mut tries = 0;
         loop {
             let error = match Self::open_and_migrate(config).await {
                 Ok(store) => {
@@ -105,22 +141,18 @@ impl OpenStore {
                     health.up(MIGRATIONS);
                     return Ok(store);
                 }
-                Err(error) if error.is_final() => return Err(RunError::Store(error)),
-                Err(error) => error,
+                Err(RunError::Store(error)) if error.is_retryable() => error,
+                Err(error) => return Err(error),
             };
-            tries += 1;
-            if tries == FILE_TRIES && matches!(config.location, DatabaseLocation::Sqlite(_)) {
-                return Err(RunError::configuration("DATABASE_URL", &error));
-            }
             tracing::warn!(database = place, error = %Chain(&error), "waiting for the database");
             tokio::time::sleep(waits.next_backoff().unwrap_or(LONGEST_WAIT)).await;
         }
     }
 
-    async fn open_and_migrate(config: &DatabaseConfig) -> Result<Self, StoreError> {
-        let store = Self::open(config).await?;
-        store.migrate().await?;
-        store.store.ping().await?;
+    async fn open_and_migrate(config: &DatabaseConfig) -> Result<Self, RunError> {
+        let store = Self::open_for_use(config).await?;
+        store.migrate().await.map_err(refused)?;
+        store.store.ping().await.map_err(refused)?;
         Ok(store)
     }
 
@@ -131,4 +163,39 @@ impl OpenStore {
             Adapter::Sqlite(store) => store.close().await,
         }
     }
+}
+
+fn not_opened(error: StoreError) -> RunError {
+    if error.is_final() {
+        RunError::configuration(VARIABLE, &error)
+    } else {
+        RunError::Store(error)
+    }
+}
+
+/// The error of a store that is open: a fault of the configuration where the server does not know the
+/// user, the password or the database.
+pub(crate) fn refused(error: StoreError) -> RunError {
+    if is_refusal(&error) {
+        RunError::configuration(VARIABLE, &error)
+    } else {
+        RunError::Store(error)
+    }
+}
+
+/// Two workers on one file would be no faster and keep each other waiting. The lock lies beside the file,
+/// whatever link led to it; locks on the file itself are SQLite's.
+fn hold(path: &Path) -> Result<File, RunError> {
+    let refused = |path: &Path, error: io::Error| {
+        let text = format!("{} cannot be locked: {error}", path.display());
+        RunError::configuration(VARIABLE, &io::Error::new(error.kind(), text))
+    };
+    let file = path.canonicalize().map_err(|error| refused(path, error))?;
+    let mut name = file.into_os_string();
+    name.push("-lock");
+    let beside = PathBuf::from(name);
+    lock(&beside).map_err(|error| match error {
+        LockError::InUse => RunError::FileInUse(path.to_owned()),
+        LockError::Refused(error) => refused(&beside, error),
+    })
 }

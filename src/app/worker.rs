@@ -11,11 +11,15 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     application::{
         commands::{CommandHandler, CommandSettings},
+        dead_letter_box::DeadLetterBox,
+        dead_letter_watch::DeadLetterWatch,
         deliver::Deliverer,
         endpoints::Endpoints,
-        health::{DATABASE, Health, NATS},
+        health::Health,
         in_hand::InHand,
         intake::{Intake, IntakeLimits, MAX_DELIVERIES_IN_HAND},
+        lanes::OrderedLanes,
+        leased::LeasedAttempts,
         leases::Leases,
         normalise::Normaliser,
         parked::ParkedLane,
@@ -23,15 +27,20 @@ use crate::{
         recorder::Recorder,
         registry::Registry,
         relay::Relay,
+        store_clock,
         upkeep::{Retention, Upkeep},
         wakers::Wakers,
         webhook_changes::WebhookChanges,
     },
-    domain::{interfaces::Store, policies::EgressPolicy, values::TenantId},
+    domain::{policies::EgressPolicy, values::TenantId},
     infrastructure::{
         clock::SystemClock,
+        expression::Cel,
         http::EndpointClient,
-        nats::{Burial, Connection, JetStreamPublisher, PullSource, Topology, TopologySettings},
+        nats::{
+            Burial, Connection, ConsumerFloor, JetStreamDeadLetters, JetStreamPublisher,
+            PullSource, Topology, TopologySettings,
+        },
         telemetry::MetricsRecorder,
     },
     presentation::{
@@ -45,7 +54,7 @@ use crate::{
     },
 };
 
-use super::{error::RunError, keys::Keys, lag, nats, signals, store::OpenStore};
+use super::{dependencies, error::RunError, keys::Keys, lag, nats, signals, store::OpenStore};
 
 /// What is left of the time to stop, after the work in hand, for recording, publishing and goodbyes.
 const FAREWELL: Duration = Duration::from_secs(6);
@@ -93,6 +102,7 @@ struct Parts {
     topology: Arc<Topology>,
     sender: Arc<dyn HttpSender>,
     publisher: Arc<JetStreamPublisher>,
+    dead_letters: Arc<dyn DeadLetterBox>,
 }
 
 impl Parts {
@@ -193,8 +203,12 @@ async fn prepare(
     let keys = Keys::read(&config.keys)?;
     let store = OpenStore::wait_for(&config.database, &health).await?;
     keys.check(store.store.as_ref()).await?;
+    // Before any lease is taken; later it is done as part of the upkeep.
+    let learned = store_clock::learn_first(store.store.as_ref(), clock.as_ref()).await;
+    learned.map_err(RunError::Store)?;
     let (connection, topology) = nats::wait_for(&config.nats, Arc::clone(&clock), &health).await?;
     let prefix = nats::prefix(&config.nats)?;
+    let dead_letters = JetStreamDeadLetters::new(&connection, prefix.clone(), &topology);
     let publisher = Arc::new(JetStreamPublisher::new(&connection, prefix, &topology));
     Ok(Parts {
         config,
@@ -209,6 +223,7 @@ async fn prepare(
         topology,
         sender: Arc::new(sender),
         publisher,
+        dead_letters: Arc::new(dead_letters),
     })
 }
 
@@ -256,7 +271,11 @@ fn deliverer(parts: &Parts, running: &Running) -> Deliverer {
 
 fn start_lanes(parts: &Parts, groups: &Groups, running: &Running, deliverer: &Arc<Deliverer>) {
     let store = &parts.store.store;
-    let registry = Arc::new(Registry::new(Arc::clone(store), parts.keys.cipher()));
+    let registry = Arc::new(Registry::new(
+        Arc::clone(store),
+        parts.keys.cipher(),
+        Arc::new(Cel),
+    ));
     let recorder = Recorder {
         store: Arc::clone(store),
         publisher: parts.publisher(),
@@ -266,12 +285,27 @@ fn start_lanes(parts: &Parts, groups: &Groups, running: &Running, deliverer: &Ar
         give_up: running.give_up.clone(),
     };
     let outcomes = recorder.start(&groups.recording, MAX_DELIVERIES_IN_HAND);
+    let attempts = Arc::new(LeasedAttempts {
+        clock: Arc::clone(&parts.clock),
+        deliverer: Arc::clone(deliverer),
+        outcomes: outcomes.clone(),
+    });
+    OrderedLanes {
+        store: Arc::clone(store),
+        floor: Arc::new(ConsumerFloor::new(&parts.connection, &parts.topology)),
+        registry: Arc::clone(&registry),
+        clock: Arc::clone(&parts.clock),
+        attempts: Arc::clone(&attempts),
+        leases: Arc::clone(&running.leases),
+        wakers: Arc::clone(&parts.wakers),
+        health: Arc::clone(&parts.health),
+    }
+    .start(&groups.lanes);
     ParkedLane {
         store: Arc::clone(store),
         registry: Arc::clone(&registry),
         clock: Arc::clone(&parts.clock),
-        deliverer: Arc::clone(deliverer),
-        outcomes: outcomes.clone(),
+        attempts,
         leases: Arc::clone(&running.leases),
         wakers: Arc::clone(&parts.wakers),
         health: Arc::clone(&parts.health),
@@ -314,6 +348,14 @@ fn start_upkeep(parts: &Parts, groups: &Groups, deliverer: &Deliverer, in_hand: 
         progress_every: parts.config.nats.source_ack_wait / 3,
     }
     .start(&groups.upkeep);
+    DeadLetterWatch {
+        letters: Arc::clone(&parts.dead_letters),
+        store: Arc::clone(&parts.store.store),
+        clock: Arc::clone(&parts.clock),
+        wakers: Arc::clone(&parts.wakers),
+        default_tenant: parts.tenant.clone(),
+    }
+    .start(&groups.upkeep);
     lag::watch(
         &groups.upkeep,
         parts.connection.client.clone(),
@@ -328,8 +370,16 @@ fn start_upkeep(parts: &Parts, groups: &Groups, deliverer: &Deliverer, in_hand: 
     });
     groups.upkeep.spawn_loop("hangup", hangups);
     groups.upkeep.spawn_loop(
+        "clock",
+        store_clock::follow(
+            Arc::clone(&parts.store.store),
+            Arc::clone(&parts.clock),
+            groups.upkeep.stopping(),
+        ),
+    );
+    groups.upkeep.spawn_loop(
         "dependencies",
-        watch_dependencies(
+        dependencies::watch(
             Arc::clone(&parts.store.store),
             parts.connection.connected.clone(),
             Arc::clone(&parts.health),
@@ -339,7 +389,7 @@ fn start_upkeep(parts: &Parts, groups: &Groups, deliverer: &Deliverer, in_hand: 
 }
 
 async fn start_commands(parts: &Parts, groups: &Groups) -> Result<(), RunError> {
-    let handler = Arc::new(CommandHandler::new(
+    let handler = CommandHandler::new(
         Arc::clone(&parts.store.store),
         parts.keys.cipher(),
         Arc::clone(&parts.clock),
@@ -349,8 +399,10 @@ async fn start_commands(parts: &Parts, groups: &Groups) -> Result<(), RunError> 
             default_tenant: parts.tenant.clone(),
             max_body: parts.config.limits.command_bytes,
             egress: parts.egress.clone(),
+            expressions: Arc::new(Cel),
         },
-    ));
+    );
+    let handler = Arc::new(handler.with_dead_letters(Arc::clone(&parts.dead_letters)));
     let prefix = nats::prefix(&parts.config.nats)?;
     let publisher = &parts.publisher;
     DurableCommands {
@@ -372,7 +424,7 @@ async fn start_commands(parts: &Parts, groups: &Groups) -> Result<(), RunError> 
     }
     .spawn(&groups.inbound);
     RequestService {
-        client: parts.connection.client.clone(),
+        connect: nats::for_requests(&parts.config.nats, &parts.clock),
         handler,
         clock: Arc::clone(&parts.clock),
         settings: ServiceSettings {
@@ -384,38 +436,6 @@ async fn start_commands(parts: &Parts, groups: &Groups) -> Result<(), RunError> 
     .spawn(&groups.inbound)
     .await
     .map_err(|error| RunError::Service(Box::new(error)))
-}
-
-/// How often the database is asked whether it answers.
-const ASK_EVERY: Duration = Duration::from_secs(2);
-
-/// Follows NATS and the database for `/ready` and `/health`.
-async fn watch_dependencies(
-    store: Arc<dyn Store>,
-    mut connected: tokio::sync::watch::Receiver<bool>,
-    health: Arc<Health>,
-    stopping: CancellationToken,
-) {
-    let mut ticks = tokio::time::interval(ASK_EVERY);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = stopping.cancelled() => return,
-            _ = ticks.tick() => match store.ping().await {
-                Ok(()) => health.up(DATABASE),
-                Err(error) => health.down(DATABASE, Chain(&error).to_string()),
-            },
-            changed = connected.changed() => if changed.is_err() {
-                health.down(NATS, "the client is gone");
-                return stopping.cancelled().await;
-            },
-        }
-        if *connected.borrow_and_update() {
-            health.up(NATS);
-        } else {
-            health.down(NATS, "not connected");
-        }
-    }
 }
 
 /// Stops in order: nothing new is taken; what is in hand is finished, recorded and told within the
@@ -441,7 +461,7 @@ async fn stop(parts: &Parts, groups: &Groups, running: Running) {
         .await;
     give_up.cancel();
     groups.recording.shut_down(STEP).await;
-    let now = parts.clock.now();
+    let now = parts.clock.store_now();
     let store = parts.store.store.as_ref();
     let deliveries = within("leases", ParkedLane::give_back(store, &leases, now)).await;
     groups.relay.shut_down(STEP).await;

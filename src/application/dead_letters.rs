@@ -68,7 +68,7 @@ fn added_event(letter: &DeadLetter, tenant: &TenantId, now: Timestamp) -> Outbox
             actor: "system".to_owned(),
             correlation_id: id.to_string(),
             causation_id: id.to_string(),
-            traceparent: None,
+            trace: None,
         },
         data: json!({
             "kind": letter.kind,
@@ -81,7 +81,7 @@ fn added_event(letter: &DeadLetter, tenant: &TenantId, now: Timestamp) -> Outbox
     OutboxRow {
         id: event.id,
         event_type: event.event_type.clone(),
-        traceparent: None,
+        trace: None,
         body: event.to_json(),
     }
 }

@@ -17,26 +17,25 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     domain::{
-        entities::{Attempt, Delivery, DeliveryStatus},
+        entities::{Attempt, Delivery, DeliveryStatus, OnExhausted},
         events::{BusinessEvent, DomainEvent},
         interfaces::StoreError,
         policies::{Answer, NextStep, PATIENCE, STALL, next_step},
-        values::Timestamp,
+        values::{Timestamp, TraceContext},
     },
     shared::{
         error_chain::Chain,
-        metrics::{ATTEMPT_SECONDS, ATTEMPTS},
+        metrics::{ATTEMPT_SECONDS, ATTEMPTS, EXPRESSION_FAULTS},
     },
 };
 
 use super::{
     delivery_events,
-    endpoint::Endpoint,
     endpoints::Endpoints,
     patience::until_done,
-    ports::{Clock, HttpAnswer, HttpSender, SendError},
-    registry::CompiledWebhook,
-    webhook_changes::WebhookChanges,
+    ports::{Clock, HttpAnswer, HttpSender, OutboundRequest, SendError},
+    registry::{CompiledWebhook, LaneRule},
+    webhook_changes::{Cause, WebhookChanges},
 };
 
 /// Which lane an attempt is on, for figures.
@@ -62,8 +61,8 @@ impl Lane {
 pub struct Attempted {
     /// As it stands now.
     pub delivery: Delivery,
-    /// The attempt.
-    pub attempt: Attempt,
+    /// The attempt; `None` when no request could be made of the event, and never will.
+    pub attempt: Option<Attempt>,
     /// What is to be told about it, in the order of the versions.
     pub events: Vec<DomainEvent>,
 }
@@ -71,7 +70,7 @@ pub struct Attempted {
 /// What came of trying to make an attempt.
 #[derive(Debug)]
 pub enum Tried {
-    /// A request was made.
+    /// A request was made, or can never be made.
     Attempted(Box<Attempted>),
     /// No request was made; the delivery goes on waiting, and this is why.
     Waits(&'static str),
@@ -83,6 +82,8 @@ pub enum Tried {
 pub const BUSY: &str = "waiting for a free slot at the endpoint";
 /// Why a delivery waits without an attempt.
 pub const DISABLED: &str = "waiting for the webhook to be activated";
+/// Why a delivery waits without an attempt.
+pub const ORDERED: &str = "waiting for its turn";
 /// Why a delivery waits without an attempt.
 pub const UNUSABLE: &str = "the webhook's configuration or signing secret cannot be read";
 
@@ -136,13 +137,36 @@ impl Deliverer {
         &self.endpoints
     }
 
-    /// Makes the next attempt at `delivery`, unless the endpoint does not take it now.
+    /// Makes the next attempt at `delivery`, unless the endpoint does not take it now. `when_slow` is run
+    /// beside an attempt that takes longer than [`STALL`], as long as there are not too many such.
     pub async fn attempt(
         &self,
         lane: Lane,
         webhook: &CompiledWebhook,
         event: &BusinessEvent,
         delivery: Delivery,
+        when_slow: impl AsyncFnOnce(&Delivery),
+    ) -> Tried {
+        let mut tried = self
+            .try_once(lane, webhook, event, delivery, when_slow)
+            .await;
+        let blocks = |rule: &LaneRule| rule.on_exhausted == OnExhausted::Block;
+        if let Tried::Attempted(attempted) = &mut tried
+            && attempted.delivery.status == DeliveryStatus::Exhausted
+            && webhook.ordering.as_ref().is_some_and(blocks)
+        {
+            attempted.delivery.block_lane();
+        }
+        tried
+    }
+
+    async fn try_once(
+        &self,
+        lane: Lane,
+        webhook: &CompiledWebhook,
+        event: &BusinessEvent,
+        delivery: Delivery,
+        when_slow: impl AsyncFnOnce(&Delivery),
     ) -> Tried {
         if webhook.is_disabled {
             return Tried::Waits(DISABLED);
@@ -165,9 +189,21 @@ impl Deliverer {
         let Ok(Ok(permit)) = timeout(PATIENCE, self.attempts.acquire()).await else {
             return Tried::Waits(BUSY);
         };
+        let number = delivery.attempt_count + 1;
+        let started_at = self.clock.now();
+        let request = match endpoint.request(event, delivery.id, number, started_at) {
+            Ok(request) => request,
+            Err(problem) => {
+                counter!(EXPRESSION_FAULTS, "expression" => "transform").increment(1);
+                let refused = refused(delivery, problem, started_at, event);
+                return Tried::Attempted(Box::new(refused));
+            }
+        };
         slot.begin();
-        let sending = self.send(lane, endpoint, event, &delivery);
-        let (attempt, answer) = self.let_others_pass(sending, permit).await;
+        let sending = self.send(lane, request, number, started_at);
+        let (attempt, answer) = self
+            .let_others_pass(sending, permit, when_slow(&delivery))
+            .await;
         slot.finish(answer);
         self.conclude(lane, webhook, event, delivery, (attempt, answer))
             .await
@@ -178,27 +214,29 @@ impl Deliverer {
         &self,
         sending: impl Future<Output = T>,
         permit: SemaphorePermit<'_>,
+        when_slow: impl Future<Output = ()>,
     ) -> T {
         let mut sending = pin!(sending);
-        let slow = tokio::select! {
+        tokio::select! {
             sent = &mut sending => return sent,
-            () = sleep(STALL) => self.slow.try_acquire(),
+            () = sleep(STALL) => {}
+        }
+        let Ok(_slow) = self.slow.try_acquire() else {
+            return sending.await;
         };
-        let _permit = slow.unwrap_or(permit);
-        sending.await
+        drop(permit);
+        let (sent, ()) = tokio::join!(sending, when_slow);
+        sent
     }
 
     async fn send(
         &self,
         lane: Lane,
-        endpoint: &Endpoint,
-        event: &BusinessEvent,
-        delivery: &Delivery,
+        request: OutboundRequest,
+        number: i32,
+        started_at: Timestamp,
     ) -> (Attempt, Answer) {
-        let number = delivery.attempt_count + 1;
-        let started_at = self.clock.now();
         let start = Instant::now();
-        let request = endpoint.request(event, delivery.id, number, started_at);
         let result = self.sender.send(request).await;
         let took = start.elapsed();
         histogram!(ATTEMPT_SECONDS, "lane" => lane.as_str()).record(took.as_secs_f64());
@@ -217,28 +255,30 @@ impl Deliverer {
         let now = self.clock.now();
         let budget = u32::try_from(attempt.number - delivery.budget_base).unwrap_or(1);
         let random = self.clock.random();
-        let mut step = next_step(answer, &webhook.retry, budget, now, random);
-        match self.change_webhook(webhook, &delivery, step).await {
+        let due = self.clock.store_now();
+        let mut step = next_step(answer, &webhook.retry, budget, due, random);
+        let trace = event.meta.trace.as_ref();
+        let cause = Cause {
+            delivery: &delivery,
+            trace,
+        };
+        match self.change_webhook(webhook, cause, step).await {
             None => return Tried::Stopping,
             // A webhook that cannot be disabled gets its next request by the schedule, not at once.
             Some(Err(_)) if step == NextStep::Disable => {
-                step = next_step(Answer::None, &webhook.retry, budget, now, random);
+                step = next_step(Answer::None, &webhook.retry, budget, due, random);
             }
             Some(_) => {}
         }
-        let events = apply(
-            lane,
-            &mut delivery,
-            &attempt,
-            step,
-            now,
-            event.meta.traceparent.as_deref(),
-        );
+        if step == NextStep::Disable {
+            delivery.next_attempt_at = Some(due);
+        }
+        let events = apply(lane, &mut delivery, &attempt, step, now, trace);
         count(lane, step);
         log(&delivery, &attempt, step);
         Tried::Attempted(Box::new(Attempted {
             delivery,
-            attempt,
+            attempt: Some(attempt),
             events,
         }))
     }
@@ -247,19 +287,19 @@ impl Deliverer {
     async fn change_webhook(
         &self,
         webhook: &CompiledWebhook,
-        delivery: &Delivery,
+        cause: Cause<'_>,
         step: NextStep,
     ) -> Option<Result<(), StoreError>> {
         let (stopping, is_final) = (&self.stopping, StoreError::is_final);
         let changed = match step {
             NextStep::Done if webhook.is_pending => {
-                let activate = || self.changes.first_success(delivery);
+                let activate = || self.changes.first_success(cause);
                 until_done(stopping, "activate a webhook", is_final, activate).await?
             }
             NextStep::Disable => {
                 let disable = || {
                     self.changes
-                        .disable(delivery, "the endpoint answered 410 Gone")
+                        .disable(cause, "the endpoint answered 410 Gone")
                 };
                 until_done(stopping, "disable a webhook", is_final, disable).await?
             }
@@ -270,6 +310,30 @@ impl Deliverer {
             tracing::error!(webhook = %webhook.id, error, "a webhook could not be changed");
         }
         Some(changed)
+    }
+}
+
+/// The end of a delivery whose event cannot be evaluated: no request is made, now or later.
+pub(super) fn refused(
+    mut delivery: Delivery,
+    problem: String,
+    now: Timestamp,
+    event: &BusinessEvent,
+) -> Attempted {
+    tracing::info!(
+        delivery = %delivery.id, webhook = %delivery.webhook_id, event = delivery.event_id,
+        error = problem, "an expression could not be evaluated, nothing is sent"
+    );
+    delivery.status = DeliveryStatus::Exhausted;
+    delivery.next_attempt_at = None;
+    delivery.completed_at = Some(now);
+    delivery.error = Some(problem);
+    delivery.event_version += 1;
+    let told = delivery_events::never_sent(&delivery, now, event.meta.trace.as_ref());
+    Attempted {
+        delivery,
+        attempt: None,
+        events: vec![told],
     }
 }
 
@@ -308,7 +372,7 @@ fn apply(
     attempt: &Attempt,
     step: NextStep,
     now: Timestamp,
-    traceparent: Option<&str>,
+    trace: Option<&TraceContext>,
 ) -> Vec<DomainEvent> {
     delivery.attempt_count = attempt.number;
     delivery.error.clone_from(&attempt.error);
@@ -322,36 +386,22 @@ fn apply(
             if lane == Lane::Fast {
                 return Vec::new();
             }
-            vec![delivery_events::triggered(delivery, attempt, traceparent)]
+            vec![delivery_events::triggered(delivery, attempt, trace)]
         }
         NextStep::Retry(at) => {
             delivery.next_attempt_at = Some(at);
-            vec![delivery_events::failed(
-                delivery,
-                attempt,
-                Some(at),
-                traceparent,
-            )]
+            vec![delivery_events::failed(delivery, attempt, Some(at), trace)]
         }
         NextStep::Disable => {
-            delivery.next_attempt_at = Some(now);
-            vec![delivery_events::failed(
-                delivery,
-                attempt,
-                None,
-                traceparent,
-            )]
+            vec![delivery_events::failed(delivery, attempt, None, trace)]
         }
         NextStep::GiveUp => {
             delivery.status = DeliveryStatus::Exhausted;
             delivery.next_attempt_at = None;
             delivery.completed_at = Some(now);
-            let failed = delivery_events::failed(delivery, attempt, None, traceparent);
+            let failed = delivery_events::failed(delivery, attempt, None, trace);
             delivery.event_version += 1;
-            vec![
-                failed,
-                delivery_events::exhausted(delivery, attempt, traceparent),
-            ]
+            vec![failed, delivery_events::exhausted(delivery, attempt, trace)]
         }
     }
 }

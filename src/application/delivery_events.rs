@@ -8,7 +8,7 @@ use crate::domain::{
     entities::{Attempt, Delivery, DeliveryStatus},
     events::{BusinessEvent, Context, DomainEvent},
     interfaces::OutboxRow,
-    values::{DeliveryId, Timestamp, WebhookId, format_time},
+    values::{DeliveryId, Timestamp, TraceContext, WebhookId, format_time},
 };
 
 #[derive(Serialize)]
@@ -37,10 +37,14 @@ struct Failure<'a> {
 }
 
 /// `webhook.triggered`: delivered.
-pub fn triggered(delivery: &Delivery, attempt: &Attempt, traceparent: Option<&str>) -> DomainEvent {
+pub fn triggered(
+    delivery: &Delivery,
+    attempt: &Attempt,
+    trace: Option<&TraceContext>,
+) -> DomainEvent {
     let time = delivery.completed_at.unwrap_or(attempt.started_at);
     let data = value(&base(delivery, attempt));
-    event(delivery, "webhook.triggered", time, data, traceparent)
+    event(delivery, "webhook.triggered", time, data, trace)
 }
 
 /// `webhook.failed`: an attempt failed; `next` is when the next one is due.
@@ -48,33 +52,52 @@ pub fn failed(
     delivery: &Delivery,
     attempt: &Attempt,
     next: Option<Timestamp>,
-    traceparent: Option<&str>,
+    trace: Option<&TraceContext>,
 ) -> DomainEvent {
     let data = value(&failure(delivery, attempt, next, None));
-    event(
-        delivery,
-        "webhook.failed",
-        ended(attempt),
-        data,
-        traceparent,
-    )
+    event(delivery, "webhook.failed", ended(attempt), data, trace)
 }
 
 /// `webhook.exhausted`: the last attempt failed; one version after its `webhook.failed`.
-pub fn exhausted(delivery: &Delivery, attempt: &Attempt, traceparent: Option<&str>) -> DomainEvent {
+pub fn exhausted(
+    delivery: &Delivery,
+    attempt: &Attempt,
+    trace: Option<&TraceContext>,
+) -> DomainEvent {
     let data = value(&failure(
         delivery,
         attempt,
         None,
         Some(delivery.attempt_count),
     ));
-    event(
-        delivery,
-        "webhook.exhausted",
-        ended(attempt),
-        data,
-        traceparent,
-    )
+    event(delivery, "webhook.exhausted", ended(attempt), data, trace)
+}
+
+/// `webhook.exhausted` of a delivery of which no (further) request can be made; there is no
+/// `webhook.failed` before it, since there was no attempt.
+pub fn never_sent(
+    delivery: &Delivery,
+    now: Timestamp,
+    trace: Option<&TraceContext>,
+) -> DomainEvent {
+    let attempts = delivery.attempt_count;
+    let failure = Failure {
+        base: Base {
+            webhook_id: delivery.webhook_id,
+            delivery_id: delivery.id,
+            event_id: &delivery.event_id,
+            event_type: &delivery.event_type,
+            attempt: attempts,
+            duration_ms: 0,
+            status_code: None,
+        },
+        error: delivery.error.as_deref(),
+        retry_count: (attempts - 1).max(0),
+        next_attempt_at: None,
+        attempts: Some(attempts),
+    };
+    let data = value(&failure);
+    event(delivery, "webhook.exhausted", now, data, trace)
 }
 
 /// What is to be published about a recorded delivery that succeeded at its first attempt; the events
@@ -89,14 +112,14 @@ pub fn first_success(
         && delivery.event_version == 1;
     let attempt = attempt.filter(|_| is_first)?;
     let time = delivery.completed_at.unwrap_or(attempt.started_at);
-    let traceparent = event.meta.traceparent.as_deref();
+    let trace = event.meta.trace.as_ref();
     let data = base(delivery, attempt);
     Some(to_row(self::event(
         delivery,
         "webhook.triggered",
         time,
         data,
-        traceparent,
+        trace,
     )))
 }
 
@@ -106,7 +129,7 @@ fn to_row<D: Serialize>(event: DomainEvent<D>) -> OutboxRow {
         id: event.id,
         body: event.to_json(),
         event_type: event.event_type,
-        traceparent: event.context.traceparent,
+        trace: event.context.trace,
     }
 }
 
@@ -151,7 +174,7 @@ fn event<D>(
     event_type: &str,
     time: Timestamp,
     data: D,
-    traceparent: Option<&str>,
+    trace: Option<&TraceContext>,
 ) -> DomainEvent<D> {
     let version = delivery.event_version;
     DomainEvent {
@@ -168,7 +191,7 @@ fn event<D>(
                 .clone()
                 .unwrap_or_else(|| delivery.event_id.clone()),
             causation_id: delivery.event_id.clone(),
-            traceparent: traceparent.map(str::to_owned),
+            trace: trace.cloned(),
         },
         data,
     }

@@ -6,18 +6,19 @@ use metrics::counter;
 
 use crate::{
     domain::{
-        entities::{Delivery, DeliveryStatus},
+        entities::{Delivery, DeliveryStatus, LanePlace},
         events::BusinessEvent,
         interfaces::{FirstRecord, OutboxRow, StoredEvent},
-        values::DeliveryId,
+        values::{DeliveryId, LaneKey},
     },
     shared::metrics::PARKED,
 };
 
 use super::{
-    deliver::{BUSY, Deliverer, Lane, Tried},
+    deliver::{BUSY, Deliverer, Lane, ORDERED, Tried, refused},
     delivery_events,
-    parked::{BUSY_WAIT, UNUSABLE_WAIT},
+    endpoint::Endpoint,
+    leased::{BUSY_WAIT, UNUSABLE_WAIT},
     ports::Clock,
     registry::CompiledWebhook,
 };
@@ -31,7 +32,16 @@ pub struct FirstAttempt<'a> {
     pub webhook: &'a CompiledWebhook,
     /// What it carries.
     pub event: &'a BusinessEvent,
+    /// Where it has its turn: no attempt is made before it has come.
+    pub lane: Option<&'a LaneKey>,
+    /// Why an expression of the webhook could not be evaluated: no attempt is made then.
+    pub fault: Option<&'a str>,
 }
+
+/// Why a delivery waits whose first attempt takes long.
+const UNDER_WAY: &str = "the first attempt is under way";
+/// How long after its timeout an attempt has ended for sure, and what it came to is recorded.
+const ASIDE_MARGIN: Duration = Duration::from_secs(15);
 
 impl FirstAttempt<'_> {
     /// Makes the attempt, or parks: answers what to record, and what to publish afterwards.
@@ -41,18 +51,29 @@ impl FirstAttempt<'_> {
         self,
         deliverer: &Deliverer,
         clock: &dyn Clock,
+        when_slow: impl AsyncFnOnce(FirstRecord),
     ) -> Option<(Box<FirstRecord>, Option<OutboxRow>)> {
         let delivery = self.delivery(clock);
-        let tried = deliverer
-            .attempt(Lane::Fast, self.webhook, self.event, delivery)
-            .await;
+        let tried = match (self.fault, &delivery.lane) {
+            (Some(fault), _) => {
+                let refused = refused(delivery, fault.to_owned(), clock.now(), self.event);
+                Tried::Attempted(Box::new(refused))
+            }
+            (None, Some(_)) => Tried::Waits(ORDERED),
+            (None, None) => {
+                let aside = async |delivery: &Delivery| when_slow(self.aside(delivery)).await;
+                deliverer
+                    .attempt(Lane::Fast, self.webhook, self.event, delivery, aside)
+                    .await
+            }
+        };
         let attempted = match tried {
             Tried::Attempted(attempted) => attempted,
             Tried::Waits(reason) => return Some((Box::new(self.park(reason, clock)), None)),
             Tried::Stopping => return None,
         };
         let (delivery, attempt) = (attempted.delivery, attempted.attempt);
-        let announce = delivery_events::first_success(&delivery, Some(&attempt), self.event);
+        let announce = delivery_events::first_success(&delivery, attempt.as_ref(), self.event);
         let events = if announce.is_some() {
             Vec::new()
         } else {
@@ -61,7 +82,7 @@ impl FirstAttempt<'_> {
         let record = FirstRecord {
             event: self.kept(&delivery),
             delivery,
-            attempt: Some(attempt),
+            attempt,
             events,
         };
         Some((Box::new(record), announce))
@@ -82,10 +103,32 @@ impl FirstAttempt<'_> {
             attempt_count: 0,
             event_version: 0,
             budget_base: 0,
-            next_attempt_at: Some(now),
+            next_attempt_at: Some(clock.store_now()),
             error: None,
             created_at: now,
             completed_at: None,
+            lane: self.lane.map(|key| LanePlace {
+                key: key.clone(),
+                turn: meta.source_sequence.unwrap_or_default(),
+                blocks: false,
+            }),
+        }
+    }
+
+    /// While its first attempt goes on: due when that has ended for sure, in case this worker does not
+    /// live to see it.
+    fn aside(self, delivery: &Delivery) -> FirstRecord {
+        let timeout = self.webhook.endpoint.as_ref().map(Endpoint::timeout);
+        let mut delivery = delivery.clone();
+        delivery.next_attempt_at = delivery
+            .next_attempt_at
+            .map(|at| at + timeout.unwrap_or_default() + ASIDE_MARGIN);
+        delivery.error = Some(UNDER_WAY.to_owned());
+        FirstRecord {
+            event: self.kept(&delivery),
+            delivery,
+            attempt: None,
+            events: Vec::new(),
         }
     }
 
@@ -98,7 +141,7 @@ impl FirstAttempt<'_> {
             _ => Duration::ZERO,
         };
         let mut delivery = self.delivery(clock);
-        delivery.next_attempt_at = Some(clock.now() + wait);
+        delivery.next_attempt_at = Some(clock.store_now() + wait);
         delivery.error = Some(reason.to_owned());
         let event = self.kept(&delivery);
         FirstRecord {

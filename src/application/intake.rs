@@ -25,14 +25,15 @@ use super::{
     dead_letters,
     deliver::Deliverer,
     delivery_events,
-    first_attempt::FirstAttempt,
+    fast_lane::FastLane,
+    filters::{Match, matches},
     health::Health,
     in_hand::{InHand, Room, Ticket},
     normalise::{Normaliser, Unreadable},
     patience::until_done,
     ports::{Clock, DeadLetter, EventPublisher, MessageSource, Settle, SourceMessage},
     recorder::{Outcome, Outcomes},
-    registry::{CompiledWebhook, Registry, Snapshot},
+    registry::{Registry, Snapshot},
 };
 
 /// Messages in one pull at most.
@@ -41,6 +42,8 @@ pub const MAX_PULL: usize = 500;
 pub const MAX_DELIVERIES_IN_HAND: usize = 4096;
 /// How long a message rests whose event is in hand already.
 const DUPLICATE_REST: Duration = Duration::from_secs(2);
+/// How long an event rests whose tenant has a webhook with patterns that cannot be read.
+const HELD_REST: Duration = Duration::from_secs(15);
 /// How long a message rests whose dead letter could not be kept.
 const UNBURIED_REST: Duration = Duration::from_secs(5);
 /// Deliveries that are looked up in one statement at most.
@@ -97,7 +100,7 @@ type Message = (SourceMessage, Box<dyn Settle>);
 /// An event that somebody wants, with the message that it came in.
 struct Wanted {
     event: Arc<BusinessEvent>,
-    webhooks: Vec<(DeliveryId, Arc<CompiledWebhook>)>,
+    webhooks: Vec<Match>,
     size: usize,
     /// Whether its deliveries are in hand for it, and not for the same event in another message.
     is_ours: bool,
@@ -106,7 +109,7 @@ struct Wanted {
 
 impl Wanted {
     fn ids(&self) -> Vec<DeliveryId> {
-        self.webhooks.iter().map(|(id, _)| *id).collect()
+        self.webhooks.iter().map(|one| one.id).collect()
     }
 }
 
@@ -243,21 +246,18 @@ impl Intake {
         ticket: Arc<Ticket>,
         snapshot: &Snapshot,
     ) -> Option<Wanted> {
+        if snapshot.holds(&event.meta.tenant) {
+            ticket.rest(HELD_REST).await;
+            return None;
+        }
         counter!(EVENTS, "result" => "accepted").increment(1);
-        let webhooks: Vec<_> = snapshot
-            .matches(&event.meta)
-            .into_iter()
-            .map(|webhook| {
-                let id = DeliveryId::derive(webhook.id, &event.meta.tenant, &event.meta.id);
-                (id, webhook)
-            })
-            .collect();
+        let webhooks = matches(snapshot, &event);
         if webhooks.is_empty() {
             ticket.done().await;
             return None;
         }
         counter!(MATCHES).increment(webhooks.len() as u64);
-        let ids: Vec<_> = webhooks.iter().map(|(id, _)| *id).collect();
+        let ids: Vec<_> = webhooks.iter().map(|one| one.id).collect();
         Some(Wanted {
             event: Arc::new(event),
             webhooks,
@@ -309,7 +309,8 @@ impl Intake {
         } = wanted;
         let room = permits.room(size, &stopping).await?;
         ticket.expect(webhooks.len(), room);
-        for (id, webhook) in webhooks {
+        for one in webhooks {
+            let id = one.id;
             if let Some((delivery, attempt)) = recorded.get(&id) {
                 if is_ours {
                     self.in_hand.release([&id]);
@@ -324,26 +325,14 @@ impl Intake {
                 permit = Arc::clone(&permits.deliveries).acquire_owned() => permit.ok()?,
                 () = stopping.cancelled() => return None,
             };
-            let (this, event, ticket) = (Arc::clone(self), Arc::clone(&event), Arc::clone(&ticket));
-            let attempt = Box::pin(async move {
-                let first = FirstAttempt {
-                    id,
-                    webhook: &webhook,
-                    event: &event,
-                };
-                if let Some((record, announce)) =
-                    first.make(&this.deliverer, this.clock.as_ref()).await
-                {
-                    let outcome = Outcome::First {
-                        record,
-                        announce,
-                        event: Arc::clone(&event),
-                        ticket,
-                        permit,
-                    };
-                    this.hand_in(outcome).await;
-                }
-            });
+            let lane = FastLane {
+                deliverer: Arc::clone(&self.deliverer),
+                clock: Arc::clone(&self.clock),
+                outcomes: self.outcomes.clone(),
+                deliveries: Arc::clone(&permits.deliveries),
+            };
+            let (event, ticket) = (Arc::clone(&event), Arc::clone(&ticket));
+            let attempt = Box::pin(lane.attempt(one, event, ticket, permit));
             // Boxed: it is large, and would be copied a few times on its way.
             group.spawn("first attempt", attempt);
         }

@@ -1,16 +1,17 @@
 //! The parked lane: claims deliveries that are due and tries them again.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use bytes::Bytes;
 use metrics::{counter, histogram};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     domain::{
-        events::BusinessEvent,
-        interfaces::{ClaimRequest, ClaimedDelivery, Lease, LeasedRecord, Store, StoreError},
+        interfaces::{ClaimRequest, Store, StoreError},
         values::Timestamp,
     },
     shared::{
@@ -21,13 +22,12 @@ use crate::{
 };
 
 use super::{
-    deliver::{Deliverer, Lane, Tried},
     health::Health,
+    leased::LeasedAttempts,
     leases::{LEASE, Leases, RENEW_EVERY},
     patience::until_done,
     ports::Clock,
-    recorder::{Outcome, Outcomes},
-    registry::{Registry, Snapshot},
+    registry::Registry,
     wakers::Wakers,
 };
 
@@ -43,13 +43,6 @@ pub const POLL_EVERY: Duration = Duration::from_millis(250);
 pub const POLL_BUSY: Duration = Duration::from_millis(20);
 /// How long the lane waits for room before it looks again all the same.
 const CROWDED_PAUSE: Duration = Duration::from_secs(5);
-/// When a delivery that got no slot is due again.
-pub const BUSY_WAIT: Duration = Duration::from_secs(1);
-/// When a delivery that got no slot at an endpoint that does not keep up is due again.
-pub const BEHIND_WAIT: Duration = Duration::from_secs(5);
-/// When a delivery whose webhook cannot be used is due again.
-pub const UNUSABLE_WAIT: Duration = Duration::from_mins(1);
-
 /// The lane's ports.
 pub struct ParkedLane {
     /// Where deliveries wait.
@@ -59,9 +52,7 @@ pub struct ParkedLane {
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Makes the attempts.
-    pub deliverer: Arc<Deliverer>,
-    /// Takes what came of them.
-    pub outcomes: Outcomes,
+    pub attempts: Arc<LeasedAttempts>,
     /// The leases that this worker holds.
     pub leases: Arc<Leases>,
     /// Rings when something became due.
@@ -134,15 +125,15 @@ impl ParkedLane {
         if limit == 0 {
             return Ok(0);
         }
-        let now = self.clock.now();
+        let now = self.clock.store_now();
         let request = ClaimRequest {
             now,
             lease_until: now + LEASE,
             limit,
             per_webhook: MAX_PER_WEBHOOK,
-            exclude: self.deliverer.endpoints().saturated(),
+            exclude: self.attempts.saturated(),
         };
-        let start = std::time::Instant::now();
+        let start = Instant::now();
         let claimed = self.store.claim_due(&request).await?;
         histogram!(STORE_SECONDS, "operation" => "claim").record(start.elapsed().as_secs_f64());
         let found = claimed.len();
@@ -150,7 +141,7 @@ impl ParkedLane {
             return Ok(0);
         }
         for one in &claimed {
-            self.leases.hold(one.lease);
+            self.leases.hold(one.lease, start);
         }
         // After the claim: whoever made it due has answered its command before.
         let snapshot = match self.registry.refresh().await {
@@ -172,59 +163,14 @@ impl ParkedLane {
             };
             let (this, snapshot) = (Arc::clone(self), Arc::clone(&snapshot));
             group.spawn("parked attempt", async move {
-                let outcome = this.try_one(one, &snapshot).await;
+                let settled = this.attempts.attempt(one, &snapshot).await;
                 drop(room);
-                this.hand_in(outcome, permit).await;
+                if let Some(settled) = settled {
+                    this.attempts.hand_in(settled, permit).await;
+                }
             });
         }
         Ok(found)
-    }
-
-    async fn hand_in(&self, outcome: Option<Settled>, permit: tokio::sync::OwnedSemaphorePermit) {
-        let outcome = match outcome {
-            Some(Settled::Recorded(record)) => Outcome::Leased { record, permit },
-            Some(Settled::Released(lease, at)) => Outcome::Release { lease, at, permit },
-            None => return,
-        };
-        // The recorder outlives the lane; if it is gone, the lease runs out.
-        drop(self.outcomes.send(outcome).await);
-    }
-
-    async fn try_one(&self, one: ClaimedDelivery, snapshot: &Snapshot) -> Option<Settled> {
-        let ClaimedDelivery {
-            lease,
-            delivery,
-            event,
-        } = one;
-        let released = |wait: Duration| Some(Settled::Released(lease, self.clock.now() + wait));
-        let Some(webhook) = snapshot.webhook(delivery.webhook_id) else {
-            return released(BUSY_WAIT);
-        };
-        let event = match BusinessEvent::from_stored(&event.meta, Bytes::clone(&event.raw)) {
-            Ok(event) => event,
-            Err(problem) => {
-                tracing::error!(delivery = %delivery.id, problem, "a stored event cannot be read");
-                return released(UNUSABLE_WAIT);
-            }
-        };
-        match self
-            .deliverer
-            .attempt(Lane::Parked, webhook, &event, delivery)
-            .await
-        {
-            Tried::Attempted(attempted) => Some(Settled::Recorded(Box::new(LeasedRecord {
-                lease,
-                delivery: attempted.delivery,
-                attempt: Some(attempted.attempt),
-                events: attempted.events,
-            }))),
-            Tried::Waits(super::deliver::UNUSABLE) => released(UNUSABLE_WAIT),
-            Tried::Waits(_) if self.deliverer.endpoints().is_behind(webhook.id) => {
-                released(BEHIND_WAIT)
-            }
-            Tried::Waits(_) => released(BUSY_WAIT),
-            Tried::Stopping => None,
-        }
     }
 
     /// Gives all leases back; for shutdown, when nobody works under them any more.
@@ -258,7 +204,14 @@ impl Renewal {
             if leases.is_empty() {
                 continue;
             }
-            let renew = || self.store.renew(&leases, self.clock.now() + LEASE);
+            let renew = async || {
+                let began = Instant::now();
+                let renewed = self
+                    .store
+                    .renew(&leases, self.clock.store_now() + LEASE)
+                    .await;
+                renewed.map(|()| self.leases.renewed(&leases, began))
+            };
             let never = |_: &StoreError| false;
             if until_done(&stopping, "renew leases", never, renew)
                 .await
@@ -268,10 +221,4 @@ impl Renewal {
             }
         }
     }
-}
-
-/// What is recorded about a claimed delivery.
-enum Settled {
-    Recorded(Box<LeasedRecord>),
-    Released(Lease, Timestamp),
 }

@@ -1,6 +1,6 @@
 //! The ports of the use cases besides the store: clock, cipher, HTTP, and the bus.
 
-use std::time::Duration;
+use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -11,10 +11,21 @@ use crate::domain::{
     values::{SealedSecrets, Timestamp},
 };
 
+use super::event_view::EventView;
+
 /// Time, ids and randomness.
 pub trait Clock: Send + Sync {
     /// Now, in whole milliseconds.
     fn now(&self) -> Timestamp;
+    /// Now by the store's clock, which all workers share: what leases and due times are counted in.
+    /// [`Self::now`] while the store has told no time.
+    fn store_now(&self) -> Timestamp {
+        self.now()
+    }
+    /// Learns what the store's clock shows at this moment.
+    fn set_store_time(&self, shown: Timestamp) {
+        let _ = shown;
+    }
     /// A new UUIDv7.
     fn new_id(&self) -> Uuid;
     /// Uniform in 0..1.
@@ -42,11 +53,56 @@ pub enum CipherError {
     Broken,
 }
 
-/// A request to an endpoint, ready to be sent.
-#[derive(Debug, Clone)]
+/// What an expression may speak of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// An event: `id`, `type`, `source`, `subject`, `time`, `tenantId`, `data`, `metadata`.
+    Event,
+    /// An event, and the answer of an endpoint: `response` too.
+    Answer,
+}
+
+/// Why a text is no expression.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExpressionFault {
+    /// What is wrong, for people.
+    pub message: String,
+    /// Line and column (in characters), each from 1; `None` when it is the text as a whole.
+    pub position: Option<(usize, usize)>,
+}
+
+impl fmt::Display for ExpressionFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        match self.position {
+            Some((line, column)) => write!(f, " (line {line}, column {column})"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Compiles expressions (CEL) over events.
+pub trait Expressions: Send + Sync + fmt::Debug {
+    /// Reads the text; its names, functions, size and nesting are checked here.
+    fn compile(&self, text: &str, scope: Scope) -> Result<Arc<dyn Expression>, ExpressionFault>;
+}
+
+/// A compiled expression. An evaluation has a bound in time, memory and result; it never panics. Its
+/// error says what is wrong and where in the expression, and never holds a value of the event.
+pub trait Expression: Send + Sync + fmt::Debug {
+    /// For filters; any other value than true or false is an error.
+    fn is_true(&self, view: &EventView<'_>) -> Result<bool, String>;
+    /// For ordering keys: a text, number (as written) or boolean, of at most 1 KiB.
+    fn text(&self, view: &EventView<'_>) -> Result<String, String>;
+    /// For transforms: JSON text of at most 1 MiB.
+    fn json(&self, view: &EventView<'_>) -> Result<Bytes, String>;
+}
+
+/// A request to an endpoint, ready to be sent. The query of its URL may hold a secret.
+#[derive(Clone)]
 pub struct OutboundRequest {
     /// Where to.
-    pub url: url::Url,
+    pub uri: http::Uri,
     /// How.
     pub method: http::Method,
     /// All headers; sensitive ones are marked so.
@@ -55,6 +111,17 @@ pub struct OutboundRequest {
     pub body: Bytes,
     /// Connecting, sending and reading the capped answer.
     pub timeout: Duration,
+}
+
+impl fmt::Debug for OutboundRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OutboundRequest")
+            .field("method", &self.method)
+            .field("host", &self.uri.host())
+            .field("body", &self.body.len())
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
 }
 
 /// An answer, its body cut at [`HttpAnswer::MAX_BODY`].
@@ -193,4 +260,12 @@ pub trait MessageSource: Send + Sync {
     /// Up to `max` messages: waits for the first, then takes what is there. An empty answer means that
     /// there is nothing now. Reconnects by itself.
     async fn pull(&self, max: usize) -> Result<Vec<(SourceMessage, Box<dyn Settle>)>, BusError>;
+}
+
+/// How far the source stream is settled.
+#[async_trait]
+pub trait SourceFloor: Send + Sync {
+    /// The sequence up to which every message of the source stream is settled, and so everything that
+    /// it brought is recorded. It never falls while the stream stays what it is.
+    async fn floor(&self) -> Result<i64, BusError>;
 }

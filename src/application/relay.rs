@@ -92,7 +92,7 @@ impl Relay {
 
     /// Publishes one batch; answers how many events of it were published.
     async fn turn(&self, holder: Uuid) -> Result<usize, Box<dyn std::error::Error + Send + Sync>> {
-        let now = self.clock.now();
+        let now = self.clock.store_now();
         let claim = OutboxClaim {
             holder,
             now,
@@ -155,7 +155,7 @@ mod tests {
         let row = |n: u128, subject: &str| OutboxRow {
             id: Uuid::from_u128(n),
             event_type: "a.b".to_owned(),
-            traceparent: None,
+            trace: None,
             body: format!(r#"{{"subject":"{subject}","data":{{"subject":"x"}}}}"#).into_bytes(),
         };
         let rows = vec![

@@ -110,13 +110,13 @@ impl Upkeep {
     async fn stats_loop(self: Arc<Self>, stopping: CancellationToken) {
         loop {
             self.health.beat("stats");
-            let now = self.clock.now();
+            let now = self.clock.store_now();
             match self.store.stats(now).await {
                 Ok(stats) => {
                     set(PARKED_ROWS, stats.parked);
                     set(OUTBOX_ROWS, stats.outbox);
                     gauge!(PARKED_OLDEST).set(age(stats.oldest_due, now));
-                    gauge!(OUTBOX_OLDEST).set(age(stats.oldest_outbox, now));
+                    gauge!(OUTBOX_OLDEST).set(age(stats.oldest_outbox, self.clock.now()));
                     self.health.set_stats(stats);
                 }
                 Err(error) => tracing::debug!(error = %Chain(&error), "figures could not be read"),
@@ -137,7 +137,7 @@ impl Upkeep {
 }
 
 /// Waits; `false` when the worker is stopping.
-async fn pause(stopping: &CancellationToken, wait: Duration) -> bool {
+pub(super) async fn pause(stopping: &CancellationToken, wait: Duration) -> bool {
     tokio::select! {
         () = stopping.cancelled() => false,
         () = tokio::time::sleep(wait) => true,
@@ -153,7 +153,7 @@ fn set(name: &'static str, value: i64) {
 }
 
 /// Seconds since then, 0 for the future or never.
-fn age(since: Option<Timestamp>, now: Timestamp) -> f64 {
+pub(super) fn age(since: Option<Timestamp>, now: Timestamp) -> f64 {
     since
         .and_then(|since| (now - since).to_std().ok())
         .unwrap_or_default()

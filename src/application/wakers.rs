@@ -7,6 +7,8 @@ use tokio::sync::Notify;
 pub struct Wakers {
     /// Deliveries became due.
     pub parked: Notify,
+    /// Ordered deliveries may have become due.
+    pub lanes: Notify,
     /// Events were committed to the outbox.
     pub outbox: Notify,
 }

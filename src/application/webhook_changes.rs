@@ -16,10 +16,19 @@ use crate::domain::{
     entities::{Delivery, Webhook},
     events::{Context, DomainEvent, WebhookChange},
     interfaces::{AuditRow, Inserted, RegistryChange, Store, StoreError},
-    values::{Timestamp, WebhookId},
+    values::{Timestamp, TraceContext, WebhookId},
 };
 
 use super::{ports::Clock, wakers::Wakers};
+
+/// What a change follows from.
+#[derive(Debug, Clone, Copy)]
+pub struct Cause<'a> {
+    /// The delivery whose attempt it was.
+    pub delivery: &'a Delivery,
+    /// The trace of its event.
+    pub trace: Option<&'a TraceContext>,
+}
 
 /// Makes those changes.
 pub struct WebhookChanges {
@@ -51,11 +60,15 @@ impl WebhookChanges {
     ///
     /// # Errors
     /// The store's; nothing is changed then.
-    pub async fn first_success(&self, cause: &Delivery) -> Result<(), StoreError> {
-        let cell = Arc::clone(self.activations().entry(cause.webhook_id).or_default());
+    pub async fn first_success(&self, cause: Cause<'_>) -> Result<(), StoreError> {
+        let cell = Arc::clone(
+            self.activations()
+                .entry(cause.delivery.webhook_id)
+                .or_default(),
+        );
         let change = || self.change(cause, "webhook.activate", Webhook::first_success);
         cell.get_or_try_init(change).await?;
-        self.activations().remove(&cause.webhook_id);
+        self.activations().remove(&cause.delivery.webhook_id);
         Ok(())
     }
 
@@ -63,7 +76,7 @@ impl WebhookChanges {
     ///
     /// # Errors
     /// The store's; nothing is changed then.
-    pub async fn disable(&self, cause: &Delivery, reason: &str) -> Result<(), StoreError> {
+    pub async fn disable(&self, cause: Cause<'_>, reason: &str) -> Result<(), StoreError> {
         self.change(cause, "webhook.disable", |webhook, now| {
             webhook.disable(reason, now)
         })
@@ -72,10 +85,14 @@ impl WebhookChanges {
 
     async fn change(
         &self,
-        cause: &Delivery,
+        cause: Cause<'_>,
         action: &str,
         decide: impl FnOnce(&mut Webhook, Timestamp) -> Option<WebhookChange> + Send,
     ) -> Result<(), StoreError> {
+        let Cause {
+            delivery: cause,
+            trace,
+        } = cause;
         let mut work = self.store.begin().await?;
         let Some(mut webhook) = work.webhook(&cause.tenant, cause.webhook_id).await? else {
             return Ok(());
@@ -87,7 +104,7 @@ impl WebhookChanges {
         if work.update_webhook(&webhook).await? == Inserted::NameTaken {
             return Err(StoreError::Conflict);
         }
-        let context = context(cause);
+        let context = context(cause, trace);
         let audit = AuditRow {
             tenant: cause.tenant.clone(),
             at: now,
@@ -115,7 +132,7 @@ impl WebhookChanges {
     }
 }
 
-fn context(cause: &Delivery) -> Context {
+fn context(cause: &Delivery, trace: Option<&TraceContext>) -> Context {
     Context {
         tenant: cause.tenant.clone(),
         actor: "system".to_owned(),
@@ -124,7 +141,7 @@ fn context(cause: &Delivery) -> Context {
             .clone()
             .unwrap_or_else(|| cause.event_id.clone()),
         causation_id: cause.event_id.clone(),
-        traceparent: None,
+        trace: trace.cloned(),
     }
 }
 

@@ -1,5 +1,10 @@
 //! The one place where time, ids and randomness are made.
 
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Instant,
+};
+
 use rand::{Rng as _, RngExt as _};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use uuid::Uuid;
@@ -13,6 +18,9 @@ use crate::{
 #[derive(Debug)]
 pub struct SystemClock {
     secure: SystemRandom,
+    /// What the store's clock showed, and when that was. Counted on from there without the system's
+    /// clock, which may be set meanwhile.
+    store: Mutex<Option<(Instant, Timestamp)>>,
 }
 
 impl SystemClock {
@@ -20,6 +28,7 @@ impl SystemClock {
     pub fn new() -> Self {
         Self {
             secure: SystemRandom::new(),
+            store: Mutex::default(),
         }
     }
 }
@@ -34,6 +43,19 @@ impl Clock for SystemClock {
     #[expect(clippy::disallowed_methods, reason = "this is the clock")]
     fn now(&self) -> Timestamp {
         truncate_to_millis(chrono::Utc::now())
+    }
+
+    fn store_now(&self) -> Timestamp {
+        let told = *self.store.lock().unwrap_or_else(PoisonError::into_inner);
+        match told {
+            Some((since, shown)) => truncate_to_millis(shown + since.elapsed()),
+            None => self.now(),
+        }
+    }
+
+    fn set_store_time(&self, shown: Timestamp) {
+        let told = Some((Instant::now(), shown));
+        *self.store.lock().unwrap_or_else(PoisonError::into_inner) = told;
     }
 
     #[expect(clippy::disallowed_methods, reason = "this is the clock")]
@@ -69,6 +91,23 @@ mod tests {
         let ids: Vec<_> = (0..100).map(|_| clock.new_id()).collect();
         assert!(ids.is_sorted(), "{ids:?}");
         assert!(ids.iter().all(|id| id.get_version_num() == 7));
+    }
+
+    #[test]
+    fn the_stores_time_goes_on_from_what_was_told_and_is_ours_before() {
+        let clock = SystemClock::new();
+        let before = clock.now();
+        assert!((before..=before + chrono::TimeDelta::seconds(9)).contains(&clock.store_now()));
+        for hours in [1, -1] {
+            let shown = clock.now() + chrono::TimeDelta::hours(hours);
+            clock.set_store_time(shown);
+            let told = clock.store_now();
+            let soon = truncate_to_millis(shown)..=shown + chrono::TimeDelta::seconds(9);
+            assert!(soon.contains(&told), "{told}");
+            assert_eq!(told.timestamp_subsec_nanos() % 1_000_000, 0);
+            assert!(clock.store_now() >= told);
+            assert!((clock.now() - told).abs() > chrono::TimeDelta::minutes(50));
+        }
     }
 
     #[test]

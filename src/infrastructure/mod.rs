@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod crypto;
+pub mod expression;
 pub mod http;
 pub mod nats;
 pub mod postgres;

@@ -6,6 +6,11 @@ use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
 pub const EVENTS: &str = "integration_events_total";
 /// Counter: matches of events and webhooks.
 pub const MATCHES: &str = "integration_event_matches_total";
+/// Counter: matches of patterns that a filter ruled out.
+pub const FILTERED: &str = "integration_event_matches_filtered_total";
+/// Counter, label `expression` (`filter`, `transform`): deliveries that ended because theirs could not be
+/// evaluated.
+pub const EXPRESSION_FAULTS: &str = "integration_expression_faults_total";
 /// Counter, labels `lane` (`fast`, `parked`) and `outcome` (`delivered`, `failed`, `exhausted`).
 pub const ATTEMPTS: &str = "integration_delivery_attempts_total";
 /// Histogram in seconds, label `lane`.
@@ -32,6 +37,10 @@ pub const COMMANDS: &str = "integration_commands_total";
 pub const COMMAND_SECONDS: &str = "integration_command_duration_seconds";
 /// Counter, label `kind` (`commands`, `events`).
 pub const DEAD_LETTERS: &str = "integration_dead_letters_total";
+/// Gauge: dead letters that are kept, neither replayed nor discarded.
+pub const DEAD_LETTERS_KEPT: &str = "integration_dead_letters_kept";
+/// Gauge in seconds: the age of the oldest of them.
+pub const DEAD_LETTERS_OLDEST: &str = "integration_dead_letters_oldest_seconds";
 /// Gauge: the registry's change counter as this worker knows it.
 pub const REGISTRY_VERSION: &str = "integration_registry_version";
 /// Gauge: webhooks in the registry.
@@ -45,6 +54,9 @@ pub const BUILD_INFO: &str = "integration_build_info";
 /// Gauge, label `dependency` (`nats`, `database`): 1 when it answers.
 pub const UP: &str = "integration_dependency_up";
 
+/// Gauge in seconds: how far this machine's clock is ahead of the database's.
+pub const CLOCK_SKEW: &str = "integration_clock_skew_seconds";
+
 /// Tells the recorder what each metric means.
 pub fn describe() {
     describe_counter!(
@@ -52,6 +64,11 @@ pub fn describe() {
         "Messages of the source stream by what became of them"
     );
     describe_counter!(MATCHES, "Matches of events and webhooks");
+    describe_counter!(FILTERED, "Matches of patterns that a filter ruled out");
+    describe_counter!(
+        EXPRESSION_FAULTS,
+        "Deliveries that ended because an expression could not be evaluated"
+    );
     describe_counter!(ATTEMPTS, "Requests to endpoints by lane and outcome");
     describe_histogram!(
         ATTEMPT_SECONDS,
@@ -82,6 +99,15 @@ pub fn describe() {
     describe_histogram!(COMMAND_SECONDS, Unit::Seconds, "Duration of a command");
     describe_counter!(DEAD_LETTERS, "Messages that could not be understood");
     describe_gauge!(
+        DEAD_LETTERS_KEPT,
+        "Dead letters that are neither replayed nor discarded"
+    );
+    describe_gauge!(
+        DEAD_LETTERS_OLDEST,
+        Unit::Seconds,
+        "Age of the oldest dead letter"
+    );
+    describe_gauge!(
         REGISTRY_VERSION,
         "Change counter of the registry as this worker knows it"
     );
@@ -94,4 +120,9 @@ pub fn describe() {
     describe_counter!(LOOP_FAULTS, "Faults after which a loop tries again");
     describe_gauge!(BUILD_INFO, "Version of the worker");
     describe_gauge!(UP, "Whether a dependency answers");
+    describe_gauge!(
+        CLOCK_SKEW,
+        Unit::Seconds,
+        "How far this machine's clock is ahead of the database's"
+    );
 }

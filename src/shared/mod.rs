@@ -7,3 +7,4 @@ pub mod error_chain;
 pub mod lifecycle;
 pub mod metrics;
 pub mod naming;
+pub mod visible;

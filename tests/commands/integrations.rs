@@ -2,6 +2,36 @@ use serde_json::{Value, json};
 
 use crate::world::{SEED, World, id, refusal};
 
+/// As docs/reference.md says it.
+pub(crate) async fn numbers_keep_their_value(world: World) {
+    let body = r#"{"name":"n","type":"api","config":{"a":[1.10,1e2,0,-0.5,1.5e300],
+        "least":-9223372036854775808,"most":18446744073709551615,"digits":123456789.012345}}"#;
+    let created = world.raw("integration.create", body).ok().await;
+    let shown = world
+        .ok("integration.get", json!({ "id": created["id"] }))
+        .await;
+    let numbers = |view: &Value| view["config"]["a"].to_string();
+    assert_eq!(numbers(&created), "[1.1,100.0,0,-0.5,1.5e+300]");
+    let expected = json!([1.1, 100.0, 0, -0.5, 1.5e300]);
+    for view in [&created, &shown] {
+        let config = &view["config"];
+        let read = config["a"].as_array().unwrap().iter().map(Value::as_f64);
+        let wanted = expected.as_array().unwrap().iter().map(Value::as_f64);
+        assert!(read.eq(wanted), "{config}");
+        assert_eq!(config["least"].as_i64(), Some(i64::MIN));
+        assert_eq!(config["most"].as_u64(), Some(u64::MAX));
+        assert_eq!(config["digits"].to_string(), "123456789.012345");
+    }
+    let large = r#"{"name":"m","type":"api","config":{"a":1e400}}"#;
+    let refused = world.raw("integration.create", large).refused().await;
+    assert_eq!(refused, refusal("malformed", &[]));
+}
+
+#[tokio::test]
+async fn numbers_in_a_configuration_keep_their_value() {
+    numbers_keep_their_value(World::new().await).await;
+}
+
 #[tokio::test]
 async fn the_seeds_example_is_valid_as_it_stands() {
     let world = World::new().await;

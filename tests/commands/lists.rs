@@ -1,3 +1,4 @@
+use integration_worker::application::commands::Reply;
 use serde_json::{Value, json};
 
 use crate::world::{World, id, refusal};
@@ -39,6 +40,33 @@ async fn pages_are_newest_first_and_complete() {
         .ok()
         .await;
     assert_eq!(none, json!({ "items": [], "nextCursor": null }));
+}
+
+#[tokio::test]
+async fn pages_that_are_cut_by_bytes_miss_nothing() {
+    let world = World::new().await;
+    for n in 0..7 {
+        let description = "d".repeat(n * 300);
+        let body = json!({ "name": format!("i{n}"), "type": "file", "description": description });
+        world.ok("integration.create", body).await;
+    }
+    let (mut seen, mut pages) = (Vec::new(), 0);
+    let mut cursor = Value::Null;
+    loop {
+        let body = json!({ "limit": 6, "cursor": cursor });
+        let reply = world.call("integration.list", &body).send().await.reply;
+        let Reply::Success(page) = reply.shortened(3_000) else {
+            panic!("each item fits")
+        };
+        seen.extend(names(&page).into_iter().map(str::to_owned));
+        pages += 1;
+        cursor = page["nextCursor"].clone();
+        if cursor.is_null() {
+            break;
+        }
+    }
+    assert_eq!(seen, ["i6", "i5", "i4", "i3", "i2", "i1", "i0"]);
+    assert!(pages > 2, "{pages}");
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@
 #[expect(dead_code, reason = "shared with tests that stop servers too")]
 mod support;
 
+mod dead_letters;
 mod deliveries;
 mod durable;
 mod idempotency;

@@ -8,6 +8,7 @@ use tokio::{task::JoinSet, time::timeout};
 
 use crate::{
     idempotency::{one_of_many_executes, versions_have_no_gaps},
+    integrations::numbers_keep_their_value,
     world::{SEED, World, id, refusal},
 };
 
@@ -19,6 +20,11 @@ async fn of_many_at_once_one_executes_and_the_others_get_its_reply() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn versions_have_no_gaps_when_commands_run_at_once() {
     versions_have_no_gaps(World::on_postgres().await).await;
+}
+
+#[tokio::test]
+async fn numbers_in_a_configuration_keep_their_value_there_too() {
+    numbers_keep_their_value(World::on_postgres().await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -108,21 +108,32 @@ async fn no_hash_of_a_body_is_stored_or_told() {
 async fn a_signing_secret_is_answered_and_stored_sealed_alone() {
     let world = World::new().await;
     let integration = world.integration().await;
+    for (signing, prefix) in [("v1", "whsec_"), ("v1a", "whsk_")] {
+        signing_secret_is_sealed(&world, &integration, signing, prefix).await;
+    }
+}
+
+async fn signing_secret_is_sealed(world: &World, integration: &str, signing: &str, prefix: &str) {
     let body = json!({
-        "name": "a", "integrationId": integration, "events": ["*"],
-        "config": { "url": "https://a.example.com", "headers": { "Authorization": HEADER_CANARY } },
+        "name": signing, "integrationId": integration, "events": ["*"],
+        "config": {
+            "url": "https://a.example.com", "signing": signing,
+            "headers": { "Authorization": HEADER_CANARY },
+        },
     });
     let created = world
         .call("webhook.create", &body)
         .durable()
-        .key("k")
+        .key(signing)
         .ok()
         .await;
     let secret = created["secret"]
         .as_str()
         .unwrap()
-        .strip_prefix("whsec_")
+        .strip_prefix(prefix)
         .unwrap();
+    // The first half of a private key is its seed.
+    let secret = secret.get(..40).unwrap();
     let got = world
         .ok("webhook.get", json!({ "id": created["id"] }))
         .await;
@@ -137,6 +148,35 @@ async fn a_signing_secret_is_answered_and_stored_sealed_alone() {
         world.stored_anywhere("a.example.com"),
         "the files are not those of the database"
     );
+}
+
+#[tokio::test]
+async fn a_credential_that_is_null_is_refused_and_not_shown_as_set() {
+    let world = World::new().await;
+    let created = world.ok("integration.create", body("a")).await;
+    let nothing = json!({ "token": null });
+    for (command, body, path) in [
+        (
+            "integration.create",
+            json!({ "name": "b", "type": "api", "config": { "credentials": nothing } }),
+            "config.credentials.token",
+        ),
+        (
+            "integration.update",
+            json!({ "id": created["id"], "config": { "a": [{ "credentials": nothing }] } }),
+            "config.a[0].credentials.token",
+        ),
+        (
+            "integration.rotate_credentials",
+            json!({ "id": created["id"], "credentials": nothing }),
+            "credentials.token",
+        ),
+    ] {
+        let refused = world.call(command, &body).refused().await;
+        assert_eq!(refused, refusal("validation_failed", &[path]), "{command}");
+    }
+    let get = json!({ "id": created["id"] });
+    assert_eq!(world.ok("integration.get", get).await, created);
 }
 
 #[tokio::test]

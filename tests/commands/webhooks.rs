@@ -55,6 +55,32 @@ async fn a_webhook_is_created_and_its_secret_shown_once() {
 }
 
 #[tokio::test]
+async fn the_values_in_a_query_are_answered_and_never_published() {
+    let world = World::new().await;
+    let integration = world.integration().await;
+    world.events().await;
+    let mut body = full(&integration);
+    let url = |token: &str| format!("https://api.example.com/hook?token={token}&v={token}");
+    body["config"]["url"] = json!(url("c4n4ry"));
+    let created = world.ok("webhook.create", body.clone()).await;
+    body["config"]["url"] = json!(url("c4n4ry-2"));
+    let update = json!({ "id": created["id"], "config": body["config"] });
+    world.ok("webhook.update", update).await;
+
+    let shown = world
+        .ok("webhook.get", json!({ "id": created["id"] }))
+        .await;
+    assert_eq!(shown["config"]["url"], url("c4n4ry-2"));
+    let events = world.events().await;
+    let types: Vec<&str> = events.iter().map(|event| event.0.as_str()).collect();
+    assert_eq!(types, ["webhook.created", "webhook.updated"]);
+    for (_, event) in &events {
+        assert_eq!(event["data"]["config"]["url"], url("***"));
+        assert!(!event.to_string().contains("c4n4ry"), "{event}");
+    }
+}
+
+#[tokio::test]
 async fn a_webhook_needs_an_integration_of_its_tenant_and_a_free_name() {
     let world = World::new().await;
     let integration = world.integration().await;
@@ -207,4 +233,58 @@ async fn after_a_rotation_both_secrets_sign_for_the_overlap() {
         fault
     );
     assert_eq!(world.event_types().await, ["webhook.secret_rotated"; 3]);
+}
+
+#[tokio::test]
+async fn a_way_of_signing_holds_from_the_next_secret_on_and_is_told_with_its_public_key() {
+    let world = World::new().await;
+    let integration = world.integration().await;
+    let body = |signing: &str| json!({ "url": "https://a.example.com", "signing": signing });
+    let created = world
+        .ok(
+            "webhook.create",
+            json!({
+                "name": "a", "integrationId": integration, "events": ["*"], "config": body("v1a"),
+            }),
+        )
+        .await;
+    let id = id(&created);
+    let versions = async || {
+        world.ok("webhook.test", json!({ "id": id })).await;
+        let request = world.endpoints.requests.lock().unwrap().pop().unwrap();
+        let value = request.headers["webhook-signature"].to_str().unwrap();
+        let versions = value.split(' ').map(|one| one.split_once(',').unwrap().0);
+        versions.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let half = |text: &Value, prefix: &str, length: usize| {
+        let base64 = text.as_str().unwrap().strip_prefix(prefix).unwrap();
+        let bytes = STANDARD.decode(base64).unwrap();
+        assert_eq!(bytes.len(), length);
+        bytes[length - 32..].to_vec()
+    };
+    let public = half(&created["publicKey"], "whpk_", 32);
+    assert_eq!(half(&created["secret"], "whsk_", 64), public);
+    assert_eq!(versions().await, ["v1a"]);
+    let got = world.ok("webhook.get", json!({ "id": id })).await;
+    assert_eq!(
+        (&got["secret"], &got["publicKey"]),
+        (&json!(null), &json!(null))
+    );
+
+    let update = json!({ "id": id, "config": body("v1") });
+    let updated = world.ok("webhook.update", update).await;
+    assert_eq!(
+        (&updated["secret"], &updated["publicKey"]),
+        (&json!(null), &json!(null))
+    );
+    assert_eq!(versions().await, ["v1a"]);
+    let rotated = world.ok("webhook.rotate_secret", json!({ "id": id })).await;
+    half(&rotated["secret"], "whsec_", 32);
+    assert_eq!(rotated["publicKey"], json!(null));
+    assert_eq!(versions().await, ["v1", "v1a"]);
+
+    let wrong = json!({ "id": id, "config": body("V1a") });
+    let fault = refusal("validation_failed", &["config.signing"]);
+    let refused = world.call("webhook.update", &wrong).refused().await;
+    assert_eq!(refused, fault);
 }

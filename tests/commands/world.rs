@@ -12,6 +12,7 @@ use bytes::Bytes;
 use integration_worker::{
     application::{
         commands::{CommandHandler, CommandSettings, Handled, Incoming, Reply},
+        dead_letter_box::DeadLetterBox,
         ports::{Clock, HttpAnswer, HttpSender, OutboundRequest, SendError},
         wakers::Wakers,
     },
@@ -23,6 +24,7 @@ use integration_worker::{
     infrastructure::{
         clock::SystemClock,
         crypto::{RingCipher, generate_key_line},
+        expression::Cel,
         postgres::{ConnectOptions, PostgresStore},
         sqlite::SqliteStore,
     },
@@ -144,6 +146,19 @@ impl World {
             &self.endpoints,
             &self.wakers,
         ));
+    }
+
+    /// A handler with a new key ring and this box of dead letters.
+    pub(crate) fn with_dead_letters(&mut self, letters: Arc<dyn DeadLetterBox>) {
+        let keys = generate_key_line("k1", self.clock.as_ref());
+        let handler = handler(
+            &self.store,
+            &keys,
+            &self.clock,
+            &self.endpoints,
+            &self.wakers,
+        );
+        self.handler = Arc::new(handler.with_dead_letters(letters));
     }
 
     /// A call as `<entity>.<action>`, over the request–reply path.
@@ -319,6 +334,7 @@ fn handler(
             default_tenant: TenantId::try_new("default").unwrap(),
             max_body: 2 * 1024 * 1024,
             egress: EgressPolicy::default(),
+            expressions: Arc::new(Cel),
         },
     )
 }

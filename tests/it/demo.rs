@@ -145,6 +145,21 @@ async fn dev_keeps_what_it_has_in_a_given_folder_which_has_one_user_at_a_time() 
 }
 
 #[tokio::test]
+async fn dev_ends_in_order_when_its_terminal_is_closed() {
+    let temporary = tempfile::tempdir().expect("a temporary folder");
+    let mut dev = Worker::command(&["dev"], &environment(&temporary));
+    let (address, _) = up(&dev).await;
+
+    // The shell and the system may each send one.
+    dev.signal("HUP");
+    dev.signal("HUP");
+
+    assert_eq!(dev.exit_code(PATIENCE).await, 0, "{}", dev.output().text());
+    assert!(is_empty(temporary.path()));
+    assert!(TcpStream::connect(address).await.is_err());
+}
+
+#[tokio::test]
 async fn the_nats_server_ends_with_a_process_that_is_killed() {
     let temporary = tempfile::tempdir().expect("a temporary folder");
     let dev = Worker::command(&["dev"], &environment(&temporary));

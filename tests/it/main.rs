@@ -2,11 +2,19 @@
 //! receiver. Every test has its own servers or its own database and subjects.
 
 mod bad_days;
+mod clocks;
 mod commands;
+mod database_file;
+mod dead_letters;
 mod deliveries;
 mod demo;
+mod expressions;
 mod intake;
 mod operations;
+mod ordering;
 mod poison;
 mod servers;
+mod signatures;
 mod support;
+mod traces;
+mod unreadable;

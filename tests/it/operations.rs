@@ -2,6 +2,7 @@
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
+use url::Url;
 
 use crate::support::{
     PATIENCE,
@@ -216,15 +217,29 @@ async fn a_missing_encryption_key_is_a_fault_of_the_configuration() {
 }
 
 #[tokio::test]
-async fn a_database_file_that_cannot_be_opened_is_a_fault_of_the_configuration() {
-    let server = NatsServer::start().await;
-    let environment = Environment::new(&server.url(), "sqlite:///proc/nowhere.db");
-    let mut worker = Worker::start(&environment);
+async fn a_user_or_database_that_the_server_does_not_know_is_a_fault_of_the_configuration() {
+    let database = Postgres::database().await;
+    let mut url: Url = database.url().parse().expect("a URL");
+    let there = url.path().to_owned();
+    for (user, path, reason) in [
+        ("nobody_known", there.as_str(), "nobody_known"),
+        ("postgres", "/nowhere", "nowhere"),
+    ] {
+        url.set_username(user).expect("it can have one");
+        url.set_path(path);
+        for command in ["run", "migrate"] {
+            let environment = Environment::new("nats://127.0.0.1:1", url.as_str());
+            let mut worker = Worker::command(&[command], &environment);
 
-    assert_eq!(worker.exit_code(PATIENCE).await, 78);
+            let code = worker.exit_code(PATIENCE).await;
 
-    let text = worker.output().text();
-    assert!(text.contains("DATABASE_URL"), "{text}");
+            let text = worker.output().text();
+            assert_eq!(code, 78, "{command}: {text}");
+            for part in ["DATABASE_URL: ", reason] {
+                assert!(text.contains(part), "{part} in {text}");
+            }
+        }
+    }
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ use tokio::{
 use crate::support::{
     PATIENCE,
     erp::Erp,
+    eventually,
     nats::NatsServer,
     receiver::{Received, Receiver},
     worker::{Environment, Worker},
@@ -97,4 +98,41 @@ async fn what_the_client_cannot_read_becomes_a_dead_letter_and_holds_up_nothing(
         })
         .await;
     assert!(told["data"]["originSequence"].is_u64());
+}
+
+#[tokio::test]
+async fn a_request_that_the_client_cannot_read_costs_only_the_connection_for_requests() {
+    let server = NatsServer::start().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let database = format!("sqlite://{}", folder.path().join("it.db").display());
+    let environment = Environment::new(&server.url(), &database);
+    let mut worker = Worker::start(&environment);
+    worker.wait_ready().await;
+    let erp = Erp::connect(&server.url()).await;
+    let receiver = Receiver::start();
+    erp.webhook(&receiver.url("/a"), &["*"], json!({})).await;
+    let mut events = 0;
+    for subject in ["integration.api.webhook.create", "$SRV.PING"] {
+        for poison in POISONS {
+            publish_raw(&server.url(), subject, poison).await;
+            events += 1;
+            erp.order_created(&format!("e-{events}")).await;
+            let wanted = events;
+            receiver
+                .wait_until(PATIENCE, move |all| all.len() == wanted)
+                .await;
+            eventually(PATIENCE, async || {
+                let body = json!({}).to_string();
+                let asked = erp
+                    .client
+                    .request("integration.api.webhook.list", body.into());
+                asked.await.ok()
+            })
+            .await;
+            let (ready, why) = worker.ops("/ready").await;
+            assert_eq!(ready, 200, "{why}");
+        }
+    }
+    assert_eq!(receiver.requests().len(), events, "nothing came again");
+    assert_eq!(worker.terminate().await, 0);
 }

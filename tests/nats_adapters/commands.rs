@@ -16,6 +16,7 @@ use integration_worker::{
     shared::lifecycle::{Alarm, Group},
 };
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use crate::{
     harness::{ACK_WAIT, Installation, TestClock},
@@ -63,6 +64,8 @@ impl HandleCommand for Scripted {
                 tokio::time::sleep(ACK_WAIT * 3 / 2).await;
                 Reply::Success(json!({ "slow": true }))
             }
+            "list" => Reply::Success(json!({ "items": vec![item(400); 300], "nextCursor": null })),
+            "large item" => Reply::Success(json!({ "items": [item(100_000)], "nextCursor": null })),
             _ => Reply::Success(json!({ "done": true })),
         };
         Handled {
@@ -71,6 +74,12 @@ impl HandleCommand for Scripted {
             reply,
         }
     }
+}
+
+fn item(size: usize) -> Value {
+    json!({
+        "id": Uuid::from_u128(7), "createdAt": "2026-11-02T08:14:09.120Z", "text": "x".repeat(size),
+    })
 }
 
 struct Running {

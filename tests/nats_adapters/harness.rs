@@ -17,6 +17,7 @@ use integration_worker::{
         Connection, JetStreamPublisher, NatsAuth, NatsSettings, NatsTls, SubjectPrefix, Topology,
         TopologySettings, connect,
     },
+    presentation::nats::Connect,
 };
 use uuid::Uuid;
 
@@ -74,6 +75,15 @@ impl Installation {
             prefix: topology_settings.prefix,
             topology,
         }
+    }
+
+    /// Makes further connections.
+    pub(crate) fn connect_again(&self) -> Connect {
+        let url = self.server.url();
+        Box::new(move || {
+            let url = url.clone();
+            Box::pin(async move { Ok(connect_to(&url).await.client) })
+        })
     }
 
     pub(crate) fn publisher(&self) -> JetStreamPublisher {

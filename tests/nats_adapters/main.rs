@@ -3,6 +3,7 @@
 
 mod commands;
 mod connection;
+mod dead_letters;
 mod harness;
 mod publisher;
 mod service;

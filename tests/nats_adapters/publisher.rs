@@ -7,7 +7,7 @@ use integration_worker::{
         dead_letters::dead_letter_id,
         ports::{DeadLetter, EventPublisher, ReplyPublisher},
     },
-    domain::interfaces::OutboxRow,
+    domain::{interfaces::OutboxRow, values::TraceContext},
 };
 use uuid::Uuid;
 
@@ -18,11 +18,13 @@ use crate::{
     support::{PATIENCE, eventually},
 };
 
+const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
 fn rows(count: u64) -> Vec<OutboxRow> {
     let row = |n| OutboxRow {
         id: Uuid::from_u64_pair(1, n),
         event_type: "webhook.triggered".to_owned(),
-        traceparent: (n == 0).then(|| "00-abc-def-01".to_owned()),
+        trace: TraceContext::read((n == 0).then_some(TRACE), Some("vendor=1,other=2")),
         body: format!(r#"{{"id":{n},"data":{{}}}}"#).into_bytes(),
     };
     (0..count).map(row).collect()
@@ -76,7 +78,8 @@ async fn a_batch_published_twice_is_there_once_and_in_order() {
     );
     let id = Uuid::from_u64_pair(1, 0).to_string();
     assert_eq!(header(first, "Nats-Msg-Id"), Some(id.as_str()));
-    assert_eq!(header(first, "traceparent"), Some("00-abc-def-01"));
+    assert_eq!(header(first, "traceparent"), Some(TRACE));
+    assert_eq!(header(first, "tracestate"), Some("vendor=1,other=2"));
 }
 
 #[tokio::test]

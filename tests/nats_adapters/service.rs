@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
 use integration_worker::{
-    presentation::nats::{HandleCommand, RequestService, ServiceSettings},
+    presentation::nats::{Connect, HandleCommand, RequestService, ServiceSettings},
     shared::lifecycle::{Alarm, Group},
 };
 use serde_json::Value;
@@ -30,11 +30,11 @@ struct Running {
 
 fn service(
     installation: &Installation,
-    client: &async_nats::Client,
+    connect: Connect,
     handler: &Arc<Scripted>,
 ) -> RequestService {
     RequestService {
-        client: client.clone(),
+        connect,
         handler: Arc::clone(handler) as Arc<dyn HandleCommand>,
         clock: Arc::new(TestClock::default()),
         settings: ServiceSettings {
@@ -47,11 +47,14 @@ fn service(
 
 impl Running {
     async fn start() -> Self {
-        let installation = Installation::start().await;
+        Self::over(Installation::start().await).await
+    }
+
+    async fn over(installation: Installation) -> Self {
         let handler = Arc::new(Scripted::default());
         let alarm = Alarm::default();
         let group = Group::new("requests", &alarm);
-        let service = service(&installation, &installation.connection.client, &handler);
+        let service = service(&installation, installation.connect_again(), &handler);
         service.spawn(&group).await.expect("registered");
         Self {
             installation,
@@ -102,6 +105,24 @@ async fn a_panic_is_an_internal_error() {
     let panicked = running.ask(GET, "once panic").await.expect("an answer");
     assert_eq!(json(&panicked)["error"]["code"], "internal");
     assert!(!running.alarm.is_rung());
+}
+
+#[tokio::test]
+async fn a_page_that_is_larger_than_the_server_takes_is_cut() {
+    let installation = Installation::start_with("max_payload: 64KB", PATIENCE).await;
+    let running = Running::over(installation).await;
+    let page = running.ask(GET, "list").await.expect("an answer");
+    assert!(page.headers.is_none());
+    let data = &json(&page)["data"];
+    let items = data["items"].as_array().expect("items").len();
+    assert!((100..150).contains(&items), "{items}");
+    assert!(data["nextCursor"].is_string(), "{}", data["nextCursor"]);
+
+    let refused = running.ask(GET, "large item").await.expect("an answer");
+    let error = &json(&refused)["error"];
+    assert_eq!(error["code"], "internal");
+    let message = error["message"].as_str().expect("a message");
+    assert!(message.contains("max_payload"), "{message}");
 }
 
 #[tokio::test]
@@ -224,7 +245,12 @@ async fn it_counts_as_registered_only_when_the_server_has_the_registrations() {
     let group = Group::new("requests", &Alarm::default());
     held.send_replace(true);
 
-    let service = service(&installation, &connection.client, &handler);
+    let client = connection.client.clone();
+    let connect: Connect = Box::new(move || {
+        let client = client.clone();
+        Box::pin(async move { Ok(client) })
+    });
+    let service = service(&installation, connect, &handler);
     let mut registered = Box::pin(service.spawn(&group));
     let early = tokio::time::timeout(Duration::from_millis(300), &mut registered).await;
     assert!(early.is_err(), "the server knows nothing yet");

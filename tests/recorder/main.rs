@@ -81,8 +81,7 @@ fn event() -> Arc<BusinessEvent> {
             time: NOW,
             tenant: TenantId::try_new("t").expect("it works"),
             correlation_id: None,
-            traceparent: None,
-            tracestate: None,
+            trace: None,
             content_type: None,
             source_sequence: Some(1),
         },
@@ -118,6 +117,7 @@ fn record(is_delivered: bool) -> FirstRecord {
             error: error.clone(),
             created_at: NOW,
             completed_at: is_delivered.then_some(NOW),
+            lane: None,
         },
         attempt: Some(Attempt {
             number: 1,
@@ -184,7 +184,7 @@ impl World {
         let announce = OutboxRow {
             id: announce,
             event_type: "webhook.triggered".to_owned(),
-            traceparent: None,
+            trace: None,
             body: Vec::new(),
         };
         let outcome = Outcome::First {
@@ -193,6 +193,7 @@ impl World {
             event: event(),
             ticket,
             permit: permit(),
+            recorded: None,
         };
         self.outcomes.send(outcome).await.expect("it works");
         drop(self.outcomes);

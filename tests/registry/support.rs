@@ -25,6 +25,7 @@ use integration_worker::{
     infrastructure::{
         clock::SystemClock,
         crypto::{RingCipher, generate_key_line},
+        expression::Cel,
         sqlite::SqliteStore,
     },
 };
@@ -93,7 +94,7 @@ impl Fixture {
     /// The registry of one more worker.
     pub(crate) fn registry(&self) -> Registry {
         let cipher: Arc<dyn Cipher> = Arc::<LosingCipher>::clone(&self.cipher);
-        Registry::new(Arc::new(self.store.clone()), cipher)
+        Registry::new(Arc::new(self.store.clone()), cipher, Arc::new(Cel))
     }
 
     pub(crate) async fn begin(&self) -> Box<dyn UnitOfWork> {
@@ -213,8 +214,7 @@ pub(crate) fn event(event_type: &str) -> EventMeta {
         time: now(),
         tenant: tenant(),
         correlation_id: None,
-        traceparent: None,
-        tracestate: None,
+        trace: None,
         content_type: None,
         source_sequence: None,
     }

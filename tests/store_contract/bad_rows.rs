@@ -115,15 +115,23 @@ async fn assert_bad_webhook(database: &Database, hook: &Webhook, place: (&str, &
     let filter = EntityFilter::default();
     let listed = store.list_webhooks(&ours(), &filter, &first_page()).await;
     assert_bad(listed, place, &key, "list");
-    // It stops nobody: it is left out, and all others are there.
+    // It stops nobody, and what is meant for it is known as far as it can be.
     for since in [0, 1] {
         let delta = store.registry_delta(since).await.expect("it reads");
-        assert_eq!(
-            delta.removed,
-            [hook.id],
-            "{column} since {since}",
-            column = place.1
-        );
+        let case = format!("{column} since {since}", column = place.1);
+        assert_eq!(delta.removed, [], "{case}");
+        let [unreadable] = delta.unreadable.as_slice() else {
+            panic!("{case}: {:?}", delta.unreadable);
+        };
+        assert_eq!(unreadable.id, hook.id, "{case}");
+        assert_eq!(unreadable.integration_id, hook.integration_id, "{case}");
+        assert_eq!(unreadable.tenant, hook.meta.tenant, "{case}");
+        let events = (place.1 != "events").then(|| hook.events.clone());
+        assert_eq!(unreadable.events, events, "{case}");
+        for part in [place.0, place.1, &key] {
+            assert!(unreadable.problem.contains(part), "{case}: {part}");
+        }
+        assert!(!unreadable.problem.contains(SECRET), "{case}");
         let others: Vec<&str> = delta
             .changed
             .iter()
@@ -167,8 +175,26 @@ async fn a_broken_webhook_names_table_column_and_id(database: &Database) {
     corrupt(database, "webhooks", "events", &broken).await;
     assert_bad_webhook(database, &hook, ("webhooks", "events")).await;
     corrupt(database, "webhooks", "events", &good).await;
+    assert_nobodys(database, &hook).await;
     let read = database.store.get_webhook(&ours(), hook.id).await;
     assert!(read.expect("it is whole again").is_some());
+}
+
+/// No event can be meant for it: it is of no tenant, turned off, or of an integration that does not run.
+async fn assert_nobodys(database: &Database, hook: &Webhook) {
+    for (table, column, value, good) in [
+        ("webhooks", "tenant", "'canary canary'", "'valeo'"),
+        ("webhooks", "status", "'inactive'", "'active'"),
+        ("integrations", "status", "'inactive'", "'active'"),
+    ] {
+        corrupt(database, "webhooks", "config", "'canary'").await;
+        corrupt(database, table, column, value).await;
+        let delta = database.store.registry_delta(0).await.expect("it reads");
+        assert_eq!(delta.unreadable, [], "{table}.{column}");
+        assert_eq!(delta.removed, [hook.id], "{table}.{column}");
+        corrupt(database, table, column, good).await;
+        corrupt(database, "webhooks", "config", "'{}'").await;
+    }
 }
 
 async fn assert_bad_delivery(database: &Database, one: &Delivery, column: &str) {

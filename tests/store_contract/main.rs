@@ -12,6 +12,7 @@ mod bad_rows;
 mod claims;
 mod deliveries;
 mod integrations;
+mod lanes;
 mod leases;
 mod lists;
 mod outages;

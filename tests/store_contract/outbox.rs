@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use integration_worker::domain::{
     events::DomainEvent,
     interfaces::{OutboxClaim, OutboxRow},
-    values::Timestamp,
+    values::{Timestamp, TraceContext},
 };
 use serde_json::Value;
 use tokio::task::JoinSet;
@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::{
     harness::{Database, sorted},
-    samples::{at, event, new_id},
+    samples::{TRACE, at, event, new_id},
 };
 
 both!(
@@ -53,17 +53,26 @@ fn ids(rows: &[OutboxRow]) -> Vec<Uuid> {
 
 async fn an_event_comes_out_as_it_is_published(database: &Database) {
     let mut bare = event("größe „x“", 1);
-    bare.context.traceparent = None;
+    bare.context.trace = None;
     bare.data = serde_json::from_str(r#"{"z":18450.00,"a":{"b":null},"nul":"\u0000"}"#)
         .expect("it is JSON");
-    let events = [event("a", 1), bare];
+    let mut stateless = event("b", 1);
+    stateless.context.trace = TraceContext::read(Some(TRACE), None);
+    let events = [event("a", 1), bare, stateless];
+    assert!(
+        events[0]
+            .context
+            .trace
+            .as_ref()
+            .is_some_and(|trace| trace.state().is_some())
+    );
 
     add(database, &events).await;
 
     let expected = events.each_ref().map(|event| OutboxRow {
         id: event.id,
         event_type: event.event_type.clone(),
-        traceparent: event.context.traceparent.clone(),
+        trace: event.context.trace.clone(),
         body: event.to_json(),
     });
     assert_eq!(

@@ -16,7 +16,7 @@ use integration_worker::domain::{
     interfaces::{CommandKey, FirstRecord, Lease, LeasedRecord, StoredEvent, StoredReply},
     values::{
         DeliveryId, EventPattern, IntegrationId, SealedSecrets, SecretConfig, TenantId, Timestamp,
-        WebhookId,
+        TraceContext, WebhookId,
     },
 };
 use serde_json::{Map, Value, json};
@@ -134,6 +134,7 @@ pub(crate) fn delivery(webhook: &Webhook, number: i64) -> Delivery {
         error: None,
         created_at: at(number),
         completed_at: None,
+        lane: None,
     }
 }
 
@@ -220,6 +221,9 @@ fn delivery_event(delivery: &Delivery) -> DomainEvent {
     }
 }
 
+/// A valid `traceparent`.
+pub(crate) const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
 pub(crate) fn event(subject: &str, version: i64) -> DomainEvent {
     DomainEvent {
         id: new_id(),
@@ -232,7 +236,7 @@ pub(crate) fn event(subject: &str, version: i64) -> DomainEvent {
             actor: "anna".to_owned(),
             correlation_id: "correlation".to_owned(),
             causation_id: "command".to_owned(),
-            traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
+            trace: TraceContext::read(Some(TRACE), Some("vendor=1,other=2")),
         },
         data: json!({ "z": 1, "a": "größe" }),
     }

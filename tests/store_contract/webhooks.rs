@@ -23,6 +23,7 @@ both!(
     a_stale_version_is_a_conflict,
     a_deleted_webhook_cancels_what_waits_and_nothing_else,
     a_long_queue_of_a_deleted_webhook_is_cancelled_by_claims,
+    all_webhooks_of_an_integration_go_at_once_with_what_waits_for_them,
     a_delivery_is_inserted_read_and_changed_by_a_command,
 );
 
@@ -362,6 +363,46 @@ async fn a_long_queue_of_a_deleted_webhook_is_cancelled_by_claims(database: &Dat
     let claimed = database.claim(&everything_due(at(9_000))).await;
     assert_eq!(claimed.len(), 1);
     assert_eq!(claimed[0].delivery, elsewhere);
+}
+
+async fn all_webhooks_of_an_integration_go_at_once_with_what_waits_for_them(database: &Database) {
+    let (ours, other) = (our_integration(database).await, integration("other"));
+    database
+        .insert_integrations(std::slice::from_ref(&other))
+        .await;
+    let gone = of_all_sorts(&ours);
+    let stays = webhook(&other, "stays");
+    database.insert_webhooks(&gone).await;
+    database.insert_webhooks(std::slice::from_ref(&stays)).await;
+    // Together they are more than one batch.
+    let queue = (0..2_400)
+        .zip(gone.iter().take(3).cycle())
+        .map(|(number, hook)| parked(&delivery(hook, number)));
+    database.record_first(queue.collect()).await;
+    let elsewhere = delivery(&stays, 5_000);
+    database.record_first(vec![parked(&elsewhere)]).await;
+
+    database
+        .work(async |work| {
+            let deleted = work.delete_webhooks_of(ours.id, at(1)).await;
+            let mut expected = gone.clone();
+            expected.sort_by_key(|hook| hook.id);
+            assert_eq!(deleted.expect("they go"), expected);
+            let again = work.delete_webhooks_of(ours.id, at(1)).await;
+            assert_eq!(again.expect("none is left"), []);
+            work.delete_integration(ours.id).await.expect("it goes");
+        })
+        .await;
+
+    let waiting = async || database.store.stats(at(1)).await.expect("it counts").parked;
+    assert_eq!(waiting().await, 1_401, "a thousand went at once");
+    for _ in 0..6 {
+        assert_eq!(database.claim(&everything_due(at(1))).await, []);
+    }
+    assert_eq!(waiting().await, 1);
+    assert_eq!(database.count("deleted_webhooks").await, 0);
+    assert_eq!(database.count("webhooks").await, 1);
+    assert_eq!(database.stored(&elsewhere).await, Some(elsewhere));
 }
 
 async fn a_delivery_is_inserted_read_and_changed_by_a_command(database: &Database) {

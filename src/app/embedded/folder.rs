@@ -1,16 +1,19 @@
 //! The folder that everything lies in: a temporary one, or a given one that lasts.
 
 use std::{
-    fs::{self, File, OpenOptions, TryLockError},
+    fs::{DirBuilder, File, OpenOptions},
     io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
 use tempfile::TempDir;
 
 use crate::{
-    app::error::RunError,
+    app::{
+        error::RunError,
+        lock::{self, LockError},
+    },
     application::ports::Clock,
     shared::config::keys::{KEY_BYTES, key_line},
 };
@@ -49,13 +52,15 @@ impl Folder {
         })
     }
 
-    /// This one; it is made where it is missing, and stays.
+    /// This one; it is made where it is missing, for its owner alone, and stays.
     ///
     /// # Errors
     /// When it cannot be made, or another process uses it.
     pub(crate) fn given(path: &Path) -> Result<Self, RunError> {
         let what = || format!("the folder {} cannot be used", path.display());
-        fs::create_dir_all(path).map_err(|error| failed(&what(), &error))?;
+        let mut builder = DirBuilder::new();
+        let made = builder.recursive(true).mode(0o700).create(path);
+        made.map_err(|error| failed(&what(), &error))?;
         let path = path
             .canonicalize()
             .map_err(|error| failed(&what(), &error))?;
@@ -104,24 +109,18 @@ impl Folder {
     }
 }
 
-/// Two workers on one SQLite file, or two servers on one JetStream store, would ruin both.
+/// Two servers on one JetStream store would ruin it.
 fn lock(folder: &Path) -> Result<File, RunError> {
     let path = folder.join("lock");
-    let mut options = OpenOptions::new();
-    let file = options.write(true).create(true).truncate(false).open(&path);
-    let file =
-        file.map_err(|error| failed(&format!("{} is not writable", path.display()), &error))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(RunError::Embedded(format!(
+    lock::lock(&path).map_err(|error| match error {
+        LockError::InUse => RunError::Embedded(format!(
             "the folder {} is in use by another process",
             folder.display()
-        ))),
-        Err(TryLockError::Error(error)) => Err(failed(
-            &format!("{} cannot be locked", path.display()),
-            &error,
         )),
-    }
+        LockError::Refused(error) => {
+            failed(&format!("{} cannot be locked", path.display()), &error)
+        }
+    })
 }
 
 fn failed(what: &str, error: &io::Error) -> RunError {
@@ -130,7 +129,7 @@ fn failed(what: &str, error: &io::Error) -> RunError {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::{fs, os::unix::fs::PermissionsExt as _};
 
     use crate::{infrastructure::clock::SystemClock, shared::config::keys::parse_keys};
 
@@ -177,5 +176,18 @@ mod tests {
         );
         drop(first);
         assert!(Folder::given(&path).is_ok());
+    }
+
+    #[test]
+    fn only_the_owner_may_enter_folders_that_are_made() {
+        let parent = tempfile::tempdir().unwrap();
+        let there = parent.path().join("there");
+        fs::create_dir(&there).unwrap();
+        fs::set_permissions(&there, fs::Permissions::from_mode(0o755)).unwrap();
+        let _folder = Folder::given(&there.join("a/b")).unwrap();
+        for (path, mode) in [("there", 0o755), ("there/a", 0o700), ("there/a/b", 0o700)] {
+            let found = parent.path().join(path).metadata().unwrap();
+            assert_eq!(found.permissions().mode() & 0o777, mode, "{path}");
+        }
     }
 }

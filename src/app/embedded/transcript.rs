@@ -96,10 +96,12 @@ impl Transcript {
     /// # Errors
     /// Why not everything could be written; that the reader has left is no fault.
     pub(crate) fn finish(&self) -> Result<(), RunError> {
-        match self.lock().fault.take() {
-            Some(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(RunError::Embedded(
-                format!("standard output cannot be written: {error}"),
-            )),
+        let mut inner = self.lock();
+        let terminal = inner.colours;
+        match inner.fault.take() {
+            Some(error) if !is_reader_gone(&error, terminal) => Err(RunError::Embedded(format!(
+                "standard output cannot be written: {error}"
+            ))),
             _ => Ok(()),
         }
     }
@@ -123,6 +125,12 @@ impl Transcript {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A pipe's reader is gone, or a terminal was closed.
+fn is_reader_gone(error: &io::Error, terminal: bool) -> bool {
+    const EIO: i32 = 5;
+    error.kind() == io::ErrorKind::BrokenPipe || (terminal && error.raw_os_error() == Some(EIO))
 }
 
 #[cfg(test)]
@@ -174,6 +182,14 @@ mod tests {
                 expected
             );
         }
+    }
+
+    #[test]
+    fn a_closed_terminal_is_no_fault_and_a_broken_disk_is_one() {
+        let broken = io::Error::from_raw_os_error(5);
+        assert!(is_reader_gone(&broken, true));
+        assert!(!is_reader_gone(&broken, false));
+        assert!(!is_reader_gone(&io::ErrorKind::StorageFull.into(), true));
     }
 
     #[test]

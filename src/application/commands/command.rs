@@ -23,8 +23,8 @@ use super::{
 pub(super) enum Kind {
     /// Reads; its reply is never kept.
     Query,
-    /// Sends a request outside of any transaction.
-    Test,
+    /// Acts outside of any transaction: sends a request, or a dead letter again.
+    Outside,
     /// Changes something in one unit of work.
     Change,
 }
@@ -93,7 +93,7 @@ impl Command {
             .iter()
             .find(|(entity, action)| *entity == incoming.entity && *action == incoming.action);
         let (entity, action) = known.copied().unwrap_or_default();
-        let kind = kind(action);
+        let kind = kind(entity, action);
         let body = if known.is_none() {
             Err(unknown_action(&name))
         } else if faults.is_empty() {
@@ -190,10 +190,10 @@ impl Command {
     }
 }
 
-fn kind(action: &str) -> Kind {
-    match action {
-        "get" | "list" => Kind::Query,
-        "test" => Kind::Test,
+fn kind(entity: &str, action: &str) -> Kind {
+    match (entity, action) {
+        (_, "get" | "list") => Kind::Query,
+        ("webhook", "test") | ("deadletter", _) => Kind::Outside,
         _ => Kind::Change,
     }
 }

@@ -3,13 +3,10 @@
 
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue};
+use http::HeaderName;
 use serde_json::{Map, Value};
 
-use crate::domain::{
-    policies::RetryPolicy,
-    values::{Faults, SecretConfig},
-};
+use crate::domain::{policies::RetryPolicy, values::Faults};
 
 use super::fields::{Fields, duration, join};
 
@@ -79,8 +76,19 @@ fn header(
         return Err("is listed twice; case does not matter");
     }
     let value = value.as_str().ok_or("must be a string")?;
-    HeaderValue::from_str(value).map_err(|_| "must hold printable ASCII and no line breaks")?;
+    if !is_field_value(value) {
+        return Err(
+            "must hold visible ASCII, spaces and tabs only, and neither begin nor end with a blank",
+        );
+    }
     Ok((name.as_str().to_owned(), value.to_owned()))
+}
+
+/// The `field-value` of RFC 9110, without the bytes over 127 that it has for old times' sake: receivers
+/// read those in different ways.
+fn is_field_value(value: &str) -> bool {
+    let allowed = |b: u8| matches!(b, b' ' | b'\t' | 0x21..=0x7e);
+    value.bytes().all(allowed) && value.trim_ascii() == value
 }
 
 /// `retryPolicy`: `{maxRetries, backoffMs}`, where one may be absent (5 and 1,000 then), or `{schedule}`.
@@ -122,8 +130,8 @@ fn schedule(policy: &mut Fields) -> Option<Vec<Duration>> {
     Some(waits)
 }
 
-/// What holds for every value of a configuration: its size, `credentials` are objects, and no text
-/// holds U+0000, which PostgreSQL cannot keep.
+/// What holds for every value of a configuration: its size, `credentials` are objects of values that are
+/// no `null`, and no text holds U+0000, which PostgreSQL cannot keep.
 pub(in crate::application) fn check_values(config: &Map<String, Value>, faults: &mut Faults) {
     let size = serde_json::to_vec(config).map_or(usize::MAX, |json| json.len());
     if size > MAX_CONFIG {
@@ -136,16 +144,31 @@ pub(in crate::application) fn check_values(config: &Map<String, Value>, faults: 
 }
 
 /// The same for an object that replaces `credentials`.
-pub(in crate::application) fn check_map(map: &Map<String, Value>, path: &str, faults: &mut Faults) {
+pub(in crate::application) fn check_credentials(
+    credentials: &Map<String, Value>,
+    path: &str,
+    faults: &mut Faults,
+) {
+    for (name, _) in credentials.iter().filter(|(_, value)| value.is_null()) {
+        let message = "must not be null: a credential that is left out is removed";
+        faults.add(join(path, name), message);
+    }
+    check_map(credentials, path, faults);
+}
+
+fn check_map(map: &Map<String, Value>, path: &str, faults: &mut Faults) {
     for (name, value) in map {
         let path = join(path, name);
         if name.contains('\0') {
             faults.add(&path, "must not hold U+0000");
         }
-        if name == "credentials" && !value.is_object() {
-            faults.add(&path, "must be an object");
+        match value {
+            Value::Object(credentials) if name == "credentials" => {
+                check_credentials(credentials, &path, faults);
+            }
+            _ if name == "credentials" => faults.add(&path, "must be an object"),
+            _ => check_value(value, &path, faults),
         }
-        check_value(value, &path, faults);
     }
 }
 
@@ -160,16 +183,4 @@ fn check_value(value: &Value, path: &str, faults: &mut Faults) {
         Value::String(text) if text.contains('\0') => faults.add(path, "must not hold U+0000"),
         _ => {}
     }
-}
-
-/// A configuration as it is told in events: the values of headers, which may well be tokens, are left
-/// out, as credentials are.
-pub(super) fn published(config: &SecretConfig) -> Value {
-    let mut shown = config.shown.clone();
-    if let Some(Value::Object(headers)) = shown.get_mut("headers") {
-        for value in headers.values_mut() {
-            *value = serde_json::json!({ "set": true });
-        }
-    }
-    Value::Object(shown)
 }

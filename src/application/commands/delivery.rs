@@ -44,7 +44,7 @@ pub(super) async fn retry(work: &mut Work<'_>, body: Body) -> Outcome {
     let webhook = work.unit.webhook(tenant, webhook_id).await?;
     let (mut delivery, event_kept) = locked(work, id).await?;
     let state = delivery.status.as_str();
-    delivery.retry(work.now)?;
+    delivery.retry(work.ports.clock.store_now())?;
     let refused = |remedy| InvalidTransition {
         entity: "delivery",
         state,

@@ -9,10 +9,10 @@ use super::{
     Ports,
     body::Body,
     command::Command,
-    delivery, integration, list,
-    reply::{ErrorCode, Refusal},
+    dead_letter, delivery, integration, list,
+    reply::{ErrorCode, Refusal, Reply},
     trigger, webhook, webhook_secrets,
-    work::{Known, Outcome, Work},
+    work::{CommandError, Known, Outcome, Work},
 };
 
 /// What a change must know before its unit of work begins. Rows are locked in one order, integration
@@ -72,16 +72,32 @@ pub(super) async fn query(ports: &Ports, command: &Command, body: Body) -> Outco
         ("webhook", "list") => list::webhooks(ports, tenant, body).await,
         ("delivery", "get") => delivery::get(ports, tenant, body).await,
         ("delivery", "list") => list::deliveries(ports, tenant, body).await,
+        ("deadletter", "get") => dead_letter::get(ports, command, body).await,
+        ("deadletter", "list") => dead_letter::list(ports, command, body).await,
         ("status", "get") => list::status(ports, body).await,
         _ => unknown(command),
     }
 }
 
-/// What sends a request outside of any transaction.
-pub(super) async fn test(ports: &Ports, command: &Command, body: Body) -> Outcome {
+/// What acts outside of any transaction.
+pub(super) async fn outside(ports: &Ports, command: &Command, body: Body) -> Outcome {
     match (command.entity, command.action) {
         ("webhook", "test") => trigger::test(ports, command, body).await,
+        ("deadletter", "replay") => dead_letter::replay(ports, command, body).await,
+        ("deadletter", "discard") => dead_letter::discard(ports, command, body).await,
         _ => unknown(command),
+    }
+}
+
+/// What is left to do outside once the reply is committed; doing it twice is doing it once.
+pub(super) async fn afterwards(
+    ports: &Ports,
+    command: &Command,
+    reply: &Reply,
+) -> Result<(), CommandError> {
+    match command.entity {
+        "deadletter" => dead_letter::afterwards(ports, reply).await,
+        _ => Ok(()),
     }
 }
 

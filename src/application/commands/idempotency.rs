@@ -42,7 +42,7 @@ impl CommandHandler {
                 self.settle(command, answer(data)?, Effects::default())
                     .await
             }
-            Kind::Test => self.test(command, body).await,
+            Kind::Outside => self.outside(command, body).await,
         }
     }
 
@@ -77,9 +77,16 @@ impl CommandHandler {
         }
     }
 
-    /// The request is made outside of any transaction, so two tests at once under one key may both send
-    /// theirs; both get the reply of the first that is settled.
-    async fn test(&self, command: &Command, body: Body) -> Result<Answer, CommandError> {
+    /// What is left to do outside is done once the reply is committed, and again when it is repeated.
+    async fn outside(&self, command: &Command, body: Body) -> Result<Answer, CommandError> {
+        let answer = self.done_outside(command, body).await?;
+        dispatch::afterwards(&self.ports, command, &answer.reply).await?;
+        Ok(answer)
+    }
+
+    /// It is done outside of any transaction, so two at once under one key may both do it: two tests
+    /// both send their request. Both get the reply of the first that is settled.
+    async fn done_outside(&self, command: &Command, body: Body) -> Result<Answer, CommandError> {
         if command.key.is_some() {
             let now = self.ports.clock.now();
             let mut unit = self.ports.store.begin().await?;
@@ -87,7 +94,7 @@ impl CommandHandler {
                 return self.repeat(command, kept, unit, now).await;
             }
         }
-        let data = dispatch::test(&self.ports, command, body).await;
+        let data = dispatch::outside(&self.ports, command, body).await;
         let answer = answer(data)?;
         let mut effects = Effects::default();
         let entity_id = command.entity_id(&answer.reply);
@@ -194,6 +201,7 @@ impl CommandHandler {
         }
         if parked {
             self.ports.wakers.parked.notify_one();
+            self.ports.wakers.lanes.notify_one();
         }
         Ok(answer)
     }

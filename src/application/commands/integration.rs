@@ -3,17 +3,20 @@
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use crate::domain::{
-    entities::{EntityMeta, Integration, IntegrationType},
-    events::{Change, IntegrationChange},
-    interfaces::{Inserted, RegistryChange},
-    values::{Fault, Faults, IntegrationId, TenantId, WebhookId},
+use crate::{
+    domain::{
+        entities::{EntityMeta, Integration, IntegrationType},
+        events::{Change, IntegrationChange},
+        interfaces::{Inserted, RegistryChange},
+        values::{Fault, Faults, IntegrationId, TenantId, WebhookId},
+    },
+    shared::visible::is_visible,
 };
 
 use super::{
     Ports,
     body::Body,
-    config_fields::{MAX_CONFIG, check_map},
+    config_fields::{MAX_CONFIG, check_credentials},
     fields::{Fields, Text},
     integration_config,
     labels::{expected_version, labels},
@@ -114,8 +117,8 @@ pub(super) async fn mark_error(work: &mut Work<'_>, body: Body) -> Outcome {
     let id = fields.uuid("id");
     let expected = expected_version(&mut fields);
     let error = fields.text("error", Text::Block(MAX_ERROR));
-    if error.as_deref().is_some_and(|text| text.trim().is_empty()) {
-        fields.fault("error", "must not be blank");
+    if error.as_deref().is_some_and(|text| !is_visible(text)) {
+        fields.fault("error", "must hold something visible");
     }
     let (id, error) = checked(fields, id.zip(error))?;
 
@@ -172,8 +175,8 @@ pub(super) async fn delete(work: &mut Work<'_>, body: Body) -> Outcome {
         );
         return Err(Refusal::at(ErrorCode::Conflict, "cascade", message).into());
     }
-    for child in children {
-        webhook::remove(work, child.id).await?;
+    if !children.is_empty() {
+        webhook::remove_all_of(work, integration.id).await?;
     }
     let change = integration.changed(Change::Deleted, work.actor(), work.now);
     work.unit.delete_integration(integration.id).await?;
@@ -220,7 +223,7 @@ fn credential_faults(credentials: &Map<String, Value>) -> Faults {
         let message = format!("must have at most {MAX_CONFIG} bytes of JSON");
         faults.add("credentials", message);
     }
-    check_map(credentials, "credentials", &mut faults);
+    check_credentials(credentials, "credentials", &mut faults);
     faults
 }
 

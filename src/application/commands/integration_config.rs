@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 use url::Url;
 
 use crate::{
-    application::webhook_settings::{MAX_URL, has_userinfo, http_url},
+    application::webhook_settings::{MAX_URL, has_userinfo, host_problem, http_url},
     domain::{entities::IntegrationType, values::Faults},
 };
 
@@ -52,7 +52,10 @@ pub(super) fn check_fit(config: &Map<String, Value>, kind: IntegrationType) -> F
 /// a database's URL), as long as it shows no password.
 fn endpoint_problem(endpoint: &str, kind: Option<IntegrationType>) -> Option<String> {
     match kind {
-        Some(IntegrationType::Api | IntegrationType::Webhook) => http_url(endpoint).err(),
+        Some(IntegrationType::Api | IntegrationType::Webhook) => match http_url(endpoint) {
+            Ok(url) => host_problem(&url).map(str::to_owned),
+            Err(problem) => Some(problem),
+        },
         _ => Url::parse(endpoint)
             .is_ok_and(|url| has_userinfo(&url) && url.password().is_some())
             .then(|| "must not hold a password: put it into credentials".to_owned()),
@@ -93,6 +96,7 @@ mod tests {
             "retryPolicy": { "schedule": [] },
             "rateLimit": { "requests": 0 },
             "list": [{ "credentials": null }, "a\0b", { "x\0": 1 }],
+            "deep": { "credentials": { "a": null, "b": { "c": null }, "d": "e\0" } },
         });
         assert_eq!(
             paths(IntegrationType::Webhook, config),
@@ -107,6 +111,8 @@ mod tests {
                 "config.list[0].credentials",
                 "config.list[1]",
                 "config.list[2].x",
+                "config.deep.credentials.a",
+                "config.deep.credentials.d",
             ]
         );
     }
@@ -127,6 +133,14 @@ mod tests {
             paths(IntegrationType::Database, config),
             ["config.endpoint"]
         );
+    }
+
+    #[test]
+    fn an_endpoint_over_http_is_one_that_can_be_reached() {
+        for endpoint in ["https://api..example.com", "https://api.example.com:0/"] {
+            let config = json!({ "endpoint": endpoint });
+            assert_eq!(paths(IntegrationType::Api, config), ["config.endpoint"]);
+        }
     }
 
     #[test]

@@ -114,6 +114,15 @@ fn entity_filter(fields: &mut Fields) -> EntityFilter {
 
 /// `None` when the cursor or the limit is faulty.
 fn page(fields: &mut Fields) -> Option<PageRequest> {
+    let (limit, after) = page_by(fields, read_cursor)?;
+    Some(PageRequest { limit, after })
+}
+
+/// Reads `limit` and `cursor`, the latter as this list writes it. `None` when one of them is faulty.
+pub(super) fn page_by<C>(
+    fields: &mut Fields,
+    read_cursor: impl Fn(&str) -> Option<C>,
+) -> Option<(u32, Option<C>)> {
     let given = fields.has("limit");
     let limit = fields.integer("limit", 1..=MAX_LIMIT);
     let limit = if given { limit } else { Some(DEFAULT_LIMIT) };
@@ -121,7 +130,7 @@ fn page(fields: &mut Fields) -> Option<PageRequest> {
         // As the last page answers it.
         None | Some(Value::Null) => None,
         Some(cursor) => {
-            let read = cursor.as_str().and_then(read_cursor);
+            let read = cursor.as_str().and_then(&read_cursor);
             if read.is_none() {
                 fields.fault("cursor", "must be the nextCursor of a former page");
             }
@@ -129,7 +138,7 @@ fn page(fields: &mut Fields) -> Option<PageRequest> {
         }
     };
     let limit = u32::try_from(limit?).ok()?;
-    Some(PageRequest { limit, after })
+    Some((limit, after))
 }
 
 fn answer<T>(
@@ -144,7 +153,7 @@ fn answer<T>(
 }
 
 /// Time (milliseconds, 8 bytes) and id (16 bytes) of the last item, in base64url.
-fn write_cursor((time, id): (Timestamp, Uuid)) -> String {
+pub(super) fn write_cursor((time, id): (Timestamp, Uuid)) -> String {
     let mut bytes = time.timestamp_millis().to_be_bytes().to_vec();
     bytes.extend_from_slice(id.as_bytes());
     URL_SAFE_NO_PAD.encode(bytes)

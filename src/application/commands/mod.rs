@@ -4,14 +4,17 @@ mod body;
 mod command;
 pub(in crate::application) mod config_fields;
 mod context;
+mod dead_letter;
 mod delivery;
 mod dispatch;
 pub(in crate::application) mod fields;
+mod fit;
 pub(in crate::application) mod idempotency;
 mod integration;
 mod integration_config;
 mod labels;
 mod list;
+mod published;
 mod reply;
 mod trigger;
 mod views;
@@ -38,7 +41,8 @@ use crate::{
 };
 
 use super::{
-    ports::{Cipher, CipherError, Clock, HttpSender},
+    dead_letter_box::DeadLetterBox,
+    ports::{Cipher, CipherError, Clock, Expressions, HttpSender},
     wakers::Wakers,
 };
 
@@ -85,6 +89,8 @@ pub struct CommandSettings {
     pub max_body: usize,
     /// Where deliveries may go.
     pub egress: EgressPolicy,
+    /// Compiles filters and transforms.
+    pub expressions: Arc<dyn Expressions>,
 }
 
 /// How often a command is tried again at once, when another writer was quicker.
@@ -115,6 +121,10 @@ const ACTIONS: &[(&str, &str)] = &[
     ("delivery", "list"),
     ("delivery", "retry"),
     ("delivery", "cancel"),
+    ("deadletter", "list"),
+    ("deadletter", "get"),
+    ("deadletter", "replay"),
+    ("deadletter", "discard"),
     ("status", "get"),
 ];
 
@@ -126,6 +136,7 @@ pub(in crate::application) struct Ports {
     sender: Arc<dyn HttpSender>,
     wakers: Arc<Wakers>,
     settings: CommandSettings,
+    dead_letters: Option<Arc<dyn DeadLetterBox>>,
     /// One for each test that is under way.
     tests: Semaphore,
 }
@@ -158,9 +169,17 @@ impl CommandHandler {
             sender,
             wakers,
             settings,
+            dead_letters: None,
             tests: Semaphore::new(trigger::MAX_TESTS),
         };
         Self { ports }
+    }
+
+    /// With the box that commands about dead letters work on; without it they fail.
+    #[must_use]
+    pub fn with_dead_letters(mut self, letters: Arc<dyn DeadLetterBox>) -> Self {
+        self.ports.dead_letters = Some(letters);
+        self
     }
 
     /// All actions, as (entity, action); every other one is unknown.
@@ -219,6 +238,10 @@ fn refusal_of(command: &Command, error: &CommandError) -> Refusal {
         CommandError::Store(store) if store.is_retryable() => (
             ErrorCode::Unavailable,
             "the database is not available; try again".to_owned(),
+        ),
+        CommandError::Bus(_) => (
+            ErrorCode::Unavailable,
+            "NATS does not answer or refuses; try again".to_owned(),
         ),
         // The operator can bring the key back: the same command may succeed later.
         CommandError::Cipher(unknown @ CipherError::UnknownKey(_)) => {

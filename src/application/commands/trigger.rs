@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde::Deserialize;
-use serde_json::{json, value::RawValue};
+use serde_json::{Value, json, value::RawValue};
 use uuid::Uuid;
 
 use crate::domain::{
@@ -80,12 +80,13 @@ pub(super) async fn trigger(work: &mut Work<'_>, body: Body) -> Outcome {
     may_receive(&webhook, work.known.integration.as_ref())?;
     let event_type = event_type.unwrap_or_else(|| TRIGGER.to_owned());
     let event = event(work.command, event_type, payload, work.now);
-    let delivery = pending(
+    let mut delivery = pending(
         delivery_id(work.command, webhook.id),
         &webhook,
         &event,
         work.now,
     );
+    delivery.next_attempt_at = Some(work.ports.clock.store_now());
     let tenant = &work.command.context.tenant;
     if work.unit.delivery(tenant, delivery.id).await?.is_some() {
         let message = "a trigger with the id of this command was delivered to this webhook before";
@@ -114,7 +115,13 @@ pub(super) async fn test(ports: &Ports, command: &Command, body: Body) -> Outcom
     let data = json!({ "webhookId": webhook.id, "name": webhook.meta.name, "test": true });
     let event = event(command, TEST.to_owned(), data.to_string().into(), now);
     let delivery = delivery_id(command, webhook.id);
-    let mut request = endpoint.request(&event, delivery, 1, now);
+    let mut request = match endpoint.request(&event, delivery, 1, now) {
+        Ok(request) => request,
+        Err(problem) => {
+            let answer = json!({ "statusCode": null, "durationMs": 0, "response": null });
+            return Ok(with_error(answer, problem));
+        }
+    };
     request.timeout = request.timeout.min(LONGEST_TEST);
     let started = Instant::now();
     let answer = ports.sender.send(request).await;
@@ -128,9 +135,14 @@ pub(super) async fn test(ports: &Ports, command: &Command, body: Body) -> Outcom
             }
             data["response"] = answer.body.into();
         }
-        Err(error) => data["error"] = error.to_string().into(),
+        Err(error) => data = with_error(data, error.to_string()),
     }
     Ok(data)
+}
+
+fn with_error(mut answer: Value, error: String) -> Value {
+    answer["error"] = error.into();
+    answer
 }
 
 fn busy() -> Refusal {
@@ -193,8 +205,7 @@ fn event(command: &Command, event_type: String, payload: Bytes, now: Timestamp) 
             time: now,
             tenant: context.tenant.clone(),
             correlation_id: Some(context.correlation_id.clone()),
-            traceparent: context.traceparent.clone(),
-            tracestate: context.tracestate.clone(),
+            trace: context.trace.clone(),
             content_type: Some("application/json".to_owned()),
             source_sequence: None,
         },
@@ -238,5 +249,6 @@ fn pending(
         error: None,
         created_at: now,
         completed_at: None,
+        lane: None,
     }
 }

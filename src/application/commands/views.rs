@@ -10,7 +10,7 @@ use crate::domain::{
     values::{EventPattern, Timestamp, format_time},
 };
 
-use super::config_fields::published;
+use super::published::published;
 
 /// An integration as it is answered; credentials are marks.
 pub(super) fn integration(integration: &Integration) -> Value {
@@ -59,8 +59,8 @@ pub(super) fn webhook(webhook: &Webhook) -> Value {
     tail(view, meta)
 }
 
-/// The data of an integration's event: for `created` and `updated` the whole view (the values of
-/// headers left out), else `{name, status, error?}`.
+/// The data of an integration's event: for `created` and `updated` the whole view (as
+/// [`published`] has it), else `{name, status, error?}`.
 pub(super) fn integration_event(entity: &Integration, change: Change) -> Value {
     let mut view = integration(entity);
     if is_whole(change) {
@@ -70,8 +70,8 @@ pub(super) fn integration_event(entity: &Integration, change: Change) -> Value {
     pick(&view, &["name", "status", "error"])
 }
 
-/// The data of a webhook's event: for `created` and `updated` the whole view (the values of headers
-/// left out), else `{name, integrationId, status, error?}`.
+/// The data of a webhook's event: for `created` and `updated` the whole view (as [`published`]
+/// has it), else `{name, integrationId, status, error?}`.
 pub(super) fn webhook_event(entity: &Webhook, change: Change) -> Value {
     let mut view = webhook(entity);
     if is_whole(change) {

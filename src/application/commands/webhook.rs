@@ -4,18 +4,17 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use crate::{
-    application::webhook_settings::webhook_settings,
+    application::webhook_settings::{SavingRules, signing, webhook_settings},
     domain::{
-        entities::{EntityMeta, NewWebhook, Webhook},
+        entities::{EntityMeta, NewWebhook, OnExhausted, Webhook},
         events::{Change, WebhookChange},
         interfaces::Inserted,
-        policies::EgressPolicy,
         values::{EventPattern, IntegrationId, TenantId, WebhookId},
     },
 };
 
 use super::{
-    Ports,
+    CommandSettings, Ports,
     body::Body,
     fields::Fields,
     integration::{id_and_version, only_id},
@@ -41,7 +40,7 @@ pub(super) async fn create(work: &mut Work<'_>, body: Body) -> Outcome {
     let labels = labels(&mut fields);
     let integration_id = fields.uuid("integrationId").map(IntegrationId);
     let events = events(&mut fields);
-    let config = config(&mut fields, &work.ports.settings.egress);
+    let config = config(&mut fields, &work.ports.settings);
     let given = (|| Some((labels.for_new()?, integration_id?, events?, config?)))();
     let (labels, integration_id, events, config) = checked(fields, given)?;
 
@@ -50,7 +49,7 @@ pub(super) async fn create(work: &mut Work<'_>, body: Body) -> Outcome {
     let integration = work.unit.integration(&tenant, integration_id).await?;
     integration.ok_or_else(|| not_found("integration", "integrationId", integration_id))?;
     let id = WebhookId(work.ports.clock.new_id());
-    let (secret, shown) = new_secret(work.ports, id, work.now)?;
+    let (secret, shown) = new_secret(work.ports, id, signing(&config), work.now)?;
     let (webhook, change) = Webhook::create(NewWebhook {
         id,
         integration_id,
@@ -61,7 +60,7 @@ pub(super) async fn create(work: &mut Work<'_>, body: Body) -> Outcome {
     });
     free_name(work.unit.insert_webhook(&webhook).await?, &webhook)?;
     let mut view = done(work, &webhook, change);
-    view["secret"] = Value::String(shown);
+    shown.put(&mut view);
     Ok(view)
 }
 
@@ -74,7 +73,7 @@ pub(super) async fn update(work: &mut Work<'_>, body: Body) -> Outcome {
     let expected = expected_version(&mut fields);
     let labels = labels(&mut fields);
     let events = events(&mut fields);
-    let config = config(&mut fields, &work.ports.settings.egress);
+    let config = config(&mut fields, &work.ports.settings);
     if fields.discard("integrationId") {
         fields.fault(
             "integrationId",
@@ -95,8 +94,20 @@ pub(super) async fn update(work: &mut Work<'_>, body: Body) -> Outcome {
     if webhook == before {
         return Ok(views::webhook(&webhook));
     }
+    if blocks(&before) && !blocks(&webhook) {
+        work.unit.unblock_lanes(webhook.id).await?;
+        work.effects.parked = true;
+    }
     let change = webhook.changed(Change::Updated, work.actor(), work.now);
     write(work, &webhook, change).await
+}
+
+/// Whether an exhausted delivery stops those behind it.
+fn blocks(webhook: &Webhook) -> bool {
+    webhook_settings(&webhook.config.shown, None).is_ok_and(|settings| {
+        let ordering = settings.ordering;
+        ordering.is_some_and(|ordering| ordering.on_exhausted == OnExhausted::Block)
+    })
 }
 
 /// `activate {id, expectedVersion?}`; what is parked goes out then.
@@ -125,21 +136,22 @@ pub(super) async fn deactivate(work: &mut Work<'_>, body: Body) -> Outcome {
 /// `delete {id, expectedVersion?}`; its waiting deliveries are cancelled.
 pub(super) async fn delete(work: &mut Work<'_>, body: Body) -> Outcome {
     let (id, expected) = id_and_version(body)?;
-    let webhook = locked(work, id, expected).await?;
-    remove_locked(work, webhook).await?;
-    Ok(json!({ "id": id, "deleted": true }))
-}
-
-/// Deletes a webhook together with its integration.
-pub(super) async fn remove(work: &mut Work<'_>, id: WebhookId) -> Result<(), CommandError> {
-    let webhook = locked(work, id.0, None).await?;
-    remove_locked(work, webhook).await
-}
-
-async fn remove_locked(work: &mut Work<'_>, mut webhook: Webhook) -> Result<(), CommandError> {
+    let mut webhook = locked(work, id, expected).await?;
     let change = webhook.changed(Change::Deleted, work.actor(), work.now);
     work.unit.delete_webhook(webhook.id, work.now).await?;
     done(work, &webhook, change);
+    Ok(json!({ "id": id, "deleted": true }))
+}
+
+/// Deletes all webhooks of an integration, together with it.
+pub(super) async fn remove_all_of(
+    work: &mut Work<'_>,
+    integration: IntegrationId,
+) -> Result<(), CommandError> {
+    for mut webhook in work.unit.delete_webhooks_of(integration, work.now).await? {
+        let change = webhook.changed(Change::Deleted, work.actor(), work.now);
+        done(work, &webhook, change);
+    }
     Ok(())
 }
 
@@ -181,9 +193,13 @@ fn events(fields: &mut Fields) -> Option<Vec<EventPattern>> {
         .collect()
 }
 
-fn config(fields: &mut Fields, egress: &EgressPolicy) -> Option<Map<String, Value>> {
+fn config(fields: &mut Fields, settings: &CommandSettings) -> Option<Map<String, Value>> {
     let config = fields.map("config")?;
-    if let Err(faults) = webhook_settings(&config, Some(egress)) {
+    let rules = SavingRules {
+        egress: &settings.egress,
+        expressions: settings.expressions.as_ref(),
+    };
+    if let Err(faults) = webhook_settings(&config, Some(&rules)) {
         fields.absorb(faults);
     }
     Some(config)

@@ -2,17 +2,16 @@
 
 use std::time::Duration;
 
-use base64::{Engine, engine::general_purpose::STANDARD};
-use ring::hmac;
 use serde_json::Value;
 
 use crate::{
     application::{
         endpoint::{Endpoint, SigningKey},
-        webhook_settings::webhook_settings,
+        webhook_settings::{compiled, signing, webhook_settings},
     },
     domain::{
-        entities::{SigningSecret, Webhook},
+        entities::{Signing, SigningSecret, Webhook},
+        policies::{NewSecret, SignatureKey},
         values::{Timestamp, WebhookId},
     },
 };
@@ -27,14 +26,29 @@ use super::{
     work::{CommandError, Outcome, Work, checked},
 };
 
-/// How long a secret is, in bytes.
-const SECRET_BYTES: usize = 32;
 /// How long the former secret signs too, when nothing is said.
 const DEFAULT_OVERLAP: Duration = Duration::from_hours(24);
 /// The longest overlap, in milliseconds: 7 d.
 const LONGEST_OVERLAP: u64 = 7 * 24 * 3_600_000;
 
-/// `rotate_secret {id, overlap?, expectedVersion?}`; answers the new secret, once.
+/// A secret as it is answered, once.
+pub(super) struct Shown {
+    secret: String,
+    public_key: Option<String>,
+}
+
+impl Shown {
+    /// Adds `secret`, and `publicKey` where there is one.
+    pub(super) fn put(self, view: &mut Value) {
+        view["secret"] = Value::String(self.secret);
+        if let Some(public_key) = self.public_key {
+            view["publicKey"] = Value::String(public_key);
+        }
+    }
+}
+
+/// `rotate_secret {id, overlap?, expectedVersion?}`; answers the new secret, once. It signs as
+/// `config.signing` says now; former ones sign as they always did.
 pub(super) async fn rotate(work: &mut Work<'_>, body: Body) -> Outcome {
     let mut fields = Fields::new(body.map, "");
     fields.need(&["id"]);
@@ -44,27 +58,35 @@ pub(super) async fn rotate(work: &mut Work<'_>, body: Body) -> Outcome {
     let id = checked(fields, id)?;
 
     let mut webhook = webhook::locked(work, id, expected).await?;
-    let (secret, shown) = new_secret(work.ports, webhook.id, work.now)?;
+    let signing = signing(&webhook.config.shown);
+    let (secret, shown) = new_secret(work.ports, webhook.id, signing, work.now)?;
     let overlap = overlap.unwrap_or(DEFAULT_OVERLAP);
     let change = webhook.rotate_secret(secret, overlap, work.actor(), work.now);
     let mut view = webhook::write(work, &webhook, change).await?;
-    view["secret"] = Value::String(shown);
+    shown.put(&mut view);
     Ok(view)
 }
 
-/// Makes a secret: sealed, and as it is shown once (`whsec_…`).
+/// Makes a secret: sealed, and as it is shown once.
 pub(super) fn new_secret(
     ports: &Ports,
     webhook: WebhookId,
+    signing: Signing,
     now: Timestamp,
-) -> Result<(SigningSecret, String), CommandError> {
-    let bytes = ports.clock.secret_bytes(SECRET_BYTES);
+) -> Result<(SigningSecret, Shown), CommandError> {
+    let random = ports.clock.secret_bytes(NewSecret::BYTES);
+    let made = NewSecret::make(signing, random)
+        .ok_or_else(|| Refusal::new(ErrorCode::Internal, "no signing secret could be made"))?;
     let secret = SigningSecret {
-        sealed: ports.cipher.seal(&bytes, &webhook.to_string())?,
+        sealed: ports.cipher.seal(&made.plain, &webhook.to_string())?,
         created_at: now,
         expires_at: None,
     };
-    Ok((secret, format!("whsec_{}", STANDARD.encode(bytes))))
+    let shown = Shown {
+        secret: made.secret,
+        public_key: made.public_key,
+    };
+    Ok((secret, shown))
 }
 
 /// Makes a webhook ready to send, with the secrets that sign at `now`.
@@ -81,10 +103,12 @@ pub(super) fn endpoint(
     for secret in webhook.secrets.iter().filter(signs) {
         let bytes = ports.cipher.open(&secret.sealed, &context)?;
         keys.push(SigningKey {
-            key: hmac::Key::new(hmac::HMAC_SHA256, &bytes),
+            key: SignatureKey::from_plain(&bytes),
             expires_at: secret.expires_at,
         });
     }
-    Endpoint::compile(settings, keys)
+    let expressions = ports.settings.expressions.as_ref();
+    compiled(expressions, "transform", settings.transform.as_deref())
+        .and_then(|transform| Ok(Endpoint::compile(settings, keys)?.with_transform(transform)))
         .map_err(|problem| Refusal::at(ErrorCode::ValidationFailed, "config", problem).into())
 }

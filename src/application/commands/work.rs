@@ -12,7 +12,7 @@ use crate::domain::{
     },
 };
 
-use crate::application::ports::CipherError;
+use crate::application::ports::{BusError, CipherError};
 
 use super::{
     Ports,
@@ -30,6 +30,9 @@ pub(super) enum CommandError {
     /// The store failed.
     #[error("the store failed")]
     Store(#[from] StoreError),
+    /// The bus failed.
+    #[error("the bus failed")]
+    Bus(#[from] BusError),
     /// A secret could not be sealed or opened.
     #[error("the cipher failed")]
     Cipher(#[from] CipherError),

@@ -22,29 +22,35 @@ const CE_ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
 /// Room for the attributes around the data.
 const ATTRIBUTES: usize = 512;
 
-/// Makes the body and sets the headers that belong to it. `headers` holds the `Content-Type` of the
-/// user, or an empty one.
-pub(super) fn write(format: BodyFormat, event: &BusinessEvent, headers: &mut HeaderMap) -> Bytes {
-    match (format, &event.payload) {
+/// Makes the body and sets the headers that belong to it. `payload` is the event's, or what was made of
+/// it; `headers` holds the `Content-Type` of the user, or an empty one.
+pub(super) fn write(
+    format: BodyFormat,
+    event: &BusinessEvent,
+    payload: &Payload,
+    headers: &mut HeaderMap,
+) -> Bytes {
+    let meta = &event.meta;
+    match (format, payload) {
         (BodyFormat::CloudEvents, _) => {
             headers.insert(CONTENT_TYPE, CLOUDEVENTS);
-            structured(event)
+            structured(meta, payload)
         }
         (BodyFormat::CloudEventsBinary, payload) => {
-            attribute_headers(&event.meta, headers);
-            headers.insert(CONTENT_TYPE, data_type(event));
+            attribute_headers(meta, headers);
+            headers.insert(CONTENT_TYPE, data_type(meta, payload));
             payload.bytes().clone()
         }
         (_, Payload::Binary(bytes)) => {
-            headers.insert(CONTENT_TYPE, data_type(event));
+            headers.insert(CONTENT_TYPE, data_type(meta, payload));
             bytes.clone()
         }
         (BodyFormat::Standard, Payload::Json(data)) => {
             or_json(headers);
-            standard(&event.meta, data)
+            standard(meta, data)
         }
         (BodyFormat::Raw, Payload::Json(_)) => {
-            match own_type(&event.meta) {
+            match own_type(meta) {
                 Some(own) => drop(headers.insert(CONTENT_TYPE, own)),
                 None => or_json(headers),
             }
@@ -69,24 +75,19 @@ fn standard(meta: &EventMeta, data: &[u8]) -> Bytes {
     body.into()
 }
 
-fn structured(event: &BusinessEvent) -> Bytes {
-    let data = event.payload.bytes();
+fn structured(meta: &EventMeta, payload: &Payload) -> Bytes {
+    let data = payload.bytes();
     let mut body = Vec::with_capacity(data.len() * 4 / 3 + ATTRIBUTES);
     let mut separator = b'{';
-    for (name, value) in attributes(&event.meta) {
+    for (name, value) in attributes(meta) {
         push_text(&mut body, &mut separator, name, value);
     }
-    push_text(
-        &mut body,
-        &mut separator,
-        "time",
-        &format_time(event.meta.time),
-    );
-    let data_type = data_type(event);
+    push_text(&mut body, &mut separator, "time", &format_time(meta.time));
+    let data_type = data_type(meta, payload);
     if let Ok(data_type) = data_type.to_str() {
         push_text(&mut body, &mut separator, "datacontenttype", data_type);
     }
-    match &event.payload {
+    match payload {
         Payload::Json(data) => {
             body.extend_from_slice(b",\"data\":");
             body.extend_from_slice(data);
@@ -145,13 +146,13 @@ fn attributes(meta: &EventMeta) -> impl Iterator<Item = (&'static str, &str)> {
 
 /// The type of the data alone. The type of the message says it unless it speaks of an envelope, or
 /// calls JSON something else.
-fn data_type(event: &BusinessEvent) -> HeaderValue {
-    let own = own_type(&event.meta).filter(|own| {
+fn data_type(meta: &EventMeta, payload: &Payload) -> HeaderValue {
+    let own = own_type(meta).filter(|own| {
         let own = own.as_bytes().to_ascii_lowercase();
         !own.starts_with(b"application/cloudevents")
-            && (matches!(event.payload, Payload::Binary(_)) || is_json(&own))
+            && (matches!(payload, Payload::Binary(_)) || is_json(&own))
     });
-    own.unwrap_or(match event.payload {
+    own.unwrap_or(match payload {
         Payload::Json(_) => JSON,
         Payload::Binary(_) => BINARY,
     })

@@ -6,20 +6,22 @@ mod headers;
 mod tests;
 mod trace;
 
-use std::fmt;
+use std::{fmt, sync::Arc, time::Duration};
 
-use http::{HeaderMap, HeaderValue, Method};
-use ring::hmac;
+use http::{HeaderMap, HeaderValue, Method, Uri};
 use url::Url;
 
 use crate::domain::{
     entities::{HttpMethod, WebhookSettings},
-    events::BusinessEvent,
-    policies::signature_v1,
+    events::{BusinessEvent, Payload},
+    policies::{SignatureKey, signature},
     values::{DeliveryId, Timestamp},
 };
 
-use super::ports::OutboundRequest;
+use super::{
+    event_view::EventView,
+    ports::{Expression, OutboundRequest},
+};
 use headers::{TRACEPARENT, TRACESTATE, WEBHOOK_ID, WEBHOOK_SIGNATURE, WEBHOOK_TIMESTAMP};
 
 pub use headers::is_reserved_header;
@@ -27,8 +29,8 @@ pub use headers::is_reserved_header;
 /// A signing key, and until when it signs.
 #[derive(Debug, Clone)]
 pub struct SigningKey {
-    /// HMAC-SHA256 over `id.timestamp.body`.
-    pub key: hmac::Key,
+    /// Signs `id.timestamp.body`.
+    pub key: SignatureKey,
     /// `None` for the current one.
     pub expires_at: Option<Timestamp>,
 }
@@ -42,10 +44,11 @@ pub struct SigningKey {
 #[derive(Clone)]
 pub struct Endpoint {
     settings: WebhookSettings,
-    url: Url,
+    uri: Uri,
     method: Method,
     headers: HeaderMap,
     keys: Vec<SigningKey>,
+    transform: Option<Arc<dyn Expression>>,
 }
 
 impl Endpoint {
@@ -55,31 +58,53 @@ impl Endpoint {
     /// Says which setting cannot be used; never holds a header's value or the URL.
     pub fn compile(settings: WebhookSettings, keys: Vec<SigningKey>) -> Result<Self, String> {
         Ok(Self {
-            url: parse_url(&settings.url)?,
+            uri: parse_url(&settings.url)?,
             method: method(settings.method),
             headers: headers::base(&settings)?,
             settings,
             keys,
+            transform: None,
         })
     }
 
+    /// Makes the data of the bodies out of events.
+    #[must_use]
+    pub fn with_transform(mut self, transform: Option<Arc<dyn Expression>>) -> Self {
+        self.transform = transform;
+        self
+    }
+
+    /// How long an attempt may take.
+    pub fn timeout(&self) -> Duration {
+        self.settings.timeout
+    }
+
     /// The signed request of attempt `attempt` (from 1) at `now`.
+    ///
+    /// # Errors
+    /// Why the transform makes nothing of the event: it never will.
     pub fn request(
         &self,
         event: &BusinessEvent,
         delivery: DeliveryId,
         attempt: i32,
         now: Timestamp,
-    ) -> OutboundRequest {
+    ) -> Result<OutboundRequest, String> {
         let mut headers = self.headers.clone();
-        let body = body::write(self.settings.format, event, &mut headers);
+        let made = self.transform.as_ref().map(|transform| {
+            let made = transform.json(&EventView::new(event));
+            made.map_err(|fault| format!("transform: {fault}"))
+        });
+        let made = made.transpose()?.map(Payload::Json);
+        let payload = made.as_ref().unwrap_or(&event.payload);
+        let body = body::write(self.settings.format, event, payload, &mut headers);
 
         let mut buffer = uuid::Uuid::encode_buffer();
         let id: &str = delivery.0.hyphenated().encode_lower(&mut buffer);
         let timestamp = now.timestamp();
         let valid = |key: &&SigningKey| key.expires_at.is_none_or(|end| end > now);
         let keys = self.keys.iter().filter(valid).map(|key| &key.key);
-        let signature = signature_v1(keys, id, timestamp, &body);
+        let signature = signature(keys, id, timestamp, &body);
         let (traceparent, tracestate) = trace::context(&event.meta, delivery, attempt);
 
         // These texts are made of characters that every header takes.
@@ -97,26 +122,27 @@ impl Endpoint {
         if let Some(tracestate) = tracestate {
             headers.insert(TRACESTATE, tracestate);
         }
-        OutboundRequest {
-            url: self.url.clone(),
+        Ok(OutboundRequest {
+            uri: self.uri.clone(),
             method: self.method.clone(),
             headers,
             body,
             timeout: self.settings.timeout,
-        }
+        })
     }
 }
 
 impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Endpoint")
-            .field("host", &self.url.host_str())
+            .field("host", &self.uri.host())
             .field("format", &self.settings.format)
             .finish_non_exhaustive()
     }
 }
 
-fn parse_url(text: &str) -> Result<Url, String> {
+/// As a URL parser reads it: so all notations of an address become one.
+fn parse_url(text: &str) -> Result<Uri, String> {
     let url = Url::parse(text).map_err(|error| format!("the URL cannot be read: {error}"))?;
     if !matches!(url.scheme(), "http" | "https") {
         return Err("the URL is neither http nor https".to_owned());
@@ -124,11 +150,9 @@ fn parse_url(text: &str) -> Result<Url, String> {
     if !url.username().is_empty() || url.password().is_some() {
         return Err("the URL holds a user name or a password".to_owned());
     }
-    // What the HTTP client makes of it must not fail later, on every attempt.
     url.as_str()
-        .parse::<http::Uri>()
-        .map_err(|error| format!("the URL cannot be requested: {error}"))?;
-    Ok(url)
+        .parse()
+        .map_err(|error| format!("the URL cannot be requested: {error}"))
 }
 
 fn method(method: HttpMethod) -> Method {

@@ -8,12 +8,12 @@ use percent_encoding::percent_decode_str;
 
 use crate::{
     application::ports::SourceMessage,
-    domain::values::{TenantError, TenantId, Timestamp},
+    domain::values::{TenantError, TenantId, Timestamp, TraceContext},
 };
 
 use super::{
     json::{self, Field, Object},
-    values::{self, Trace},
+    values,
 };
 
 /// What an envelope says about its event.
@@ -25,7 +25,7 @@ pub(super) struct Envelope<'a> {
     pub(super) time: Option<Timestamp>,
     pub(super) source: Option<Cow<'a, str>>,
     pub(super) correlation: Option<Cow<'a, str>>,
-    pub(super) trace: Option<Trace>,
+    pub(super) trace: Option<TraceContext>,
     /// Set where the data has another content type than the message.
     pub(super) content_type: Option<Cow<'a, str>>,
     pub(super) data: Data<'a>,
@@ -77,7 +77,10 @@ impl<'a> Envelope<'a> {
             time: values::time(header("ce-time")),
             source: values::source(header("ce-source")),
             correlation: values::correlation(header("ce-correlationid")),
-            trace: values::trace(header("ce-traceparent"), header("ce-tracestate")),
+            trace: TraceContext::read(
+                header("ce-traceparent").as_deref(),
+                header("ce-tracestate").as_deref(),
+            ),
             content_type: values::content_type(header("ce-datacontenttype")),
             data: Data::Body,
         })
@@ -101,9 +104,9 @@ impl<'a> Envelope<'a> {
             time: values::time(object.string(Field::Time)),
             source: values::source(object.string(Field::Source)),
             correlation: values::correlation(object.string(Field::CeCorrelation)),
-            trace: values::trace(
-                object.string(Field::Traceparent),
-                object.string(Field::Tracestate),
+            trace: TraceContext::read(
+                object.string(Field::Traceparent).as_deref(),
+                object.string(Field::Tracestate).as_deref(),
             ),
             content_type,
             data,

@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use crate::domain::{
     events::{BusinessEvent, EventMeta, Payload},
-    values::{TenantError, TenantId},
+    values::{TenantError, TenantId, TraceContext},
 };
 
 use super::ports::SourceMessage;
@@ -104,8 +104,7 @@ impl Normaliser {
     fn meta(&self, message: &SourceMessage, envelope: Envelope<'_>) -> EventMeta {
         let header = |name| message.header(name).map(Cow::Borrowed);
         let subject = printable(&message.subject);
-        let trace = values::trace(header("traceparent"), header("tracestate")).or(envelope.trace);
-        let (traceparent, tracestate) = trace.map_or((None, None), |t| (Some(t.parent), t.state));
+        let trace = TraceContext::read(message.header("traceparent"), message.header("tracestate"));
         let content_type = envelope
             .content_type
             .or_else(|| values::content_type(header("Content-Type")));
@@ -127,8 +126,7 @@ impl Normaliser {
             correlation_id: values::correlation(header("X-Correlation-Id"))
                 .or(envelope.correlation)
                 .map(Cow::into_owned),
-            traceparent,
-            tracestate,
+            trace: trace.or(envelope.trace),
             content_type: content_type.map(Cow::into_owned),
             source_sequence: i64::try_from(message.sequence).ok(),
         }

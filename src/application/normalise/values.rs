@@ -19,8 +19,6 @@ const MAX_CORRELATION: usize = 256;
 const MAX_SOURCE: usize = 1024;
 /// Longest content type, in bytes.
 const MAX_CONTENT_TYPE: usize = 255;
-/// Longest trace state, in bytes (W3C).
-const MAX_TRACESTATE: usize = 512;
 
 type Text<'a> = Cow<'a, str>;
 
@@ -63,43 +61,6 @@ pub(super) fn tenant(raw: Option<&str>) -> Result<Option<TenantId>, TenantError>
         None | Some("null" | "\"\"") => Ok(None),
         Some(raw) => TenantId::try_new(&json::string(raw).ok_or(TenantError)?).map(Some),
     }
-}
-
-/// A W3C trace context, `(traceparent, tracestate)`; the state counts only beside a valid parent.
-pub(super) fn trace(parent: Option<Text<'_>>, state: Option<Text<'_>>) -> Option<Trace> {
-    let parent = parent.filter(|text| is_traceparent(text))?.into_owned();
-    let state = state.filter(|text| usable(text, MAX_TRACESTATE) && text.is_ascii());
-    Some(Trace {
-        parent,
-        state: state.map(Cow::into_owned),
-    })
-}
-
-#[derive(Debug)]
-pub(super) struct Trace {
-    pub(super) parent: String,
-    pub(super) state: Option<String>,
-}
-
-/// Version `00` of `traceparent`; of later versions the part that is the same.
-fn is_traceparent(text: &str) -> bool {
-    let mut parts = text.split('-');
-    let mut part = |length| parts.next().filter(|part| is_lower_hex(part, length));
-    let (version, trace, span, flags) = (part(2), part(32), part(16), part(2));
-    let longer = parts.next().is_some();
-    version.is_some_and(|version| version != "ff" && (version != "00" || !longer))
-        && trace.is_some_and(is_not_zero)
-        && span.is_some_and(is_not_zero)
-        && flags.is_some()
-        && usable(text, MAX_TRACESTATE)
-}
-
-fn is_lower_hex(part: &str, length: usize) -> bool {
-    part.len() == length && part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-}
-
-fn is_not_zero(part: &str) -> bool {
-    part.bytes().any(|b| b != b'0')
 }
 
 #[cfg(test)]
@@ -152,29 +113,6 @@ mod tests {
         assert_eq!(tenant(Some(r#""nord\u002d1""#)), Ok(Some(nord)));
         for bad in ["7", "{}", "[]", "true", "\"a b\"", "\"ä\"", r#""\ud800""#] {
             assert_eq!(tenant(Some(bad)), Err(TenantError), "{bad}");
-        }
-    }
-
-    #[test]
-    fn a_trace_context_is_that_of_the_w3c() {
-        let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-        let found = trace(Some(text(good)), Some(text("a=b"))).unwrap();
-        assert_eq!(
-            (found.parent.as_str(), found.state.as_deref()),
-            (good, Some("a=b"))
-        );
-        assert!(trace(Some(text(&good.replacen("00", "01", 1))), None).is_some());
-        for bad in [
-            "",
-            "00",
-            "00-0AF7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
-            "00-00000000000000000000000000000000-b7ad6b7169203331-01",
-            "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
-            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-x",
-            "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
-            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331",
-        ] {
-            assert!(trace(Some(text(bad)), Some(text("a=b"))).is_none(), "{bad}");
         }
     }
 }

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::{
     application::{delivery_events, in_hand::Ticket},
@@ -25,6 +25,8 @@ use super::Outcome;
 pub(super) struct Announcement {
     pub(super) rows: Vec<OutboxRow>,
     pub(super) tickets: Vec<Arc<Ticket>>,
+    /// Whether some wait for their turn.
+    pub(super) has_ordered: bool,
 }
 
 /// What became of a batch's records.
@@ -42,6 +44,7 @@ struct First {
     announce: Option<OutboxRow>,
     event: Arc<BusinessEvent>,
     ticket: Arc<Ticket>,
+    recorded: Option<oneshot::Sender<bool>>,
 }
 
 /// A batch of outcomes; the permits go when it does.
@@ -64,12 +67,14 @@ impl Batch {
                 event,
                 ticket,
                 permit,
+                recorded,
             } => {
                 self.records.first.push(*record);
                 self.firsts.push(First {
                     announce,
                     event,
                     ticket,
+                    recorded,
                 });
                 self.permits.push(permit);
             }
@@ -101,8 +106,15 @@ impl Batch {
                 announce,
                 event,
                 ticket,
+                recorded,
             } = first;
             let id = record.delivery.id;
+            announcement.has_ordered |= record.delivery.lane.is_some();
+            if let Some(recorded) = recorded {
+                let is_new = !written.failed.contains(&id) && !written.before.contains_key(&id);
+                // Whoever asked may be gone.
+                recorded.send(is_new).unwrap_or_default();
+            }
             if written.failed.contains(&id) {
                 ticket.fail().await;
                 continue;

@@ -10,7 +10,7 @@ mod batch;
 use std::{collections::HashSet, sync::Arc, time::Instant};
 
 use metrics::{counter, histogram};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -57,6 +57,8 @@ pub enum Outcome {
         ticket: Arc<Ticket>,
         /// Bounds the deliveries in hand.
         permit: OwnedSemaphorePermit,
+        /// Told whether this record was the first of the delivery, if somebody waits for that.
+        recorded: Option<oneshot::Sender<bool>>,
     },
     /// It was recorded before: publish it again, in case the worker that did so died too early.
     Again {
@@ -261,7 +263,12 @@ impl Recorder {
     }
 
     async fn announce_all(self: Arc<Self>, mut announcements: mpsc::Receiver<Announcement>) {
-        while let Some(Announcement { rows, tickets }) = announcements.recv().await {
+        while let Some(announcement) = announcements.recv().await {
+            let Announcement {
+                rows,
+                tickets,
+                has_ordered,
+            } = announcement;
             if !rows.is_empty() {
                 let never = |_: &BusError| false;
                 let publish = || self.publisher.publish(&rows);
@@ -276,6 +283,9 @@ impl Recorder {
             }
             for ticket in tickets {
                 ticket.done().await;
+            }
+            if has_ordered {
+                self.wakers.lanes.notify_one();
             }
         }
     }

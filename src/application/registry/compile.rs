@@ -1,19 +1,17 @@
 //! Makes of a stored webhook what the data plane needs: settings read, secrets opened.
 
-use std::{collections::HashSet, fmt};
-
-use ring::hmac;
+use std::{collections::HashSet, fmt, sync::Arc};
 
 use crate::{
     application::{
         endpoint::{Endpoint, SigningKey},
-        ports::{Cipher, CipherError},
-        registry::CompiledWebhook,
-        webhook_settings::webhook_settings,
+        ports::{Cipher, CipherError, Expression, Expressions},
+        registry::{CompiledWebhook, LaneRule},
+        webhook_settings::{compiled, webhook_settings},
     },
     domain::{
-        entities::{SigningSecret, Webhook, WebhookStatus},
-        policies::RetryPolicy,
+        entities::{Ordering, SigningSecret, Webhook, WebhookSettings, WebhookStatus},
+        policies::{RetryPolicy, SignatureKey},
         values::Faults,
     },
 };
@@ -21,6 +19,7 @@ use crate::{
 /// Compiles the webhooks of one pass; a key that was missing once is not asked for again.
 pub(super) struct Compiler<'a> {
     cipher: &'a dyn Cipher,
+    expressions: &'a dyn Expressions,
     missing_keys: HashSet<String>,
 }
 
@@ -45,9 +44,10 @@ struct Keys {
 }
 
 impl<'a> Compiler<'a> {
-    pub(super) fn new(cipher: &'a dyn Cipher) -> Self {
+    pub(super) fn new(cipher: &'a dyn Cipher, expressions: &'a dyn Expressions) -> Self {
         Self {
             cipher,
+            expressions,
             missing_keys: HashSet::new(),
         }
     }
@@ -59,6 +59,10 @@ impl<'a> Compiler<'a> {
             |_| RetryPolicy::default(),
             |settings| settings.retry.clone(),
         );
+        let ordering = match &settings {
+            Ok(settings) => self.lane_rule(settings.ordering.as_ref()),
+            Err(_) => Ok(None),
+        };
         let keys = self.keys(webhook);
         let lacks_key = [&keys.current, &keys.former]
             .into_iter()
@@ -68,7 +72,17 @@ impl<'a> Compiler<'a> {
             (Err(faults), _) => Err(in_one_line(faults)),
             (_, Some(error)) => Err(format!("its signing secret cannot be opened: {error}")),
             (Ok(_), None) if keys.usable.is_empty() => Err("it has no signing secret".to_owned()),
-            (Ok(settings), None) => Endpoint::compile(settings, keys.usable),
+            (Ok(settings), None) => self.endpoint(settings, keys.usable),
+        };
+        // Without its rule nothing goes out; with it what waits has its place at least.
+        let (endpoint, ordering) = match ordering {
+            Ok(ordering) => (endpoint, ordering),
+            Err(problem) => (Err(problem), None),
+        };
+        // A webhook that cannot be used matches all that its patterns do, and keeps it waiting.
+        let (endpoint, filter) = match endpoint {
+            Ok((endpoint, filter)) => (Ok(endpoint), filter),
+            Err(problem) => (Err(problem), None),
         };
         let problem = endpoint.as_ref().err().cloned().or_else(|| {
             let error = keys.former.as_ref()?;
@@ -82,11 +96,33 @@ impl<'a> Compiler<'a> {
                 is_pending: webhook.status == WebhookStatus::Pending,
                 is_disabled: matches!(webhook.status, WebhookStatus::Error { .. }),
                 retry,
+                filter,
+                ordering,
                 endpoint,
             },
             problem,
             lacks_key,
         }
+    }
+
+    fn endpoint(
+        &self,
+        settings: WebhookSettings,
+        keys: Vec<SigningKey>,
+    ) -> Result<(Endpoint, Option<Arc<dyn Expression>>), String> {
+        let filter = compiled(self.expressions, "filter", settings.filter.as_deref())?;
+        let transform = compiled(self.expressions, "transform", settings.transform.as_deref())?;
+        let endpoint = Endpoint::compile(settings, keys)?;
+        Ok((endpoint.with_transform(transform), filter))
+    }
+
+    fn lane_rule(&self, ordering: Option<&Ordering>) -> Result<Option<LaneRule>, String> {
+        let key = ordering.map(|ordering| ordering.key.as_str());
+        let key = compiled(self.expressions, "ordering key", key)?;
+        Ok(key.zip(ordering).map(|(key, ordering)| LaneRule {
+            key,
+            on_exhausted: ordering.on_exhausted,
+        }))
     }
 
     /// A former secret that does not open is left out: the current one is what receivers must know.
@@ -113,7 +149,7 @@ impl<'a> Compiler<'a> {
             self.missing_keys.insert(key_id.clone());
         }
         Ok(SigningKey {
-            key: hmac::Key::new(hmac::HMAC_SHA256, &plain?),
+            key: SignatureKey::from_plain(&plain?),
             expires_at: secret.expires_at,
         })
     }

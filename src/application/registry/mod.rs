@@ -25,14 +25,18 @@ use tokio::{sync::Mutex, time::Instant};
 
 use crate::{
     domain::{
-        interfaces::{RegistryDelta, RegistryWebhook, Store, StoreError},
+        entities::OnExhausted,
+        interfaces::{RegistryDelta, RegistryWebhook, Store, StoreError, UnreadableWebhook},
         policies::RetryPolicy,
         values::{IntegrationId, TenantId, WebhookId},
     },
     shared::metrics::{REGISTRY_VERSION, REGISTRY_WEBHOOKS, STORE_SECONDS},
 };
 
-use super::{endpoint::Endpoint, ports::Cipher};
+use super::{
+    endpoint::Endpoint,
+    ports::{Cipher, Expression, Expressions},
+};
 
 use compile::Compiler;
 pub use snapshot::Snapshot;
@@ -52,8 +56,21 @@ pub struct CompiledWebhook {
     pub is_disabled: bool,
     /// When to try again.
     pub retry: RetryPolicy,
+    /// What an event must meet besides the patterns.
+    pub filter: Option<Arc<dyn Expression>>,
+    /// Which deliveries wait for each other, if any do.
+    pub ordering: Option<LaneRule>,
     /// What makes requests; or why none can be made (a fault of ours or of the key ring), which parks.
     pub endpoint: Result<Endpoint, String>,
+}
+
+/// The rule by which deliveries get their lanes.
+#[derive(Debug)]
+pub struct LaneRule {
+    /// The ordering key of an event.
+    pub key: Arc<dyn Expression>,
+    /// What becomes of those behind one that is exhausted.
+    pub on_exhausted: OnExhausted,
 }
 
 /// How many webhooks are compiled before other tasks get a turn.
@@ -65,6 +82,7 @@ const KEY_RETRY: Duration = Duration::from_secs(1);
 pub struct Registry {
     store: Arc<dyn Store>,
     cipher: Arc<dyn Cipher>,
+    expressions: Arc<dyn Expressions>,
     current: ArcSwap<Snapshot>,
     /// Numbers the calls and the reads in the order in which they began.
     order: AtomicU64,
@@ -84,10 +102,15 @@ struct Reads {
 
 impl Registry {
     /// An empty registry; the first [`Self::refresh`] loads it.
-    pub fn new(store: Arc<dyn Store>, cipher: Arc<dyn Cipher>) -> Self {
+    pub fn new(
+        store: Arc<dyn Store>,
+        cipher: Arc<dyn Cipher>,
+        expressions: Arc<dyn Expressions>,
+    ) -> Self {
         Self {
             store,
             cipher,
+            expressions,
             current: ArcSwap::default(),
             order: AtomicU64::new(1),
             reads: Mutex::default(),
@@ -143,6 +166,10 @@ impl Registry {
         self.current.store(Arc::new(next));
     }
 
+    fn compiler(&self) -> Compiler<'_> {
+        Compiler::new(self.cipher.as_ref(), self.expressions.as_ref())
+    }
+
     async fn apply(&self, current: &Snapshot, delta: RegistryDelta, since: i64) -> Snapshot {
         let mut next = if delta.full || since == 0 {
             Snapshot::default()
@@ -153,9 +180,12 @@ impl Registry {
         for id in delta.removed {
             next.remove(id);
         }
+        for row in delta.unreadable {
+            park(&mut next, row);
+        }
         let mut changed = delta.changed;
         changed.sort_unstable_by_key(|row| row.webhook.id);
-        let mut compiler = Compiler::new(self.cipher.as_ref());
+        let mut compiler = self.compiler();
         for (row, number) in changed.into_iter().zip(1_usize..) {
             take_in(&mut next, current, row, &mut compiler);
             if number.is_multiple_of(YIELD_EVERY) {
@@ -173,7 +203,7 @@ impl Registry {
             return;
         }
         let mut next = Snapshot::clone(&current);
-        let mut compiler = Compiler::new(self.cipher.as_ref());
+        let mut compiler = self.compiler();
         let mut healed = false;
         for (webhook, number) in current.without_key().zip(1_usize..) {
             let compiled = compiler.compile(webhook);
@@ -222,6 +252,23 @@ fn take_in(
         );
     }
     next.insert(&webhook, compiled);
+}
+
+/// Takes a webhook in whose row cannot be read: what it receives is parked until it can be. Where not even
+/// its patterns can be read, its tenant's events are held.
+fn park(next: &mut Snapshot, row: UnreadableWebhook) {
+    let effect = match row.events {
+        Some(_) => "its deliveries are parked",
+        None => "all events of its tenant are held",
+    };
+    tracing::error!(
+        webhook = %row.id,
+        tenant = %row.tenant,
+        problem = row.problem,
+        effect,
+        "a webhook cannot be read by this version"
+    );
+    next.insert_unreadable(row);
 }
 
 async fn timed<T>(operation: &'static str, read: impl Future<Output = T>) -> T {

@@ -6,8 +6,9 @@ use crate::{
     domain::{
         entities::{Webhook, WebhookStatus},
         events::EventMeta,
-        policies::Matcher,
-        values::{EventPattern, WebhookId},
+        interfaces::UnreadableWebhook,
+        policies::{Matcher, RetryPolicy},
+        values::{EventPattern, TenantId, WebhookId},
     },
     shared::cow_map::CowMap,
 };
@@ -24,7 +25,12 @@ pub struct Snapshot {
     webhooks: CowMap<WebhookId, Entry>,
     /// Those with a secret whose key was missing, as they are stored.
     without_key: CowMap<WebhookId, Arc<Webhook>>,
+    /// Those whose patterns cannot be read, and whose they are.
+    holding: CowMap<WebhookId, TenantId>,
 }
+
+/// The version of a webhook whose row cannot be read: no row has it.
+const NO_VERSION: i64 = -1;
 
 #[derive(Debug, Clone)]
 struct Entry {
@@ -52,6 +58,12 @@ impl Snapshot {
     /// A webhook that matches anything at all.
     pub fn webhook(&self, id: WebhookId) -> Option<&Arc<CompiledWebhook>> {
         self.webhooks.get(&id).map(|entry| &entry.compiled)
+    }
+
+    /// Whether the tenant's events are held: what a webhook of it receives cannot be read, so whatever
+    /// is let pass might be lost to it.
+    pub fn holds(&self, tenant: &TenantId) -> bool {
+        self.holding.values().any(|held| held == tenant)
     }
 
     /// How many webhooks there are.
@@ -92,6 +104,32 @@ impl Snapshot {
         });
     }
 
+    /// Takes a webhook in whose row cannot be read: what matches is parked, or held where that is unknown.
+    pub(super) fn insert_unreadable(&mut self, row: UnreadableWebhook) {
+        self.without_key.remove(&row.id);
+        let compiled = CompiledWebhook {
+            id: row.id,
+            tenant: row.tenant.clone(),
+            integration_id: row.integration_id,
+            is_pending: false,
+            is_disabled: false,
+            retry: RetryPolicy::default(),
+            filter: None,
+            ordering: None,
+            endpoint: Err(row.problem),
+        };
+        let is_known = row.events.is_some();
+        self.set(Entry {
+            compiled: Arc::new(compiled),
+            events: row.events.unwrap_or_default().into(),
+            version: NO_VERSION,
+            has_problem: true,
+        });
+        if !is_known {
+            self.holding.insert(row.id, row.tenant);
+        }
+    }
+
     /// Takes a webhook over from a former snapshot that knows this very version of it without a
     /// problem; `false` when it has to be compiled.
     pub(super) fn reuse(&mut self, former: &Self, webhook: &Webhook) -> bool {
@@ -108,6 +146,7 @@ impl Snapshot {
     /// Takes a webhook out.
     pub(super) fn remove(&mut self, id: WebhookId) {
         self.without_key.remove(&id);
+        self.holding.remove(&id);
         if let Some(entry) = self.webhooks.remove(&id) {
             for pattern in entry.events.iter() {
                 self.matcher.remove(&entry.compiled.tenant, pattern, id);
@@ -119,6 +158,7 @@ impl Snapshot {
     fn set(&mut self, entry: Entry) {
         let (id, tenant) = (entry.compiled.id, entry.compiled.tenant.clone());
         let events = Arc::clone(&entry.events);
+        self.holding.remove(&id);
         let former = self.webhooks.insert(id, entry).map(|former| former.events);
         if former.as_ref() == Some(&events) {
             return;

@@ -5,6 +5,7 @@ use chrono::{DateTime, TimeDelta};
 use uuid::Uuid;
 
 use super::*;
+use crate::application::played::PlayedExpressions;
 use crate::{
     application::ports::CipherError,
     domain::{
@@ -87,8 +88,7 @@ fn event(event_type: &str) -> EventMeta {
         time: DateTime::UNIX_EPOCH,
         tenant: tenant("nord"),
         correlation_id: None,
-        traceparent: None,
-        tracestate: None,
+        trace: None,
         content_type: None,
         source_sequence: None,
     }
@@ -96,7 +96,7 @@ fn event(event_type: &str) -> EventMeta {
 
 fn compile(webhook: &Webhook, keys: &[&'static str]) -> compile::Compiled {
     let cipher = Keys(keys.iter().copied().collect());
-    Compiler::new(&cipher).compile(webhook)
+    Compiler::new(&cipher, &PlayedExpressions).compile(webhook)
 }
 
 fn take(next: &mut Snapshot, webhook: Webhook, integration_runs: bool) {
@@ -106,7 +106,12 @@ fn take(next: &mut Snapshot, webhook: Webhook, integration_runs: bool) {
         webhook,
         integration_runs,
     };
-    take_in(next, &former, row, &mut Compiler::new(&cipher));
+    take_in(
+        next,
+        &former,
+        row,
+        &mut Compiler::new(&cipher, &PlayedExpressions),
+    );
 }
 
 fn matched(snapshot: &Snapshot, event_type: &str) -> Vec<u128> {
@@ -236,7 +241,7 @@ fn signatures(webhook: &Webhook, now: Timestamp) -> usize {
     };
     let delivery = DeliveryId(Uuid::nil());
     let endpoint = compiled.webhook.endpoint.unwrap();
-    let request = endpoint.request(&event, delivery, 1, now);
+    let request = endpoint.request(&event, delivery, 1, now).unwrap();
     let signature = request.headers["webhook-signature"].to_str().unwrap();
     signature.split(' ').count()
 }

@@ -1,12 +1,12 @@
 //! Reads the settings of a webhook from its configuration: when it is saved, and when it is loaded.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use serde_json::{Map, Value};
-use url::Url;
+use url::{Host, Url};
 
 use crate::domain::{
-    entities::{BodyFormat, HttpMethod, WebhookSettings},
+    entities::{BodyFormat, HttpMethod, OnExhausted, Ordering, Signing, WebhookSettings},
     policies::{EgressPolicy, check_literal_host},
     values::Faults,
 };
@@ -17,38 +17,49 @@ use super::{
         fields::{Fields, Text},
     },
     endpoint::is_reserved_header,
+    ports::{Expression, Expressions, Scope},
 };
 
 /// Longest URL, in characters.
 pub(super) const MAX_URL: usize = 2048;
+/// Longest name of a host, and longest part of it between dots, in bytes of its ASCII form (RFC 1035).
+const MAX_HOST: usize = 253;
+const MAX_LABEL: usize = 63;
 /// How long an attempt may take when nothing is said.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 /// What the contract names and this version cannot do yet.
-const UNSUPPORTED: [&str; 8] = [
+const UNSUPPORTED: [&str; 5] = [
     "authentication",
-    "filter",
-    "transform",
     "rateLimit",
     "maxInFlight",
-    "ordering",
     "batch",
     "response",
 ];
 
+/// What a configuration is held to when it is saved, besides its form.
+#[derive(Debug, Clone, Copy)]
+pub struct SavingRules<'a> {
+    /// Where deliveries may go.
+    pub egress: &'a EgressPolicy,
+    /// Compiles filters and transforms.
+    pub expressions: &'a dyn Expressions,
+}
+
 /// Reads `config` (its shown form will do) and lists everything that is wrong with it under `config.…`.
-/// A literal address is checked against `egress` when it is saved; what was saved under other rules is
-/// loaded without (`None`), and judged by the client with each request.
+/// Literal addresses and expressions are checked by `rules` when it is saved; what was saved under other
+/// rules is loaded without (`None`): the client judges addresses with each request, and who needs the
+/// expressions compiles them with [`compiled`].
 ///
 /// # Errors
 /// All faults: missing, unknown and unsupported fields, limits, refused literal addresses.
 pub fn webhook_settings(
     config: &Map<String, Value>,
-    egress: Option<&EgressPolicy>,
+    rules: Option<&SavingRules<'_>>,
 ) -> Result<WebhookSettings, Faults> {
     let mut fields = Fields::new(config.clone(), "config");
     fields.need(&["url"]);
     let url = fields.text("url", Text::Line(MAX_URL));
-    if let Some(problem) = url.as_deref().and_then(|url| url_problem(url, egress)) {
+    if let Some(problem) = url.as_deref().and_then(|url| url_problem(url, rules)) {
         fields.fault("url", problem);
     }
     let method = fields.choice("method", &HttpMethod::ALL, |method| method.as_str());
@@ -56,7 +67,15 @@ pub fn webhook_settings(
     let timeout = timeout(&mut fields);
     let retry = retry_policy(&mut fields);
     let format = fields.choice("format", &BodyFormat::ALL, |format| format.as_str());
-    signing(&mut fields);
+    fields.choice("signing", &Signing::ALL, |signing| signing.as_str());
+    let filter = expression(&mut fields, "filter", rules);
+    let transform = expression(&mut fields, "transform", rules);
+    let ordering = ordering(&mut fields, rules);
+    if transform.is_some() && format == Some(BodyFormat::Raw) {
+        let message =
+            "cannot be used with the format raw, which is the message as it was published";
+        fields.fault("transform", message);
+    }
     for name in UNSUPPORTED {
         if fields.discard(name) {
             fields.fault(name, "is not supported by this version");
@@ -69,32 +88,98 @@ pub fn webhook_settings(
         timeout: timeout.unwrap_or(DEFAULT_TIMEOUT),
         retry: retry.unwrap_or_default(),
         format: format.unwrap_or(BodyFormat::Standard),
+        ordering,
+        filter,
+        transform,
     };
     fields.finish().into_result(settings)
 }
 
-/// `signing`: `v1` (HMAC-SHA256) is the only way so far.
-fn signing(fields: &mut Fields) {
-    match fields.value("signing") {
-        None => {}
-        Some(Value::String(version)) if version == "v1" => {}
-        Some(Value::String(version)) if version == "v1a" => {
-            fields.fault("signing", "v1a is not supported by this version; use v1");
-        }
-        Some(_) => fields.fault("signing", "must be one of: v1"),
+/// A filter or transform, which must compile when it is saved.
+fn expression(
+    fields: &mut Fields,
+    name: &'static str,
+    rules: Option<&SavingRules<'_>>,
+) -> Option<String> {
+    let Value::String(text) = fields.value(name)? else {
+        fields.fault(name, "must be a string that holds an expression");
+        return None;
+    };
+    if let Some(Err(fault)) = rules.map(|r| r.expressions.compile(&text, Scope::Event)) {
+        fields.fault(name, fault.to_string());
     }
+    Some(text)
+}
+
+/// `ordering {key, onExhausted}`: the key is an expression, a constant too.
+fn ordering(fields: &mut Fields, rules: Option<&SavingRules<'_>>) -> Option<Ordering> {
+    fields.object("ordering", |ordering| {
+        ordering.need(&["key"]);
+        let key = expression(ordering, "key", rules);
+        let on_exhausted = ordering.choice("onExhausted", &OnExhausted::ALL, |one| one.as_str());
+        Some(Ordering {
+            key: key?,
+            on_exhausted: on_exhausted.unwrap_or(OnExhausted::Continue),
+        })
+    })
+}
+
+/// Compiles a saved expression, if there is one.
+///
+/// # Errors
+/// Says what is wrong with it; possible only when it was saved under other rules.
+pub fn compiled(
+    expressions: &dyn Expressions,
+    name: &str,
+    text: Option<&str>,
+) -> Result<Option<Arc<dyn Expression>>, String> {
+    let compiled = text.map(|text| expressions.compile(text, Scope::Event));
+    let compiled = compiled.transpose();
+    compiled.map_err(|fault| format!("its {name} cannot be used: {fault}"))
+}
+
+/// How new secrets of a webhook sign: `signing` of its configuration, whatever else is wrong with it.
+pub fn signing(config: &Map<String, Value>) -> Signing {
+    let text = config.get("signing").and_then(Value::as_str);
+    text.and_then(Signing::parse).unwrap_or_default()
 }
 
 /// What is wrong with an address to send requests to, if anything is.
-fn url_problem(text: &str, egress: Option<&EgressPolicy>) -> Option<String> {
+fn url_problem(text: &str, rules: Option<&SavingRules<'_>>) -> Option<String> {
     let url = match http_url(text) {
         Ok(url) => url,
         Err(problem) => return Some(problem),
     };
-    let host = url.host()?;
-    check_literal_host(egress?, &host)
+    let egress = rules?.egress;
+    if let Some(problem) = host_problem(&url) {
+        return Some(problem.to_owned());
+    }
+    check_literal_host(egress, &url.host()?)
         .err()
         .map(|refused| refused.to_string())
+}
+
+/// What keeps a host or port from ever being reached: no such name can be looked up (RFC 1035), nobody
+/// listens on port 0.
+pub(super) fn host_problem(url: &Url) -> Option<&'static str> {
+    if url.port() == Some(0) {
+        return Some("must not name port 0");
+    }
+    let Some(Host::Domain(host)) = url.host() else {
+        return None;
+    };
+    // The dot at the end of a full name is none of its letters.
+    let name = host.strip_suffix('.').unwrap_or(host);
+    if name.len() > MAX_HOST {
+        return Some("must name a host of at most 253 characters");
+    }
+    let mut labels = name.split('.').map(str::len);
+    if labels.clone().any(|length| length == 0) {
+        return Some("must name a host without empty parts between dots");
+    }
+    labels
+        .any(|length| length > MAX_LABEL)
+        .then_some("must name a host whose parts between dots have at most 63 characters")
 }
 
 /// Reads an `http` or `https` URL with a host and without user or password.

@@ -1,15 +1,23 @@
 use serde_json::json;
 
-use crate::domain::policies::RetryPolicy;
+use crate::{application::played::PlayedExpressions, domain::policies::RetryPolicy};
 
 use super::*;
+
+fn save(config: &Map<String, Value>) -> Result<WebhookSettings, Faults> {
+    let rules = SavingRules {
+        egress: &EgressPolicy::default(),
+        expressions: &PlayedExpressions,
+    };
+    webhook_settings(config, Some(&rules))
+}
 
 fn read(config: Value) -> Result<WebhookSettings, Vec<String>> {
     let Value::Object(config) = config else {
         panic!("not an object")
     };
     let paths = |faults: Faults| faults.into_vec().into_iter().map(|f| f.path).collect();
-    webhook_settings(&config, Some(&EgressPolicy::default())).map_err(paths)
+    save(&config).map_err(paths)
 }
 
 fn faults(config: Value) -> Vec<String> {
@@ -28,7 +36,22 @@ fn a_url_is_enough_and_the_rest_has_defaults() {
             timeout: Duration::from_secs(30),
             retry: RetryPolicy::default(),
             format: BodyFormat::Standard,
+            ordering: None,
+            filter: None,
+            transform: None,
         }
+    );
+}
+
+#[test]
+fn settings_are_printed_without_what_may_be_secret() {
+    let settings = read(json!({
+        "url": "https://example.com/?token=S3CRET", "headers": { "Authorization": "S3CRET" },
+    }));
+    let printed = format!("{:?}", settings.unwrap());
+    assert!(
+        printed.contains("Post") && !printed.contains("S3CRET"),
+        "{printed}"
     );
 }
 
@@ -41,9 +64,15 @@ fn everything_that_is_supported_is_read() {
         "timeout": "5s",
         "retryPolicy": { "maxRetries": 3, "backoffMs": 500 },
         "format": "cloudevents-binary",
-        "signing": "v1",
+        "signing": "v1a",
+        "ordering": { "key": "data.customerId", "onExhausted": "block" },
     }))
     .unwrap();
+    let ordering = Ordering {
+        key: "data.customerId".to_owned(),
+        on_exhausted: OnExhausted::Block,
+    };
+    assert_eq!(settings.ordering, Some(ordering));
     assert_eq!(settings.method, HttpMethod::Put);
     let header = |n: &str, v: &str| (n.to_owned(), v.to_owned());
     assert_eq!(
@@ -91,6 +120,54 @@ fn an_address_must_be_a_plain_http_url() {
 }
 
 #[test]
+fn a_host_can_be_looked_up_and_a_port_connected_to() {
+    let label = |length: usize| "a".repeat(length);
+    let name = |last: usize| format!("{0}.{0}.{0}.{1}", label(63), label(last));
+    for (host, problem) in [
+        ("example.com.".to_owned(), None),
+        ("example.com:1".to_owned(), None),
+        ("b\u{fc}cher.example".to_owned(), None),
+        (format!("{}.example", label(63)), None),
+        (name(61), None),
+        (format!("{}.", name(61)), None),
+        (name(62), Some("at most 253")),
+        (format!("{}.example", label(64)), Some("at most 63")),
+        // Longer in ASCII than it is written.
+        (
+            format!("{}.example", "\u{fc}".repeat(60)),
+            Some("at most 63"),
+        ),
+        ("a..example".to_owned(), Some("empty parts")),
+        (".example".to_owned(), Some("empty parts")),
+        ("example..".to_owned(), Some("empty parts")),
+        (".".to_owned(), Some("empty parts")),
+        ("example.com:0".to_owned(), Some("port 0")),
+        ("8.8.8.8:0".to_owned(), Some("port 0")),
+    ] {
+        let config = json!({ "url": format!("https://{host}/hook") });
+        let Value::Object(config) = config else {
+            panic!("not an object")
+        };
+        let saved = save(&config);
+        let told: Vec<_> = saved.err().into_iter().flat_map(Faults::into_vec).collect();
+        assert_eq!(
+            told.len(),
+            usize::from(problem.is_some()),
+            "{host}: {told:?}"
+        );
+        for fault in told {
+            assert_eq!(fault.path, "config.url");
+            assert!(
+                fault.message.contains(problem.unwrap()),
+                "{host}: {fault:?}"
+            );
+        }
+        // What was saved before is still loaded; its attempts fail.
+        assert!(webhook_settings(&config, None).is_ok(), "{host}");
+    }
+}
+
+#[test]
 fn all_faults_are_listed_at_once() {
     let config = json!({
         "method": "post",
@@ -98,8 +175,8 @@ fn all_faults_are_listed_at_once() {
         "timeout": 999,
         "retryPolicy": { "maxRetries": 11, "backoffMs": 99, "extra": 1 },
         "format": "xml",
-        "signing": "v1a",
-        "filter": "true",
+        "signing": "v2",
+        "filter": "true &&",
         "nonsense": 1,
     });
     assert_eq!(
@@ -124,6 +201,31 @@ fn all_faults_are_listed_at_once() {
             "config.nonsense",
         ]
     );
+}
+
+#[test]
+fn a_header_holds_visible_ascii_and_blanks_in_between() {
+    for (value, good) in [
+        ("", true),
+        ("Bearer token", true),
+        ("a \t b", true),
+        ("!~", true),
+        (" a", false),
+        ("a\t", false),
+        (" ", false),
+        ("a\r\nb", false),
+        ("a\nb", false),
+        ("a\0", false),
+        ("a\u{7f}", false),
+        ("a\u{1b}", false),
+        ("ä", false),
+        ("\u{200b}", false),
+        ("名", false),
+    ] {
+        let config = json!({ "url": "https://example.com", "headers": { "X-A": value } });
+        let expected: &[&str] = if good { &[] } else { &["config.headers.X-A"] };
+        assert_eq!(faults(config), expected, "{value:?}");
+    }
 }
 
 #[test]
@@ -183,11 +285,65 @@ fn what_this_version_cannot_do_is_said_so() {
         let Value::Object(config) = config else {
             panic!("not an object")
         };
-        let faults = webhook_settings(&config, Some(&EgressPolicy::default()))
-            .unwrap_err()
-            .into_vec();
+        let faults = save(&config).unwrap_err().into_vec();
         assert_eq!(faults.len(), 1);
         assert_eq!(faults[0].path, format!("config.{name}"));
         assert_eq!(faults[0].message, "is not supported by this version");
+    }
+}
+
+#[test]
+fn expressions_are_compiled_when_they_are_saved() {
+    let given = json!({
+        "url": "https://example.com",
+        "filter": "data.totalNet > 1000",
+        "transform": "{'id': data.orderId}",
+    });
+    let settings = read(given).unwrap();
+    assert_eq!(settings.filter.as_deref(), Some("data.totalNet > 1000"));
+    assert_eq!(settings.transform.as_deref(), Some("{'id': data.orderId}"));
+    let bad = json!({ "url": "https://example.com", "filter": "true &&", "transform": 7 });
+    let Value::Object(bad) = bad else {
+        panic!("not an object")
+    };
+    let faults = save(&bad).unwrap_err().into_vec();
+    let faults: Vec<_> = faults
+        .iter()
+        .map(|f| (f.path.as_str(), f.message.as_str()))
+        .collect();
+    assert_eq!(
+        faults,
+        [
+            ("config.filter", "something is missing (line 1, column 8)"),
+            (
+                "config.transform",
+                "must be a string that holds an expression"
+            ),
+        ]
+    );
+    let raw = json!({ "url": "https://example.com", "format": "raw", "transform": "data" });
+    assert_eq!(tests::faults(raw), ["config.transform"]);
+    let raw = json!({ "url": "https://example.com", "format": "raw", "filter": "true" });
+    assert!(read(raw).is_ok());
+}
+
+#[test]
+fn an_ordering_has_a_key_and_says_what_follows_a_failure() {
+    let url = "https://example.com";
+    let with = |ordering: Value| json!({ "url": url, "ordering": ordering });
+    let read_back = read(with(json!({ "key": "'all'" }))).unwrap().ordering;
+    let on_exhausted = read_back.map(|ordering| ordering.on_exhausted);
+    assert_eq!(on_exhausted, Some(OnExhausted::Continue));
+    for (ordering, path) in [
+        (json!({}), "config.ordering.key"),
+        (json!({ "key": 1 }), "config.ordering.key"),
+        (
+            json!({ "key": "id", "onExhausted": "stop" }),
+            "config.ordering.onExhausted",
+        ),
+        (json!({ "key": "id", "more": 1 }), "config.ordering.more"),
+        (json!("id"), "config.ordering"),
+    ] {
+        assert_eq!(faults(with(ordering.clone())), [path], "{ordering}");
     }
 }

@@ -1,6 +1,6 @@
 //! A delivery: one event to one webhook.
 
-use crate::domain::values::{DeliveryId, TenantId, Timestamp, WebhookId};
+use crate::domain::values::{DeliveryId, LaneKey, TenantId, Timestamp, WebhookId};
 
 use super::InvalidTransition;
 
@@ -92,6 +92,19 @@ pub struct Delivery {
     pub created_at: Timestamp,
     /// When it left `pending`.
     pub completed_at: Option<Timestamp>,
+    /// Where it has its turn; `None` where it need not wait for others.
+    pub lane: Option<LanePlace>,
+}
+
+/// The place of a delivery among those of the same webhook and ordering key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LanePlace {
+    /// The ordering key.
+    pub key: LaneKey,
+    /// Its turn: the event's sequence in the source stream.
+    pub turn: i64,
+    /// Whether those behind it go on waiting although it is exhausted.
+    pub blocks: bool,
 }
 
 impl Delivery {
@@ -111,16 +124,24 @@ impl Delivery {
         self.budget_base = self.attempt_count;
         self.next_attempt_at = Some(now);
         self.completed_at = None;
+        self.unblock();
         Ok(())
     }
 
-    /// `pending` → `cancelled`; `false` when it is cancelled already.
+    /// `pending` → `cancelled`; `false` when it is cancelled already. So too one that is exhausted and
+    /// blocks its lane, which goes on then.
     ///
     /// # Errors
     /// Refused when it is delivered or exhausted.
     pub fn cancel(&mut self, now: Timestamp) -> Result<bool, InvalidTransition> {
         match self.status {
             DeliveryStatus::Cancelled => Ok(false),
+            DeliveryStatus::Exhausted if self.blocks() => {
+                self.unblock();
+                self.status = DeliveryStatus::Cancelled;
+                self.completed_at = Some(now);
+                Ok(true)
+            }
             DeliveryStatus::Pending => {
                 self.status = DeliveryStatus::Cancelled;
                 self.next_attempt_at = None;
@@ -132,6 +153,34 @@ impl Delivery {
                 state: self.status.as_str(),
                 remedy: "only a pending delivery can be cancelled",
             }),
+        }
+    }
+
+    /// Its ordering key.
+    pub fn lane_key(&self) -> Option<&str> {
+        self.lane.as_ref().map(|lane| lane.key.as_str())
+    }
+
+    /// Its turn in its lane.
+    pub fn lane_turn(&self) -> Option<i64> {
+        self.lane.as_ref().map(|lane| lane.turn)
+    }
+
+    /// Whether those behind it wait although it is exhausted.
+    pub fn blocks(&self) -> bool {
+        self.lane.as_ref().is_some_and(|lane| lane.blocks)
+    }
+
+    /// Those behind it go on waiting until it is retried or cancelled; nothing where it has no place.
+    pub fn block_lane(&mut self) {
+        if let Some(lane) = &mut self.lane {
+            lane.blocks = true;
+        }
+    }
+
+    fn unblock(&mut self) {
+        if let Some(lane) = &mut self.lane {
+            lane.blocks = false;
         }
     }
 }

@@ -1,6 +1,6 @@
 //! A webhook: which events go to which address, and how.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use crate::domain::{
     events::{Change, WebhookChange},
@@ -84,8 +84,40 @@ impl BodyFormat {
     }
 }
 
-/// What a delivery needs to know of a webhook's configuration; read from its shown form.
-#[derive(Debug, Clone, PartialEq)]
+/// How the secrets of a webhook sign. What `config.signing` says is what new secrets are; each secret
+/// signs in its own way for as long as it does.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Signing {
+    /// HMAC-SHA256 with a shared secret.
+    #[default]
+    V1,
+    /// ed25519: the receiver needs the public key alone.
+    V1a,
+}
+
+impl Signing {
+    /// All ways, in the order of the contract.
+    pub const ALL: [Self; 2] = [Self::V1, Self::V1a];
+
+    /// The name on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::V1 => "v1",
+            Self::V1a => "v1a",
+        }
+    }
+
+    /// Reads the name on the wire.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|signing| signing.as_str() == text)
+    }
+}
+
+/// What a delivery needs to know of a webhook's configuration; read from its shown form. URL and headers
+/// may hold secrets.
+#[derive(Clone, PartialEq)]
 pub struct WebhookSettings {
     /// Where to: `http` or `https`, no userinfo.
     pub url: String,
@@ -99,6 +131,54 @@ pub struct WebhookSettings {
     pub retry: RetryPolicy,
     /// What the body looks like.
     pub format: BodyFormat,
+    /// The expression that decides whether an event goes out.
+    pub filter: Option<String>,
+    /// The expression that makes the `data` of the body.
+    pub transform: Option<String>,
+    /// Which deliveries wait for each other, if any do.
+    pub ordering: Option<Ordering>,
+}
+
+/// Deliveries with the same key go out one after the other, in the order of the source stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ordering {
+    /// An expression over the event.
+    pub key: String,
+    /// What becomes of those behind one that is exhausted.
+    pub on_exhausted: OnExhausted,
+}
+
+/// What becomes of a lane whose front is exhausted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnExhausted {
+    /// The next one goes out.
+    Continue,
+    /// All wait until it is retried, cancelled, or the webhook no longer asks for this.
+    Block,
+}
+
+impl OnExhausted {
+    /// All, in the order of the contract.
+    pub const ALL: [Self; 2] = [Self::Continue, Self::Block];
+
+    /// The name on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Continue => "continue",
+            Self::Block => "block",
+        }
+    }
+}
+
+impl fmt::Debug for WebhookSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WebhookSettings")
+            .field("method", &self.method)
+            .field("timeout", &self.timeout)
+            .field("retry", &self.retry)
+            .field("format", &self.format)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Where a webhook stands.
@@ -132,7 +212,7 @@ impl WebhookStatus {
 /// One signing secret; the newest has no end, the older ones sign until theirs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SigningSecret {
-    /// The sealed key (plain: the raw bytes of the `whsec_` secret).
+    /// The sealed key; plain as `NewSecret::plain` says, so that it tells how it signs.
     pub sealed: SealedSecrets,
     /// When it was made.
     pub created_at: Timestamp,

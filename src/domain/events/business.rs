@@ -4,7 +4,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::domain::values::{TenantId, Timestamp};
+use crate::domain::values::{TenantId, Timestamp, TraceContext};
 
 /// Everything about an event but its bytes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -26,12 +26,9 @@ pub struct EventMeta {
     /// Carried on into deliveries, events and logs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub correlation_id: Option<String>,
-    /// W3C trace context.
+    /// The trace that it belongs to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub traceparent: Option<String>,
-    /// W3C trace state.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tracestate: Option<String>,
+    pub trace: Option<TraceContext>,
     /// The message's `Content-Type`, where it had one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content_type: Option<String>,
@@ -155,8 +152,10 @@ mod tests {
                 time: chrono::DateTime::UNIX_EPOCH,
                 tenant: TenantId::try_new("t").unwrap(),
                 correlation_id: None,
-                traceparent: None,
-                tracestate: None,
+                trace: TraceContext::read(
+                    Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+                    Some("a=b"),
+                ),
                 content_type: None,
                 source_sequence: Some(7),
             },

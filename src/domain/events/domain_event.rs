@@ -4,7 +4,9 @@ use serde::Serialize;
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::domain::values::{IntegrationId, TenantId, Timestamp, WebhookId, format_time};
+use crate::domain::values::{
+    IntegrationId, TenantId, Timestamp, TraceContext, WebhookId, format_time,
+};
 
 /// What happened to an integration or a webhook; the last token of the event's type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,8 +83,8 @@ pub struct Context {
     pub correlation_id: String,
     /// The id of the command or business event that caused it.
     pub causation_id: String,
-    /// W3C trace context.
-    pub traceparent: Option<String>,
+    /// The trace that it belongs to.
+    pub trace: Option<TraceContext>,
 }
 
 /// An event to publish on `<prefix>.events.<type>`.

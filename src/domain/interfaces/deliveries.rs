@@ -93,6 +93,33 @@ pub struct ClaimedDelivery {
     pub event: StoredEvent,
 }
 
+/// What to claim of the deliveries that have a place in a lane.
+#[derive(Debug, Clone)]
+pub struct LaneClaim {
+    /// Due up to this time.
+    pub now: Timestamp,
+    /// Until when the leases hold.
+    pub lease_until: Timestamp,
+    /// Lanes at most.
+    pub lanes: u32,
+    /// Deliveries of one lane at most.
+    pub per_lane: u32,
+    /// Every event up to this sequence of the source stream is recorded: nobody can come in front of
+    /// a turn that is not beyond it.
+    pub floor: i64,
+    /// Webhooks that have no free slot on this worker.
+    pub exclude: Vec<WebhookId>,
+}
+
+/// What was claimed of the lanes.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ClaimedLanes {
+    /// For each lane its foremost deliveries, in the order of their turns.
+    pub lanes: Vec<Vec<ClaimedDelivery>>,
+    /// Whether the front of some lane is due but beyond the floor.
+    pub above_floor: bool,
+}
+
 /// The store of deliveries.
 #[async_trait]
 pub trait DeliveryStore: Send + Sync {
@@ -114,6 +141,13 @@ pub trait DeliveryStore: Send + Sync {
     /// fairly over the webhooks and oldest first within one. No two claims get the same delivery while
     /// a lease holds.
     async fn claim_due(&self, request: &ClaimRequest) -> Result<Vec<ClaimedDelivery>, StoreError>;
+
+    /// Claims the foremost due deliveries of lanes, of webhooks that are `pending` or `active` and whose
+    /// integration runs. A lane whose front is not due, is leased, blocks, or is beyond the floor gives
+    /// nothing; so at any time one worker at most works on a lane, and it goes on where the last one
+    /// stopped. Deliveries without a place in a lane are left to [`Self::claim_due`], and the others to
+    /// this.
+    async fn claim_lanes(&self, claim: &LaneClaim) -> Result<ClaimedLanes, StoreError>;
 
     /// Prolongs leases that are still held; lost ones are ignored.
     async fn renew(&self, leases: &[Lease], lease_until: Timestamp) -> Result<(), StoreError>;

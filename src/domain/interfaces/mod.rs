@@ -13,13 +13,15 @@ mod sealed;
 mod unit_of_work;
 
 pub use deliveries::{
-    ClaimRequest, ClaimedDelivery, DeliveryStore, FirstRecord, Lease, LeasedRecord, RecordBatch,
-    StoredEvent,
+    ClaimRequest, ClaimedDelivery, ClaimedLanes, DeliveryStore, FirstRecord, LaneClaim, Lease,
+    LeasedRecord, RecordBatch, StoredEvent,
 };
 pub use error::StoreError;
 pub use outbox::{OutboxClaim, OutboxRow, OutboxStore};
 pub use queries::{DeliveryFilter, EntityFilter, Page, PageRequest, Queries, StoreStats};
-pub use registry::{RegistryChange, RegistryDelta, RegistryReader, RegistryWebhook};
+pub use registry::{
+    RegistryChange, RegistryDelta, RegistryReader, RegistryWebhook, UnreadableWebhook,
+};
 pub use sealed::{Resealed, SealedKind, SealedPlace, SealedStore, StoredSealed};
 pub use unit_of_work::{
     AuditRow, Child, CommandKey, Inserted, StoredReply, UnitOfWork, UnitOfWorkFactory,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use uuid::Uuid;
 
-use crate::domain::values::Timestamp;
+use crate::domain::values::{Timestamp, TraceContext};
 
 use super::StoreError;
 
@@ -16,8 +16,8 @@ pub struct OutboxRow {
     pub id: Uuid,
     /// The event's type; the subject is the prefix and this.
     pub event_type: String,
-    /// W3C trace context.
-    pub traceparent: Option<String>,
+    /// The trace that it belongs to; goes into the headers.
+    pub trace: Option<TraceContext>,
     /// The CloudEvent.
     pub body: Vec<u8>,
 }

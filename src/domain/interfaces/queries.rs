@@ -118,4 +118,6 @@ pub trait Queries: Send + Sync {
     async fn key_ids(&self) -> Result<Vec<String>, StoreError>;
     /// Whether the database answers and its migrations are those of this program.
     async fn ping(&self) -> Result<(), StoreError>;
+    /// What the database's own clock shows; `None` where it has none but that of this process.
+    async fn time(&self) -> Result<Option<Timestamp>, StoreError>;
 }

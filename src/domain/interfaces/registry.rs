@@ -4,7 +4,7 @@ use async_trait::async_trait;
 
 use crate::domain::{
     entities::Webhook,
-    values::{IntegrationId, WebhookId},
+    values::{EventPattern, IntegrationId, TenantId, WebhookId},
 };
 
 use super::StoreError;
@@ -16,6 +16,22 @@ pub struct RegistryWebhook {
     pub webhook: Webhook,
     /// Whether the integration is `pending` or `active`.
     pub integration_runs: bool,
+}
+
+/// A webhook that receives events and whose row this program does not understand, perhaps because a newer
+/// one wrote it: what of it is needed so that nothing meant for it is lost meanwhile.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnreadableWebhook {
+    /// Its id.
+    pub id: WebhookId,
+    /// The integration that it belongs to, which runs.
+    pub integration_id: IntegrationId,
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// What it receives; `None` when this is what cannot be read.
+    pub events: Option<Vec<EventPattern>>,
+    /// What is wrong: table, column and id, never the content.
+    pub problem: String,
 }
 
 /// What a unit of work changed that matching must know.
@@ -32,11 +48,13 @@ pub enum RegistryChange {
 pub struct RegistryDelta {
     /// The state that it leads to.
     pub version: i64,
-    /// Whether `changed` is every webhook there is, so that all others are gone.
+    /// Whether `changed` and `unreadable` are every webhook there is, so that all others are gone.
     pub full: bool,
     /// Webhooks as they are now.
     pub changed: Vec<RegistryWebhook>,
-    /// Webhooks that are gone.
+    /// Webhooks that are there and cannot be read.
+    pub unreadable: Vec<UnreadableWebhook>,
+    /// Webhooks that are gone, or receive nothing and cannot be read.
     pub removed: Vec<WebhookId>,
 }
 
@@ -49,7 +67,7 @@ pub trait RegistryReader: Send + Sync {
 
     /// All changes after `since`, read in one snapshot; `since` = 0 reads every webhook (`full`).
     /// A change log that has been pruned beyond `since` is answered as for 0. A webhook that this program
-    /// does not understand is logged and among the `removed`, so that it stops no other: until it is
-    /// mended it gets nothing.
+    /// does not understand is among the `unreadable`, so that it stops no other. One whose tenant is no
+    /// tenant is logged and among the `removed`: no event can be meant for it.
     async fn registry_delta(&self, since: i64) -> Result<RegistryDelta, StoreError>;
 }

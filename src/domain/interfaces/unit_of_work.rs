@@ -128,6 +128,17 @@ pub trait UnitOfWork: Send {
     /// Deletes a webhook with its secrets. Its pending deliveries are never claimed after that; a
     /// thousand of them are cancelled at once, and however many are left by the claims that follow.
     async fn delete_webhook(&mut self, id: WebhookId, now: Timestamp) -> Result<(), StoreError>;
+    /// Deletes all webhooks of an integration, as [`Self::delete_webhook`] does one; the thousand
+    /// deliveries that are cancelled at once are those of all of them. Answers the webhooks as they were,
+    /// by id.
+    async fn delete_webhooks_of(
+        &mut self,
+        id: IntegrationId,
+        now: Timestamp,
+    ) -> Result<Vec<Webhook>, StoreError>;
+
+    /// Lets the lanes of a webhook go on that an exhausted delivery blocks.
+    async fn unblock_lanes(&mut self, id: WebhookId) -> Result<(), StoreError>;
 
     /// Reads and locks a delivery, and says whether its event is still kept.
     async fn delivery(

@@ -12,4 +12,4 @@ pub use egress::{EgressPolicy, RefusedAddress, check_literal_host};
 pub use matching::Matcher;
 pub use outcome::{Answer, NextStep, next_step};
 pub use retry::{RetryPolicy, next_wait};
-pub use signature::signature_v1;
+pub use signature::{NewSecret, SignatureKey, signature};

@@ -8,26 +8,29 @@ use std::{
 };
 
 use async_trait::async_trait;
-use reqwest::{Client, Request, Response, header::RETRY_AFTER, redirect};
+use bytes::Bytes;
+use http::{Request, Response, header::RETRY_AFTER, uri::Scheme};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Body as _, Incoming};
+use hyper_util::{
+    client::legacy::Client,
+    rt::{TokioExecutor, TokioTimer},
+};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
     application::ports::{Clock, HttpAnswer, HttpSender, OutboundRequest, SendError},
-    domain::policies::{EgressPolicy, check_literal_host},
+    domain::policies::EgressPolicy,
 };
 
 use super::{
-    failure::send_error, resolver::EgressResolver, retry_after::parse_retry_after,
-    tls::client_config,
+    connector::Connector, failure::send_error, retry_after::parse_retry_after, tls::client_config,
 };
 
 /// Idle connections that are kept to one host; those above are closed.
 const MAX_IDLE_PER_HOST: usize = 256;
 /// How long an idle connection is kept: less than servers commonly do.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long all addresses of a host together may take to connect, so that a host whose first address
-/// is dead is still reached on its second one.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
@@ -43,16 +46,12 @@ pub enum EndpointClientError {
     /// TLS could not be set up.
     #[error("TLS cannot be set up: {0}")]
     Tls(String),
-    /// The client could not be built.
-    #[error("the HTTP client cannot be set up")]
-    Client(#[source] reqwest::Error),
 }
 
 /// Sends requests to endpoints over HTTP/1.1, with connections kept alive; no redirects, no proxies.
 /// Every address is checked before it is connected to.
 pub struct EndpointClient {
-    client: Client,
-    policy: EgressPolicy,
+    client: Client<Connector, Full<Bytes>>,
     clock: Arc<dyn Clock>,
 }
 
@@ -66,66 +65,40 @@ impl EndpointClient {
         ca_file: Option<&Path>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, EndpointClientError> {
+        let connector = Connector::new(policy, client_config(ca_file)?);
         #[expect(clippy::disallowed_methods, reason = "this is infrastructure/http")]
-        let builder = Client::builder();
+        let mut builder = Client::builder(TokioExecutor::new());
         let client = builder
-            .tls_backend_preconfigured(client_config(ca_file)?)
-            .dns_resolver(EgressResolver::new(policy.clone()))
-            .no_proxy()
-            .redirect(redirect::Policy::none())
-            // When to try again is decided by the webhook's policy alone.
-            .retry(reqwest::retry::never())
-            .referer(false)
-            .tcp_nodelay(true)
-            // The status decides; a stranger's odd header does not take it away.
-            .http1_ignore_invalid_headers_in_responses(true)
-            .connect_timeout(CONNECT_TIMEOUT)
+            .pool_timer(TokioTimer::new())
             .pool_max_idle_per_host(MAX_IDLE_PER_HOST)
             .pool_idle_timeout(IDLE_TIMEOUT)
-            .build()
-            .map_err(EndpointClientError::Client)?;
-        Ok(Self {
-            client,
-            policy,
-            clock,
-        })
+            // The status decides; a stranger's odd header does not take it away.
+            .http1_ignore_invalid_headers_in_responses(true)
+            .build(connector);
+        Ok(Self { client, clock })
     }
 
-    fn prepare(&self, request: OutboundRequest) -> Result<Request, SendError> {
-        let url = request.url;
-        if !matches!(url.scheme(), "http" | "https") {
-            return Err(SendError::Refused(format!(
-                "only http and https are sent to, not {}",
-                url.scheme()
-            )));
-        }
-        // The client asks no resolver for a literal address: this is where it is checked.
-        if let Some(host) = url.host() {
-            check_literal_host(&self.policy, &host)
-                .map_err(|refused| SendError::Refused(refused.to_string()))?;
-        }
-        let mut prepared = Request::new(request.method, url);
-        *prepared.headers_mut() = request.headers;
-        *prepared.body_mut() = Some(request.body.into());
-        Ok(prepared)
-    }
-
-    async fn answer(&self, mut response: Response, deadline: Instant) -> HttpAnswer {
+    async fn answer(&self, response: Response<Incoming>, deadline: Instant) -> HttpAnswer {
         let retry_after = response
             .headers()
             .get(RETRY_AFTER)
             .and_then(|value| parse_retry_after(value.as_bytes(), self.clock.now()));
+        let status = response.status().as_u16();
+        let mut incoming = response.into_body();
         let mut body = Vec::new();
         // The status has decided: a body that breaks or takes too long is kept as far as it came.
-        while body.len() < HttpAnswer::MAX_BODY {
-            let Ok(Ok(Some(chunk))) = timeout_at(deadline, response.chunk()).await else {
+        while body.len() < HttpAnswer::MAX_BODY && !incoming.is_end_stream() {
+            let Ok(Some(Ok(frame))) = timeout_at(deadline, incoming.frame()).await else {
                 break;
+            };
+            let Ok(chunk) = frame.into_data() else {
+                continue;
             };
             let room = HttpAnswer::MAX_BODY - body.len();
             body.extend_from_slice(chunk.get(..room).unwrap_or(&chunk));
         }
         HttpAnswer {
-            status: response.status().as_u16(),
+            status,
             retry_after,
             body: text(&body),
         }
@@ -137,13 +110,28 @@ impl HttpSender for EndpointClient {
     async fn send(&self, request: OutboundRequest) -> Result<HttpAnswer, SendError> {
         let timeout = request.timeout;
         let deadline = Instant::now() + timeout;
-        let prepared = self.prepare(request)?;
-        match timeout_at(deadline, self.client.execute(prepared)).await {
+        let prepared = prepare(request)?;
+        match timeout_at(deadline, self.client.request(prepared)).await {
             Err(_) => Err(SendError::Timeout(timeout)),
             Ok(Err(error)) => Err(send_error(&error)),
             Ok(Ok(response)) => Ok(self.answer(response, deadline).await),
         }
     }
+}
+
+fn prepare(request: OutboundRequest) -> Result<Request<Full<Bytes>>, SendError> {
+    let scheme = request.uri.scheme();
+    if ![Some(&Scheme::HTTP), Some(&Scheme::HTTPS)].contains(&scheme) {
+        return Err(SendError::Refused(format!(
+            "only http and https are sent to, not {}",
+            scheme.map_or("nothing", Scheme::as_str)
+        )));
+    }
+    let mut prepared = Request::new(Full::new(request.body));
+    *prepared.method_mut() = request.method;
+    *prepared.uri_mut() = request.uri;
+    *prepared.headers_mut() = request.headers;
+    Ok(prepared)
 }
 
 /// A stranger's bytes as text that any database takes: no invalid UTF-8, no NUL, not longer than the cap.
@@ -155,9 +143,7 @@ fn text(body: &[u8]) -> String {
 
 impl fmt::Debug for EndpointClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EndpointClient")
-            .field("policy", &self.policy)
-            .finish_non_exhaustive()
+        f.debug_struct("EndpointClient").finish_non_exhaustive()
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::{error::Error, io};
 
+use hyper_util::client::legacy as client;
+
 use crate::{application::ports::SendError, domain::policies::RefusedAddress};
 
 use super::resolver::LookupError;
@@ -9,13 +11,13 @@ use super::resolver::LookupError;
 /// Longest reason, in characters: a stranger's certificate may name a thousand hosts.
 const MAX_REASON: usize = 200;
 
-/// Reads the client's error by its types. Its own texts hold the URL and are not used.
-pub(super) fn send_error(error: &reqwest::Error) -> SendError {
+/// Reads the client's error by its types.
+pub(super) fn send_error(error: &client::Error) -> SendError {
     let causes: Vec<&(dyn Error + 'static)> = causes(error);
     if let Some(refused) = find::<RefusedAddress>(&causes) {
         return SendError::Refused(refused.to_string());
     }
-    let reason = reason(error, &causes);
+    let reason = reason(&causes);
     let reason = reason.chars().take(MAX_REASON).collect();
     if error.is_connect() {
         SendError::Connect(reason)
@@ -24,7 +26,7 @@ pub(super) fn send_error(error: &reqwest::Error) -> SendError {
     }
 }
 
-fn reason(error: &reqwest::Error, causes: &[&(dyn Error + 'static)]) -> String {
+fn reason(causes: &[&(dyn Error + 'static)]) -> String {
     if let Some(lookup) = find::<LookupError>(causes) {
         return lookup.to_string();
     }
@@ -34,10 +36,7 @@ fn reason(error: &reqwest::Error, causes: &[&(dyn Error + 'static)]) -> String {
     if let Some(io) = find::<io::Error>(causes) {
         return io_reason(io);
     }
-    if error.is_timeout() {
-        return "no connection in time".to_owned();
-    }
-    // The outermost is the client's own, which names the URL.
+    // The outermost is the client's own, which says little.
     match causes.last() {
         Some(cause) if causes.len() > 1 => cause.to_string(),
         _ => "the request could not be made".to_owned(),

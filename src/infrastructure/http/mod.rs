@@ -1,6 +1,7 @@
 //! Requests to endpoints: the one way out of the worker.
 
 mod client;
+mod connector;
 mod failure;
 mod resolver;
 mod retry_after;

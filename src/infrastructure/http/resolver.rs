@@ -6,13 +6,17 @@
 
 use std::{
     collections::HashMap,
+    error::Error,
     io,
     net::{SocketAddr, ToSocketAddrs as _},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+    vec,
 };
 
 use futures_util::{FutureExt as _, future::BoxFuture, future::Shared};
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use hyper_util::client::legacy::connect::dns::Name;
+use tower_service::Service;
 
 use crate::domain::policies::EgressPolicy;
 
@@ -32,6 +36,7 @@ type Found = Result<Arc<[SocketAddr]>, LookupError>;
 type Lookups = Mutex<HashMap<Arc<str>, Shared<BoxFuture<'static, Found>>>>;
 
 /// Resolves names, and answers only addresses that the policy takes.
+#[derive(Clone)]
 pub(super) struct EgressResolver {
     policy: EgressPolicy,
     under_way: Arc<Lookups>,
@@ -73,8 +78,16 @@ impl EgressResolver {
     }
 }
 
-impl Resolve for EgressResolver {
-    fn resolve(&self, name: Name) -> Resolving {
+impl Service<Name> for EgressResolver {
+    type Response = vec::IntoIter<SocketAddr>;
+    type Error = Box<dyn Error + Send + Sync>;
+    type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
         let lookup = self.lookup(name.as_str());
         let policy = self.policy.clone();
         Box::pin(async move {
@@ -88,7 +101,7 @@ impl Resolve for EgressResolver {
             }
             match refused {
                 Some(refusal) if taken.is_empty() => Err(refusal.into()),
-                _ => Ok(Box::new(taken.into_iter()) as Addrs),
+                _ => Ok(taken.into_iter()),
             }
         })
     }

@@ -2,6 +2,8 @@
 
 pub mod connect;
 mod connect_once;
+mod dead_letters;
+pub mod floor;
 pub mod publisher;
 pub mod settings;
 pub mod source;
@@ -10,6 +12,8 @@ pub mod topology;
 
 pub use connect::{Connection, connect};
 pub use connect_once::{ConnectOnceError, connect_once};
+pub use dead_letters::JetStreamDeadLetters;
+pub use floor::ConsumerFloor;
 pub use publisher::JetStreamPublisher;
 pub use settings::{NatsAuth, NatsSettings, NatsSettingsError, NatsTls};
 pub use source::{Burial, PullSource};

@@ -115,6 +115,19 @@ pub fn is_publishable(subject: &str) -> bool {
     subject.len() <= 255 && !subject.starts_with('$') && subject.split('.').all(is_token)
 }
 
+/// Whether a stream or consumer with this subject, which may have wildcards, takes a message.
+pub fn is_taken_by(subject: &str, pattern: &str) -> bool {
+    let (mut patterns, mut tokens) = (pattern.split('.'), subject.split('.'));
+    loop {
+        match (patterns.next(), tokens.next()) {
+            (None, None) | (Some(">"), Some(_)) => return true,
+            (Some("*"), Some(_)) => {}
+            (Some(pattern), Some(token)) if pattern == token => {}
+            _ => return false,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -163,6 +176,29 @@ mod tests {
             ("sales.>", false),
         ] {
             assert_eq!(prefix.covers(subject), expected, "{subject}");
+        }
+    }
+
+    #[test]
+    fn wildcards_take_what_nats_lets_them_take() {
+        for (subject, pattern, expected) in [
+            ("sales.order", "sales.order", true),
+            ("sales.order", "sales.>", true),
+            ("sales.order.created", "sales.>", true),
+            ("sales.order", "sales.*", true),
+            ("sales.order", "*.order", true),
+            ("sales", "sales.>", false),
+            ("sales.order.created", "sales.*", false),
+            ("sales.order", "sales", false),
+            ("sales", "sales.order", false),
+            ("salesman.order", "sales.>", false),
+            ("", "sales.>", false),
+        ] {
+            assert_eq!(
+                is_taken_by(subject, pattern),
+                expected,
+                "{subject} {pattern}"
+            );
         }
     }
 

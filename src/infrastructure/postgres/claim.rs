@@ -14,6 +14,7 @@ use uuid::Uuid;
 use crate::domain::{
     entities::Delivery,
     interfaces::{ClaimRequest, ClaimedDelivery, Lease, StoreError},
+    values::Timestamp,
 };
 
 use super::{
@@ -28,12 +29,12 @@ const OPERATION: &str = "claim due deliveries";
 const ORPHANS: i64 = 1_000;
 
 /// How many bytes of events one claim may bring, beyond its first delivery.
-const MAX_BYTES: i64 = 64 << 20;
+pub(super) const MAX_BYTES: i64 = 64 << 20;
 
 #[derive(sqlx::FromRow)]
-struct ClaimRow {
+pub(super) struct ClaimRow {
     #[sqlx(flatten)]
-    delivery: DeliveryRow,
+    pub(super) delivery: DeliveryRow,
     #[sqlx(flatten)]
     event: EventRow,
     lease_epoch: i64,
@@ -94,7 +95,8 @@ async fn claim(
     let (running, orphaned): (Vec<Lane>, Vec<Lane>) =
         lanes.into_iter().partition(|lane| lane.runs.is_some());
     if !orphaned.is_empty() {
-        cancel_orphans(connection, &orphaned, request).await?;
+        let gone = orphaned.iter().map(|lane| lane.webhook_id);
+        cancel_orphans(connection, gone, request.now).await?;
     }
     if running.is_empty() {
         return Ok(Vec::new());
@@ -113,21 +115,22 @@ async fn due_lanes(
     sqlx::query_as(
         "WITH RECURSIVE behind AS (
              (SELECT d.webhook_id, d.due_at FROM deliveries d
-              WHERE d.status = 'pending' AND d.webhook_id > $1
+              WHERE d.status = 'pending' AND d.lane_key IS NULL AND d.webhook_id > $1
               ORDER BY d.webhook_id, d.due_at LIMIT 1)
              UNION ALL
              SELECT n.webhook_id, n.due_at FROM behind b CROSS JOIN LATERAL (
                  SELECT d.webhook_id, d.due_at FROM deliveries d
-                 WHERE d.status = 'pending' AND d.webhook_id > b.webhook_id
+                 WHERE d.status = 'pending' AND d.lane_key IS NULL
+                     AND d.webhook_id > b.webhook_id
                  ORDER BY d.webhook_id, d.due_at LIMIT 1) n
          ), ahead AS (
              (SELECT d.webhook_id, d.due_at FROM deliveries d
-              WHERE d.status = 'pending' AND d.webhook_id <= $1
+              WHERE d.status = 'pending' AND d.lane_key IS NULL AND d.webhook_id <= $1
               ORDER BY d.webhook_id, d.due_at LIMIT 1)
              UNION ALL
              SELECT n.webhook_id, n.due_at FROM ahead a CROSS JOIN LATERAL (
                  SELECT d.webhook_id, d.due_at FROM deliveries d
-                 WHERE d.status = 'pending' AND d.webhook_id > a.webhook_id
+                 WHERE d.status = 'pending' AND d.lane_key IS NULL AND d.webhook_id > a.webhook_id
                      AND d.webhook_id <= $1
                  ORDER BY d.webhook_id, d.due_at LIMIT 1) n
          ), lanes AS (
@@ -173,7 +176,8 @@ async fn take(
                  SELECT d.id, d.ctid AS place, d.due_at, d.created_at,
                      octet_length(d.event_raw) AS bytes
                  FROM deliveries d
-                 WHERE d.status = 'pending' AND d.webhook_id = l.webhook_id AND d.due_at <= $2
+                 WHERE d.status = 'pending' AND d.lane_key IS NULL AND d.webhook_id = l.webhook_id
+                     AND d.due_at <= $2
                  ORDER BY d.due_at, d.created_at LIMIT $3
                  FOR UPDATE SKIP LOCKED
              ) o
@@ -206,17 +210,22 @@ async fn take(
 
 /// Cancels a batch of what still waits for webhooks that are gone: because it was too much to be cancelled
 /// with them, or was parked just then and not seen.
-async fn cancel_orphans(
+pub(super) async fn cancel_orphans(
     connection: &mut PgConnection,
-    lanes: &[Lane],
-    request: &ClaimRequest,
+    webhooks: impl Iterator<Item = Uuid> + Clone,
+    now: Timestamp,
 ) -> Result<(), StoreError> {
     const OPERATION: &str = "cancel deliveries of deleted webhooks";
     sqlx::query(
         "WITH orphaned AS MATERIALIZED (
-             SELECT d.id FROM deliveries d
-             WHERE d.status = 'pending' AND d.webhook_id = ANY($1::uuid[])
-             LIMIT $3
+             SELECT l.id FROM deliveries l
+             WHERE l.id = ANY (ARRAY (
+                     (SELECT d.id FROM deliveries d WHERE d.status = 'pending'
+                          AND d.lane_key IS NULL AND d.webhook_id = ANY($1::uuid[]) LIMIT $3)
+                     UNION ALL
+                     (SELECT d.id FROM deliveries d WHERE d.status = 'pending'
+                          AND d.lane_key IS NOT NULL AND d.webhook_id = ANY($1::uuid[]) LIMIT $3)))
+                 AND l.status = 'pending'
              FOR UPDATE SKIP LOCKED
          )
          UPDATE deliveries d
@@ -224,18 +233,21 @@ async fn cancel_orphans(
              lease_epoch = d.lease_epoch + 1, event_meta = NULL, event_raw = NULL
          FROM orphaned o WHERE d.id = o.id",
     )
-    .bind(lanes.iter().map(|lane| lane.webhook_id).bind_iter())
-    .bind(request.now)
+    .bind(webhooks.clone().bind_iter())
+    .bind(now)
     .bind(ORPHANS)
     .execute(&mut *connection)
     .await
     .map_err(during(OPERATION))?;
     // A statement of its own: only now it sees what is left.
     sqlx::query(
-        "DELETE FROM deleted_webhooks g WHERE g.id = ANY($1::uuid[]) AND NOT EXISTS (
-             SELECT FROM deliveries d WHERE d.status = 'pending' AND d.webhook_id = g.id)",
+        "DELETE FROM deleted_webhooks g WHERE g.id = ANY($1::uuid[])
+             AND NOT EXISTS (SELECT FROM deliveries d
+                 WHERE d.status = 'pending' AND d.lane_key IS NULL AND d.webhook_id = g.id)
+             AND NOT EXISTS (SELECT FROM deliveries d
+                 WHERE d.status = 'pending' AND d.lane_key IS NOT NULL AND d.webhook_id = g.id)",
     )
-    .bind(lanes.iter().map(|lane| lane.webhook_id).bind_iter())
+    .bind(webhooks.bind_iter())
     .execute(connection)
     .await
     .map_err(during(OPERATION))?;

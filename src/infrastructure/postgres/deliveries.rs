@@ -10,14 +10,17 @@ use sqlx::{
 
 use crate::domain::{
     entities::{Attempt, Delivery},
-    interfaces::{ClaimRequest, ClaimedDelivery, DeliveryStore, Lease, RecordBatch, StoreError},
+    interfaces::{
+        ClaimRequest, ClaimedDelivery, ClaimedLanes, DeliveryStore, LaneClaim, Lease, RecordBatch,
+        StoreError,
+    },
     values::{DeliveryId, TenantId, Timestamp},
 };
 
 use super::{
     PostgresStore, claim,
     error::during,
-    record,
+    lanes, record,
     rows::{AttemptRow, DeliveryRow, FirstAttemptRow, all, delivery_columns},
 };
 
@@ -87,6 +90,10 @@ impl DeliveryStore for PostgresStore {
 
     async fn claim_due(&self, request: &ClaimRequest) -> Result<Vec<ClaimedDelivery>, StoreError> {
         claim::claim_due(&self.pool, &self.claimed_up_to, request).await
+    }
+
+    async fn claim_lanes(&self, claim: &LaneClaim) -> Result<ClaimedLanes, StoreError> {
+        lanes::claim_lanes(&self.pool, &self.last_lane, claim).await
     }
 
     async fn renew(&self, leases: &[Lease], lease_until: Timestamp) -> Result<(), StoreError> {

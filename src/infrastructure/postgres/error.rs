@@ -42,6 +42,26 @@ pub(super) fn is_missing_table(error: &sqlx::Error) -> bool {
         .is_some_and(|code| code == "42P01")
 }
 
+/// Whether the server does not take us at all under this address: the user, the password or the database
+/// in it is wrong.
+pub fn is_refusal(error: &StoreError) -> bool {
+    let StoreError::Failed { source, .. } = error else {
+        return false;
+    };
+    match source.downcast_ref() {
+        Some(sqlx::Error::Configuration(_)) => true,
+        Some(sqlx::Error::Database(error)) => {
+            error.code().is_some_and(|code| is_refusal_code(&code))
+        }
+        _ => false,
+    }
+}
+
+fn is_refusal_code(code: &str) -> bool {
+    // No such role or not let in, a wrong password, no such database.
+    ["28000", "28P01", "3D000"].contains(&code)
+}
+
 /// Whether trying again may help.
 fn is_passing(error: &sqlx::Error) -> bool {
     match error {
@@ -85,6 +105,20 @@ mod tests {
         for code in ["23505", "23503", "42P01", "22021", "42501", "28P01"] {
             assert!(!is_passing_code(code), "{code}");
         }
+    }
+
+    #[test]
+    fn a_wrong_user_password_or_database_is_a_refusal_and_a_missing_table_or_right_is_not() {
+        for code in ["28000", "28P01", "3D000"] {
+            assert!(is_refusal_code(code) && !is_passing_code(code), "{code}");
+        }
+        for code in ["42P01", "42501", "57P03", "53300"] {
+            assert!(!is_refusal_code(code), "{code}");
+        }
+        let bad_certificate = || sqlx::Error::Configuration("no such file".into());
+        assert!(is_refusal(&during("connect")(bad_certificate())));
+        assert!(!is_refusal(&during("connect")(sqlx::Error::RowNotFound)));
+        assert!(!is_refusal(&StoreError::Conflict));
     }
 
     #[test]

@@ -11,6 +11,7 @@
 mod claim;
 mod deliveries;
 mod error;
+mod lanes;
 mod lent;
 mod outbox;
 mod pool;
@@ -35,7 +36,9 @@ use uuid::Uuid;
 
 use crate::domain::interfaces::StoreError;
 
+pub use error::is_refusal;
 use error::{during, failed, is_missing_table};
+use lanes::LastLane;
 pub use pool::ConnectOptions;
 use pool::Pool;
 
@@ -47,6 +50,8 @@ pub struct PostgresStore {
     pool: Pool,
     /// The webhook that the last claim ended with; the next one begins after it.
     claimed_up_to: Arc<Mutex<Uuid>>,
+    /// The same of the lanes.
+    last_lane: Arc<LastLane>,
 }
 
 impl PostgresStore {
@@ -63,6 +68,7 @@ impl PostgresStore {
         Ok(Self {
             pool: Pool::open(url, options)?,
             claimed_up_to: Arc::default(),
+            last_lane: Arc::default(),
         })
     }
 
@@ -94,6 +100,14 @@ impl PostgresStore {
         // Closed whatever came of it, which also frees the lock that keeps other migrators waiting.
         pool::close(connection).await;
         done
+    }
+
+    /// Connects once, and says goodbye.
+    ///
+    /// # Errors
+    /// Why the server does not take the connection.
+    pub async fn reach(&self) -> Result<(), StoreError> {
+        self.pool.reach("take a connection").await
     }
 
     /// Whether exactly this program's migrations are applied.

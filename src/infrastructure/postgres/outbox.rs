@@ -7,10 +7,10 @@ use uuid::Uuid;
 use crate::domain::{
     events::DomainEvent,
     interfaces::{OutboxClaim, OutboxRow, OutboxStore, StoreError},
-    values::Timestamp,
+    values::{Timestamp, TraceContext},
 };
 
-use super::{PostgresStore, error::during, text::clean_opt};
+use super::{PostgresStore, error::during};
 
 /// Adds events in this order; those whose id is there are left alone.
 pub(super) async fn insert(
@@ -21,21 +21,20 @@ pub(super) async fn insert(
         return Ok(());
     }
     let each = || events.iter();
+    let traces = || each().map(|e| e.context.trace.as_ref());
     sqlx::query(
-        "INSERT INTO outbox (id, event_type, traceparent, body, created_at)
-         SELECT e.id, e.event_type, e.traceparent, e.body, e.created_at
-         FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::bytea[], $5::timestamptz[])
-             WITH ORDINALITY AS e (id, event_type, traceparent, body, created_at, place)
+        "INSERT INTO outbox (id, event_type, traceparent, tracestate, body, created_at)
+         SELECT e.id, e.event_type, e.traceparent, e.tracestate, e.body, e.created_at
+         FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bytea[],
+             $6::timestamptz[])
+             WITH ORDINALITY AS e (id, event_type, traceparent, tracestate, body, created_at, place)
          ORDER BY e.place
          ON CONFLICT (id) DO NOTHING",
     )
     .bind(each().map(|e| e.id).bind_iter())
     .bind(each().map(|e| e.event_type.as_str()).bind_iter())
-    .bind(
-        each()
-            .map(|e| clean_opt(e.context.traceparent.as_ref()))
-            .bind_iter(),
-    )
+    .bind(traces().map(|t| t.map(TraceContext::parent)).bind_iter())
+    .bind(traces().map(|t| t?.state()).bind_iter())
     .bind(each().map(|e| e.to_json()).bind_iter())
     .bind(each().map(|e| e.time).bind_iter())
     .execute(connection)
@@ -49,6 +48,7 @@ struct Row {
     id: Uuid,
     event_type: String,
     traceparent: Option<String>,
+    tracestate: Option<String>,
     body: Vec<u8>,
 }
 
@@ -57,7 +57,7 @@ impl From<Row> for OutboxRow {
         Self {
             id: row.id,
             event_type: row.event_type,
-            traceparent: row.traceparent,
+            trace: TraceContext::read(row.traceparent.as_deref(), row.tracestate.as_deref()),
             body: row.body,
         }
     }
@@ -85,7 +85,7 @@ impl OutboxStore for PostgresStore {
             return Ok(None);
         }
         let rows: Vec<Row> = sqlx::query_as(
-            "SELECT id, event_type, traceparent, body FROM outbox
+            "SELECT id, event_type, traceparent, tracestate, body FROM outbox
              WHERE published_at IS NULL ORDER BY position LIMIT $1",
         )
         .bind(i64::from(claim.limit))

@@ -134,6 +134,13 @@ impl Pool {
         self.bounded(operation, begin).await
     }
 
+    /// Connects outside of the pool, which tells why it is in vain; the pool would only say that it has
+    /// waited for long enough.
+    pub(super) async fn reach(&self, operation: &'static str) -> Result<(), StoreError> {
+        close(self.for_migrations(operation).await?).await;
+        Ok(())
+    }
+
     /// A connection outside of the pool: its lock belongs to the session, and is gone when it closes.
     pub(super) async fn for_migrations(
         &self,
@@ -144,7 +151,7 @@ impl Pool {
         let connecting = tokio::time::timeout(ACQUIRE_TIMEOUT, options.connect());
         connecting
             .await
-            .unwrap_or(Err(sqlx::Error::PoolTimedOut))
+            .unwrap_or_else(|_| Err(silent()))
             .map_err(during(operation))
     }
 

@@ -154,12 +154,14 @@ impl Queries for PostgresStore {
     async fn stats(&self, now: Timestamp) -> Result<StoreStats, StoreError> {
         let (parked, oldest_due, outbox, oldest_outbox) = sqlx::query_as(
             "WITH RECURSIVE lanes AS (
-                 (SELECT d.webhook_id, d.due_at FROM deliveries d WHERE d.status = 'pending'
+                 (SELECT d.webhook_id, d.due_at FROM deliveries d
+                  WHERE d.status = 'pending' AND d.lane_key IS NULL
                   ORDER BY d.webhook_id, d.due_at LIMIT 1)
                  UNION ALL
                  SELECT n.webhook_id, n.due_at FROM lanes l CROSS JOIN LATERAL (
                      SELECT d.webhook_id, d.due_at FROM deliveries d
-                     WHERE d.status = 'pending' AND d.webhook_id > l.webhook_id
+                     WHERE d.status = 'pending' AND d.lane_key IS NULL
+                         AND d.webhook_id > l.webhook_id
                      ORDER BY d.webhook_id, d.due_at LIMIT 1) n
              )
              SELECT p.parked, (
@@ -172,7 +174,13 @@ impl Queries for PostgresStore {
                   ORDER BY position LIMIT 1)
              FROM (
                  SELECT count(*) AS parked
-                 FROM (SELECT 1 FROM deliveries WHERE status = 'pending' LIMIT 1000000) d
+                 FROM (
+                     (SELECT 1 FROM deliveries
+                      WHERE status = 'pending' AND lane_key IS NULL LIMIT 1000000)
+                     UNION ALL
+                     (SELECT 1 FROM deliveries
+                      WHERE status = 'pending' AND lane_key IS NOT NULL LIMIT 1000000)
+                     LIMIT 1000000) d
              ) p, (
                  SELECT count(*) AS waiting
                  FROM (SELECT 1 FROM outbox WHERE published_at IS NULL LIMIT 1000000) o
@@ -215,6 +223,14 @@ impl Queries for PostgresStore {
                 "its migrations are not those of this program: run `integration-worker migrate`",
             ))
         }
+    }
+
+    async fn time(&self) -> Result<Option<Timestamp>, StoreError> {
+        sqlx::query_scalar("SELECT clock_timestamp()")
+            .fetch_one(&self.pool)
+            .await
+            .map(Some)
+            .map_err(during("read the database's clock"))
     }
 }
 

@@ -4,7 +4,7 @@
 //! transaction, one row each. Everything else (later attempts, events, leases) adds a statement for the
 //! whole batch and a transaction around them.
 
-use std::{collections::HashSet, hash::BuildHasher};
+use std::{borrow::Cow, collections::HashSet, hash::BuildHasher};
 
 use sqlx::{
     Connection as _,
@@ -169,13 +169,14 @@ async fn insert(
         "INSERT INTO deliveries (id, tenant, webhook_id, event_id, event_type, correlation_id,
              source_sequence, status, attempt_count, event_version, budget_base, next_attempt_at,
              error, created_at, completed_at, first_started_at, first_duration_ms,
-             first_status_code, first_error, first_response, event_meta, event_raw, due_at)
+             first_status_code, first_error, first_response, event_meta, event_raw, lane_key,
+             lane_turn, lane_blocks, due_at)
          SELECT r.*, r.next_attempt_at
          FROM UNNEST($1::uuid[], $2::text[], $3::uuid[], $4::text[], $5::text[], $6::text[],
              $7::bigint[], $8::text[], $9::integer[], $10::bigint[], $11::integer[],
              $12::timestamptz[], $13::text[], $14::timestamptz[], $15::timestamptz[],
              $16::timestamptz[], $17::bigint[], $18::integer[], $19::text[], $20::text[],
-             $21::text[], $22::bytea[])
+             $21::text[], $22::bytea[], $23::text[], $24::bigint[], $25::boolean[])
              AS r (id, tenant, webhook_id, event_id, event_type, correlation_id, source_sequence,
                  status, attempt_count, event_version, budget_base, next_attempt_at)
          ON CONFLICT (id) DO NOTHING
@@ -197,11 +198,7 @@ async fn insert(
     .bind(deliveries().map(|d| d.event_version).bind_iter())
     .bind(deliveries().map(|d| d.budget_base).bind_iter())
     .bind(deliveries().map(|d| d.next_attempt_at).bind_iter())
-    .bind(
-        deliveries()
-            .map(|d| clean_opt(d.error.as_ref()))
-            .bind_iter(),
-    )
+    .bind(deliveries().map(error_of).bind_iter())
     .bind(deliveries().map(|d| d.created_at).bind_iter())
     .bind(deliveries().map(|d| d.completed_at).bind_iter())
     .bind(attempts().map(|a| Some(a?.started_at)).bind_iter())
@@ -219,6 +216,9 @@ async fn insert(
     )
     .bind(events().map(|e| Some(clean(&e?.meta))).bind_iter())
     .bind(events().map(|e| Some(e?.raw.as_ref())).bind_iter())
+    .bind(deliveries().map(Delivery::lane_key).bind_iter())
+    .bind(deliveries().map(Delivery::lane_turn).bind_iter())
+    .bind(deliveries().map(Delivery::blocks).bind_iter())
     .fetch_all(connection)
     .await
     .map_err(during(OPERATION))?;
@@ -254,13 +254,14 @@ async fn update(
              first_error = COALESCE(d.first_error, r.first_error),
              first_response = COALESCE(d.first_response, r.first_response),
              event_meta = CASE WHEN r.keeps_event THEN d.event_meta END,
-             event_raw = CASE WHEN r.keeps_event THEN d.event_raw END
+             event_raw = CASE WHEN r.keeps_event THEN d.event_raw END,
+             lane_blocks = r.lane_blocks
          FROM UNNEST($1::uuid[], $2::bigint[], $3::text[], $4::integer[], $5::bigint[],
              $6::integer[], $7::timestamptz[], $8::text[], $9::timestamptz[], $10::timestamptz[],
-             $11::bigint[], $12::integer[], $13::text[], $14::text[], $15::boolean[])
+             $11::bigint[], $12::integer[], $13::text[], $14::text[], $15::boolean[], $16::boolean[])
              AS r (id, epoch, status, attempt_count, event_version, budget_base, next_attempt_at,
                  error, completed_at, first_started_at, first_duration_ms, first_status_code,
-                 first_error, first_response, keeps_event)
+                 first_error, first_response, keeps_event, lane_blocks)
          WHERE (SELECT count(*) FROM locked) > 0
              AND d.id = r.id AND d.lease_epoch = r.epoch AND d.status = 'pending'
          RETURNING d.id",
@@ -272,11 +273,7 @@ async fn update(
     .bind(deliveries().map(|d| d.event_version).bind_iter())
     .bind(deliveries().map(|d| d.budget_base).bind_iter())
     .bind(deliveries().map(|d| d.next_attempt_at).bind_iter())
-    .bind(
-        deliveries()
-            .map(|d| clean_opt(d.error.as_ref()))
-            .bind_iter(),
-    )
+    .bind(deliveries().map(error_of).bind_iter())
     .bind(deliveries().map(|d| d.completed_at).bind_iter())
     .bind(attempts().map(|a| Some(a?.started_at)).bind_iter())
     .bind(attempts().map(|a| Some(a?.duration_ms)).bind_iter())
@@ -292,10 +289,15 @@ async fn update(
             .bind_iter(),
     )
     .bind(deliveries().map(|d| keeps_event(d.status)).bind_iter())
+    .bind(deliveries().map(Delivery::blocks).bind_iter())
     .fetch_all(connection)
     .await
     .map_err(during(OPERATION))?;
     Ok(held.into_iter().map(DeliveryId).collect())
+}
+
+fn error_of(delivery: &Delivery) -> Option<Cow<'_, str>> {
+    clean_opt(delivery.error.as_ref())
 }
 
 /// Whether a delivery in this state may still need its event.

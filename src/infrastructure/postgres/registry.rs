@@ -15,7 +15,10 @@ use uuid::Uuid;
 
 use crate::domain::{
     entities::Webhook,
-    interfaces::{RegistryChange, RegistryDelta, RegistryReader, RegistryWebhook, StoreError},
+    interfaces::{
+        RegistryChange, RegistryDelta, RegistryReader, RegistryWebhook, StoreError,
+        UnreadableWebhook,
+    },
     values::WebhookId,
 };
 
@@ -146,12 +149,13 @@ async fn everything(
         .fetch_all(connection)
         .await
         .map_err(during(OPERATION))?;
-    let (changed, removed) = understood(rows);
+    let read = understood(rows);
     Ok(RegistryDelta {
         version,
         full: true,
-        changed,
-        removed,
+        changed: read.webhooks,
+        unreadable: read.unreadable,
+        removed: read.nobodys,
     })
 }
 
@@ -180,30 +184,44 @@ async fn changes(
     .await
     .map_err(during(OPERATION))?;
     let found: HashSet<Uuid> = rows.iter().map(|row| row.webhook.id()).collect();
-    let (changed, mut removed) = understood(rows);
+    let mut read = understood(rows);
     let gone = named.into_iter().filter(|id| !found.contains(id));
-    removed.extend(gone.map(WebhookId));
+    read.nobodys.extend(gone.map(WebhookId));
     Ok(RegistryDelta {
         version,
         full: false,
-        changed,
-        removed,
+        changed: read.webhooks,
+        unreadable: read.unreadable,
+        removed: read.nobodys,
     })
 }
 
-/// The webhooks, and the ids of those that cannot be read: one of them must not stop all others.
-fn understood(rows: Vec<RegistryRow>) -> (Vec<RegistryWebhook>, Vec<WebhookId>) {
-    let mut webhooks = Vec::with_capacity(rows.len());
-    let mut broken = Vec::new();
+#[derive(Default)]
+struct Understood {
+    webhooks: Vec<RegistryWebhook>,
+    unreadable: Vec<UnreadableWebhook>,
+    /// They cannot be read, and no event is meant for them.
+    nobodys: Vec<WebhookId>,
+}
+
+/// One that cannot be read must not stop all others.
+fn understood(rows: Vec<RegistryRow>) -> Understood {
+    let mut read = Understood::default();
     for row in rows {
         let id = WebhookId(row.webhook.id());
-        match RegistryWebhook::try_from(row) {
-            Ok(webhook) => webhooks.push(webhook),
-            Err(error) => {
+        let runs = row.integration_runs;
+        let needed = row.webhook.needed();
+        match (RegistryWebhook::try_from(row), needed) {
+            (Ok(webhook), _) => read.webhooks.push(webhook),
+            (Err(error), Some(needed)) if runs => read.unreadable.push(UnreadableWebhook {
+                problem: error.to_string(),
+                ..needed
+            }),
+            (Err(error), _) => {
                 tracing::error!(%error, "a webhook cannot be read and gets nothing");
-                broken.push(id);
+                read.nobodys.push(id);
             }
         }
     }
-    (webhooks, broken)
+    read
 }

@@ -11,25 +11,31 @@ use crate::domain::{
     values::{Timestamp, WebhookId},
 };
 
-use super::{SqliteStore, error::failed};
+use super::{SqliteStore, batch::hex_array, error::failed};
 
 const CANCEL: &str = "cancel the deliveries of a deleted webhook";
 /// Deliveries that one transaction cancels at most.
 const BATCH: usize = 1_000;
 
-/// In the transaction that deletes the webhook.
+/// In the transaction that deletes the webhooks.
 pub(super) async fn cancel_or_note(
     connection: &mut SqliteConnection,
-    webhook: WebhookId,
+    webhooks: &[WebhookId],
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    if cancel(connection, webhook.0, now.timestamp_millis()).await? == BATCH {
-        sqlx::query("INSERT INTO deleted_webhooks (id, deleted_at) VALUES (?1, ?2)")
-            .bind(webhook.0)
-            .bind(now.timestamp_millis())
-            .execute(connection)
-            .await
-            .map_err(failed(CANCEL))?;
+    let ids = hex_array(webhooks.iter().map(|id| id.0));
+    if cancel(connection, &ids, now.timestamp_millis()).await? == BATCH {
+        sqlx::query(
+            "INSERT INTO deleted_webhooks (id, deleted_at)
+            SELECT unhex(w.value), ?2 FROM json_each(?1) w
+            WHERE EXISTS (SELECT 1 FROM deliveries d
+                WHERE d.status = 'pending' AND d.webhook_id = unhex(w.value))",
+        )
+        .bind(&ids)
+        .bind(now.timestamp_millis())
+        .execute(connection)
+        .await
+        .map_err(failed(CANCEL))?;
     }
     Ok(())
 }
@@ -48,7 +54,8 @@ pub(super) async fn work_off(store: &SqliteStore) -> Result<(), StoreError> {
     let id: Uuid = noted.try_get("id").map_err(failed(CANCEL))?;
     let deleted_at: i64 = noted.try_get("deleted_at").map_err(failed(CANCEL))?;
     let mut transaction = store.write(CANCEL).await?;
-    if cancel(&mut transaction, id, deleted_at).await? < BATCH {
+    let ids = hex_array(std::iter::once(id));
+    if cancel(&mut transaction, &ids, deleted_at).await? < BATCH {
         sqlx::query("DELETE FROM deleted_webhooks WHERE id = ?1")
             .bind(id)
             .execute(&mut *transaction)
@@ -58,20 +65,27 @@ pub(super) async fn work_off(store: &SqliteStore) -> Result<(), StoreError> {
     transaction.commit().await.map_err(failed(CANCEL))
 }
 
-/// Answers how many it cancelled; their leases end.
+/// `webhooks` is a JSON array of their ids in hex. Answers how many it cancelled; their leases end.
 async fn cancel(
     connection: &mut SqliteConnection,
-    webhook: Uuid,
+    webhooks: &str,
     deleted_at: i64,
 ) -> Result<usize, StoreError> {
     let cancelled: Vec<i64> = sqlx::query_scalar(
         "UPDATE deliveries SET status = 'cancelled', next_attempt_at = NULL, due_at = NULL,
             completed_at = max(created_at, ?2), lease_epoch = lease_epoch + 1
-        WHERE seq IN (SELECT seq FROM deliveries
-            WHERE status = 'pending' AND webhook_id = ?1 LIMIT ?3)
+        WHERE seq IN (SELECT seq FROM (
+                SELECT d.seq FROM json_each(?1) w
+                CROSS JOIN deliveries d ON d.webhook_id = unhex(w.value)
+                WHERE d.status = 'pending' AND d.lane_key IS NULL
+                UNION ALL
+                SELECT d.seq FROM json_each(?1) w
+                CROSS JOIN deliveries d ON d.webhook_id = unhex(w.value)
+                WHERE d.status = 'pending' AND d.lane_key IS NOT NULL)
+            LIMIT ?3)
         RETURNING seq",
     )
-    .bind(webhook)
+    .bind(webhooks)
     .bind(deleted_at)
     .bind(i64::try_from(BATCH).unwrap_or(i64::MAX))
     .fetch_all(&mut *connection)

@@ -6,7 +6,10 @@ use async_trait::async_trait;
 
 use crate::domain::{
     entities::{Attempt, Delivery},
-    interfaces::{ClaimRequest, ClaimedDelivery, DeliveryStore, Lease, RecordBatch, StoreError},
+    interfaces::{
+        ClaimRequest, ClaimedDelivery, ClaimedLanes, DeliveryStore, LaneClaim, Lease, RecordBatch,
+        StoreError,
+    },
     values::{DeliveryId, TenantId, Timestamp},
 };
 
@@ -15,7 +18,7 @@ use super::{
     batch::{ManyRows, hex_array},
     claim,
     error::failed,
-    record, rows,
+    lanes, record, rows,
 };
 
 #[async_trait]
@@ -55,6 +58,10 @@ impl DeliveryStore for SqliteStore {
 
     async fn claim_due(&self, request: &ClaimRequest) -> Result<Vec<ClaimedDelivery>, StoreError> {
         claim::claim_due(self, request).await
+    }
+
+    async fn claim_lanes(&self, claim: &LaneClaim) -> Result<ClaimedLanes, StoreError> {
+        lanes::claim_lanes(self, claim).await
     }
 
     async fn renew(&self, leases: &[Lease], lease_until: Timestamp) -> Result<(), StoreError> {

@@ -283,13 +283,38 @@ pub(super) async fn delete_webhook(
     now: Timestamp,
 ) -> Result<(), StoreError> {
     const DELETE: &str = "delete a webhook";
-    backlog::cancel_or_note(connection, id, now).await?;
+    backlog::cancel_or_note(connection, &[id], now).await?;
     sqlx::query("DELETE FROM webhooks WHERE id = ?1")
         .bind(id.0)
         .execute(connection)
         .await
         .map_err(failed(DELETE))?;
     Ok(())
+}
+
+/// Answers them as they were.
+pub(super) async fn delete_webhooks_of(
+    connection: &mut SqliteConnection,
+    id: IntegrationId,
+    now: Timestamp,
+) -> Result<Vec<Webhook>, StoreError> {
+    const DELETE: &str = "delete the webhooks of an integration";
+    let rows = sqlx::query(select_webhooks!(
+        "FROM webhooks e WHERE e.integration_id = ?1 ORDER BY e.id"
+    ))
+    .bind(id.0)
+    .fetch_all(&mut *connection)
+    .await
+    .map_err(failed(DELETE))?;
+    let webhooks: Vec<Webhook> = rows.iter().map(rows::webhook).collect::<Result<_, _>>()?;
+    let ids: Vec<WebhookId> = webhooks.iter().map(|webhook| webhook.id).collect();
+    backlog::cancel_or_note(connection, &ids, now).await?;
+    sqlx::query("DELETE FROM webhooks WHERE integration_id = ?1")
+        .bind(id.0)
+        .execute(connection)
+        .await
+        .map_err(failed(DELETE))?;
+    Ok(webhooks)
 }
 
 fn inserted(rows: u64) -> Inserted {

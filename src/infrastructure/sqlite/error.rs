@@ -42,10 +42,7 @@ pub(super) fn store_error(operation: &'static str, may_pass: bool, source: Sourc
 /// Whether it is the machine's state, and not ours, that is at fault.
 fn may_pass(error: &sqlx::Error) -> bool {
     match error {
-        sqlx::Error::Database(error) => {
-            let code = error.code().and_then(|code| code.parse::<u32>().ok());
-            code.is_some_and(|extended| PASSING.contains(&(extended & 0xff)))
-        }
+        sqlx::Error::Database(_) => primary_code(error).is_some_and(|code| PASSING.contains(&code)),
         sqlx::Error::Io(_)
         | sqlx::Error::PoolTimedOut
         | sqlx::Error::PoolClosed
@@ -56,6 +53,28 @@ fn may_pass(error: &sqlx::Error) -> bool {
     }
 }
 
-/// Primary result codes, <https://www.sqlite.org/rescode.html>: `BUSY`, `LOCKED`, `NOMEM`, `READONLY`,
-/// `INTERRUPT`, `IOERR`, `FULL`, `CANTOPEN`, `PROTOCOL`.
-const PASSING: [u32; 9] = [5, 6, 7, 8, 9, 10, 13, 14, 15];
+/// The primary result code, where SQLite itself has answered.
+pub(super) fn primary_code(error: &sqlx::Error) -> Option<u32> {
+    let code = error.as_database_error()?.code()?;
+    let extended: u32 = code.parse().ok()?;
+    Some(extended & 0xff)
+}
+
+// Primary result codes, <https://www.sqlite.org/rescode.html>.
+pub(super) const PERM: u32 = 3;
+pub(super) const BUSY: u32 = 5;
+pub(super) const LOCKED: u32 = 6;
+const NOMEM: u32 = 7;
+pub(super) const READONLY: u32 = 8;
+const INTERRUPT: u32 = 9;
+const IOERR: u32 = 10;
+pub(super) const CORRUPT: u32 = 11;
+const FULL: u32 = 13;
+pub(super) const CANTOPEN: u32 = 14;
+const PROTOCOL: u32 = 15;
+pub(super) const AUTH: u32 = 23;
+pub(super) const NOTADB: u32 = 26;
+
+const PASSING: [u32; 9] = [
+    BUSY, LOCKED, NOMEM, READONLY, INTERRUPT, IOERR, FULL, CANTOPEN, PROTOCOL,
+];

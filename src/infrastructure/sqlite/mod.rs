@@ -13,7 +13,9 @@ mod claim;
 mod deliveries;
 mod entities;
 mod error;
+mod lanes;
 mod outbox;
+mod place;
 mod queries;
 mod record;
 mod registry;
@@ -24,13 +26,10 @@ mod unit_of_work;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{path::Path, time::Duration};
 
 use sqlx::{
-    ConnectOptions as _, Connection as _, Sqlite, SqlitePool, Transaction,
+    AssertSqlSafe, ConnectOptions as _, Connection as _, Sqlite, SqlitePool, Transaction,
     migrate::{Migrate as _, Migrator},
     pool::PoolConnection,
     sqlite::{
@@ -47,6 +46,8 @@ static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
 /// How long a transaction waits for one of another process, and a read for a checkpoint's end.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the opening waits for a program that holds the file: what is told soon is known soon.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long anything waits for its turn in this process.
 const TURN_TIMEOUT: Duration = Duration::from_secs(30);
 /// Each is a thread.
@@ -60,28 +61,47 @@ pub struct SqliteStore {
 }
 
 impl SqliteStore {
-    /// Opens the file, or creates it in a folder that exists, and checks that it can be written.
+    /// Opens the file, or creates it in a folder that exists, and checks that it can be written. What is
+    /// created may be read by its owner alone.
     /// It may be another process's too: then each waits for the other, up to 10 s a transaction.
     ///
     /// # Errors
     /// [`StoreError::Failed`] when the path is a folder, or its folder is missing, or the file is no
-    /// database; [`StoreError::Unavailable`] when it cannot be opened or written now.
+    /// database, or may not be read and written; [`StoreError::Unavailable`] while another program holds
+    /// it, or the machine is at fault. Each says what helps.
     pub async fn open(path: &Path) -> Result<Self, StoreError> {
-        const OPEN: &str = "open its file";
-        check_place(path).await?;
+        Self::prepare(path).await?;
+        Self::open_prepared(path)
+            .await
+            .map_err(|error| place::cannot_open(path, error))
+    }
+
+    /// Makes the file where it is missing, for its owner alone, without opening it as a database.
+    ///
+    /// # Errors
+    /// As [`SqliteStore::open`].
+    pub async fn prepare(path: &Path) -> Result<(), StoreError> {
+        place::prepare(path).await
+    }
+
+    async fn open_prepared(path: &Path) -> Result<Self, sqlx::Error> {
         let options = connect_options(path);
         let writer = pool_options(1)
+            .after_connect(|connection, _| {
+                let patience = format!("PRAGMA busy_timeout = {}", BUSY_TIMEOUT.as_millis());
+                let set = sqlx::raw_sql(AssertSqlSafe(patience)).execute(connection);
+                Box::pin(async move { set.await.map(drop) })
+            })
             // A transaction that SQLite itself gave up (disk full) may leave the connection astray.
             .before_acquire(|connection, _| {
                 let usable = !connection.is_in_transaction();
                 Box::pin(async move { Ok(usable) })
             })
             .connect_with(writer_options(options.clone()))
-            .await
-            .map_err(failed(OPEN))?;
+            .await?;
         // SQLite opens what it may not write, and tells only later.
-        let probe = writer.begin_with(BEGIN).await.map_err(failed(OPEN))?;
-        probe.rollback().await.map_err(failed(OPEN))?;
+        let probe = writer.begin_with(BEGIN).await?;
+        probe.rollback().await?;
         let readers = pool_options(READERS).connect_lazy_with(options.pragma("query_only", "ON"));
         Ok(Self { writer, readers })
     }
@@ -153,29 +173,6 @@ impl SqliteStore {
 
 const BEGIN: &str = "BEGIN IMMEDIATE";
 
-async fn check_place(path: &Path) -> Result<(), StoreError> {
-    let problem = |text: &str, path: &Path| StoreError::Failed {
-        operation: "open its file",
-        source: format!("{} {text}", path.display()).into(),
-    };
-    if tokio::fs::metadata(path)
-        .await
-        .is_ok_and(|found| found.is_dir())
-    {
-        return Err(problem("is a folder, not a file", path));
-    }
-    let folder = path.parent().map_or_else(PathBuf::new, Path::to_path_buf);
-    let named = !folder.as_os_str().is_empty();
-    let is_dir = |found: std::fs::Metadata| found.is_dir();
-    if named && !tokio::fs::metadata(&folder).await.is_ok_and(is_dir) {
-        return Err(problem(
-            "is no folder that exists; create it first",
-            &folder,
-        ));
-    }
-    Ok(())
-}
-
 fn connect_options(path: &Path) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
         .filename(path)
@@ -190,6 +187,7 @@ fn connect_options(path: &Path) -> SqliteConnectOptions {
 fn writer_options(options: SqliteConnectOptions) -> SqliteConnectOptions {
     options
         .create_if_missing(true)
+        .busy_timeout(OPEN_TIMEOUT)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
         // 16 MiB.

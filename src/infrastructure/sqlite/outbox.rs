@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::domain::{
     events::DomainEvent,
     interfaces::{OutboxClaim, OutboxRow, OutboxStore, StoreError},
-    values::Timestamp,
+    values::{Timestamp, TraceContext},
 };
 
 use super::{
@@ -23,8 +23,8 @@ use super::{
 static INSERT: LazyLock<ManyRows> = LazyLock::new(|| {
     ManyRows::new(
         64,
-        "INSERT INTO outbox (id, event_type, traceparent, body, created_at) VALUES",
-        5,
+        "INSERT INTO outbox (id, event_type, traceparent, tracestate, body, created_at) VALUES",
+        6,
         "ON CONFLICT (id) DO NOTHING",
     )
 });
@@ -37,10 +37,12 @@ pub(super) async fn add_events(
     for (sql, piece) in INSERT.pieces(events) {
         let mut query = sqlx::query(sql);
         for event in piece {
+            let trace = event.context.trace.as_ref();
             query = query
                 .bind(event.id)
                 .bind(&event.event_type)
-                .bind(&event.context.traceparent)
+                .bind(trace.map(TraceContext::parent))
+                .bind(trace.and_then(TraceContext::state))
                 .bind(event.to_json())
                 .bind(event.time.timestamp_millis());
         }
@@ -96,7 +98,7 @@ impl OutboxStore for SqliteStore {
             return Ok(None);
         }
         let rows = sqlx::query(
-            "SELECT id, event_type, traceparent, body FROM outbox
+            "SELECT id, event_type, traceparent, tracestate, body FROM outbox
             WHERE published_at IS NULL ORDER BY seq LIMIT ?1",
         )
         .bind(claim.limit)
@@ -105,10 +107,12 @@ impl OutboxStore for SqliteStore {
         .map_err(failed(READ))?;
         let rows = rows.iter().map(|row| {
             let cells = Cells::new(row, "outbox");
+            let parent: Option<String> = cells.get("traceparent")?;
+            let state: Option<String> = cells.get("tracestate")?;
             Ok(OutboxRow {
                 id: cells.get("id")?,
                 event_type: cells.get("event_type")?,
-                traceparent: cells.get("traceparent")?,
+                trace: TraceContext::read(parent.as_deref(), state.as_deref()),
                 body: cells.get("body")?,
             })
         });

@@ -138,21 +138,27 @@ impl Queries for SqliteStore {
         let mut connection = self.read(READ).await?;
         let row = sqlx::query(
             "WITH RECURSIVE waiting (webhook_id) AS (
-                SELECT min(webhook_id) FROM deliveries WHERE status = 'pending'
+                SELECT min(webhook_id) FROM deliveries
+                WHERE status = 'pending' AND lane_key IS NULL
                 UNION ALL
                 SELECT (SELECT min(d.webhook_id) FROM deliveries d
-                    WHERE d.status = 'pending' AND d.webhook_id > w.webhook_id)
+                    WHERE d.status = 'pending' AND d.lane_key IS NULL
+                        AND d.webhook_id > w.webhook_id)
                 FROM waiting w WHERE w.webhook_id IS NOT NULL
             ), oldest (due_at) AS (
                 SELECT (SELECT min(d.due_at) FROM deliveries d
-                    WHERE d.status = 'pending' AND d.webhook_id = e.id)
+                    WHERE d.status = 'pending' AND d.lane_key IS NULL
+                        AND d.webhook_id = e.id)
                 FROM waiting w
                 CROSS JOIN webhooks e ON e.id = w.webhook_id
                 CROSS JOIN integrations i ON i.id = e.integration_id
                 WHERE e.status IN ('pending', 'active') AND i.status IN ('pending', 'active')
             )
             SELECT 0 AS id,
-                (SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE status = 'pending'
+                (SELECT count(*) FROM (
+                    SELECT 1 FROM deliveries WHERE status = 'pending' AND lane_key IS NULL
+                    UNION ALL
+                    SELECT 1 FROM deliveries WHERE status = 'pending' AND lane_key IS NOT NULL
                     LIMIT 1000000)) AS parked,
                 (SELECT min(due_at) FROM oldest WHERE due_at <= ?1) AS oldest_due,
                 (SELECT count(*) FROM (SELECT 1 FROM outbox WHERE published_at IS NULL
@@ -197,6 +203,10 @@ impl Queries for SqliteStore {
         }
         let problem = "its schema is not that of this program: run `integration-worker migrate`";
         Err(store_error("check its schema", true, problem.into()))
+    }
+
+    async fn time(&self) -> Result<Option<Timestamp>, StoreError> {
+        Ok(None)
     }
 }
 

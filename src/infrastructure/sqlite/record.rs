@@ -106,9 +106,9 @@ static INSERT: LazyLock<ManyRows> = LazyLock::new(|| {
         "INSERT INTO deliveries (id, tenant, webhook_id, event_id, event_type, correlation_id,
             source_sequence, status, attempt_count, event_version, budget_base, next_attempt_at,
             due_at, error, created_at, completed_at, first_started_at, first_duration_ms,
-            first_status_code, first_error, first_response)
+            first_status_code, first_error, first_response, lane_key, lane_turn, lane_blocks)
         VALUES",
-        21,
+        24,
         "ON CONFLICT (id) DO NOTHING",
     )
 });
@@ -135,6 +135,9 @@ fn bind_first<'q>(query: Bound<'q>, delivery: &Delivery, attempt: Option<&Attemp
         .bind(delivery.created_at.timestamp_millis())
         .bind(delivery.completed_at.map(|at| at.timestamp_millis()));
     bind_inline(query, attempt)
+        .bind(delivery.lane_key().map(str::to_owned))
+        .bind(delivery.lane_turn())
+        .bind(delivery.blocks())
 }
 
 /// The first attempt, which stands in the delivery's row.
@@ -225,15 +228,16 @@ static UPDATE: LazyLock<ManyRows> = LazyLock::new(|| {
     ManyRows::new(
         64,
         "WITH v (id, epoch, status, attempt_count, event_version, budget_base, next_attempt_at,
-            error, completed_at, started_at, duration_ms, status_code, first_error, response)
+            error, completed_at, started_at, duration_ms, status_code, first_error, response,
+            lane_blocks)
         AS (VALUES",
-        14,
+        15,
         ")
         UPDATE deliveries SET
             status = v.status, attempt_count = v.attempt_count, event_version = v.event_version,
             budget_base = v.budget_base, next_attempt_at = v.next_attempt_at,
             due_at = v.next_attempt_at, error = v.error, completed_at = v.completed_at,
-            lease_epoch = lease_epoch + 1,
+            lease_epoch = lease_epoch + 1, lane_blocks = v.lane_blocks,
             first_started_at = coalesce(first_started_at, v.started_at),
             first_duration_ms = coalesce(first_duration_ms, v.duration_ms),
             first_status_code = coalesce(first_status_code, v.status_code),
@@ -284,7 +288,7 @@ fn bind_leased<'q>(query: Bound<'q>, record: &LeasedRecord) -> Bound<'q> {
         .bind(delivery.next_attempt_at.map(|at| at.timestamp_millis()))
         .bind(delivery.error.clone())
         .bind(delivery.completed_at.map(|at| at.timestamp_millis()));
-    bind_inline(query, record.attempt.as_ref())
+    bind_inline(query, record.attempt.as_ref()).bind(delivery.blocks())
 }
 
 async fn delete_events(

@@ -7,7 +7,10 @@ use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
 use uuid::Uuid;
 
 use crate::domain::{
-    interfaces::{RegistryChange, RegistryDelta, RegistryReader, RegistryWebhook, StoreError},
+    interfaces::{
+        RegistryChange, RegistryDelta, RegistryReader, RegistryWebhook, StoreError,
+        UnreadableWebhook,
+    },
     values::WebhookId,
 };
 
@@ -103,6 +106,7 @@ impl RegistryReader for SqliteStore {
             version,
             full,
             changed: Vec::with_capacity(rows.len()),
+            unreadable: Vec::new(),
             removed: Vec::new(),
         };
         for row in &rows {
@@ -112,8 +116,12 @@ impl RegistryReader for SqliteStore {
                 Ok(None) => delta.removed.push(WebhookId(id)),
                 // One of them must not stop all others.
                 Err(error) => {
-                    tracing::error!(%error, "a webhook cannot be read and gets nothing");
-                    delta.removed.push(WebhookId(id));
+                    if let Some(unreadable) = needed(row, &error) {
+                        delta.unreadable.push(unreadable);
+                    } else {
+                        tracing::error!(%error, "a webhook cannot be read and gets nothing");
+                        delta.removed.push(WebhookId(id));
+                    }
                 }
             }
         }
@@ -163,4 +171,13 @@ fn found(row: &SqliteRow) -> Result<Option<RegistryWebhook>, StoreError> {
         webhook: rows::webhook(row)?,
         integration_runs: cells.get("integration_runs")?,
     }))
+}
+
+/// What is needed of a webhook that cannot be read; `None` when no event is meant for it.
+fn needed(row: &SqliteRow, error: &StoreError) -> Option<UnreadableWebhook> {
+    let runs = Cells::new(row, "webhooks").get::<bool>("integration_runs");
+    if !runs.is_ok_and(|runs| runs) {
+        return None;
+    }
+    rows::needed_of_webhook(row, error.to_string())
 }

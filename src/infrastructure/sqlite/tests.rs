@@ -1,6 +1,6 @@
 //! Promises of this adapter alone; those of every store are in `tests/store_contract`.
 
-use std::time::Duration;
+use std::{fs::Permissions, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
 
 use sqlx::AssertSqlSafe;
 use tempfile::TempDir;
@@ -49,6 +49,7 @@ fn first(number: u32) -> FirstRecord {
             error: None,
             created_at: at(0),
             completed_at: Some(at(0)),
+            lane: None,
         },
         attempt: Some(Attempt {
             number: 1,
@@ -104,6 +105,33 @@ async fn a_file_that_is_no_database_is_told() {
     let text = told(&error);
     assert!(!error.is_retryable());
     assert!(text.contains("not a database"), "{text}");
+}
+
+#[tokio::test]
+async fn only_the_owner_may_read_what_is_made() {
+    let (store, folder) = store().await;
+    store.record(&batch(0..1)).await.expect("it records");
+    for name in ["store.db", "store.db-wal", "store.db-shm"] {
+        assert_eq!(mode(&folder.path().join(name)), 0o600, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_is_there_keeps_its_mode() {
+    let (store, folder) = store().await;
+    store.close().await;
+    let path = folder.path().join("store.db");
+    std::fs::set_permissions(&path, Permissions::from_mode(0o640)).expect("it is ours");
+
+    let store = SqliteStore::open(&path).await.expect("it opens");
+
+    assert_eq!(store.registry_version().await.expect("it reads"), 0);
+    assert_eq!(mode(&path), 0o640);
+}
+
+fn mode(path: &Path) -> u32 {
+    let found = std::fs::metadata(path).expect("it is there");
+    found.permissions().mode() & 0o777
 }
 
 #[tokio::test]

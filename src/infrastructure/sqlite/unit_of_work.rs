@@ -91,6 +91,26 @@ impl UnitOfWork for Unit {
         entities::delete_webhook(&mut self.0, id, now).await
     }
 
+    async fn delete_webhooks_of(
+        &mut self,
+        id: IntegrationId,
+        now: Timestamp,
+    ) -> Result<Vec<Webhook>, StoreError> {
+        entities::delete_webhooks_of(&mut self.0, id, now).await
+    }
+
+    async fn unblock_lanes(&mut self, id: WebhookId) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE deliveries SET lane_blocks = 0
+            WHERE webhook_id = ?1 AND lane_key IS NOT NULL AND lane_blocks",
+        )
+        .bind(id.0)
+        .execute(&mut *self.0)
+        .await
+        .map_err(failed("let lanes go on"))?;
+        Ok(())
+    }
+
     async fn delivery(
         &mut self,
         tenant: &TenantId,
@@ -211,7 +231,7 @@ async fn update_delivery(
     let done = sqlx::query(
         "UPDATE deliveries SET status = ?2, attempt_count = ?3, event_version = ?4,
             budget_base = ?5, next_attempt_at = ?6, due_at = ?6, error = ?7, completed_at = ?8,
-            lease_epoch = lease_epoch + 1
+            lease_epoch = lease_epoch + 1, lane_blocks = ?9
         WHERE id = ?1",
     )
     .bind(changed.id.0)
@@ -222,6 +242,7 @@ async fn update_delivery(
     .bind(changed.next_attempt_at.map(|at| at.timestamp_millis()))
     .bind(&changed.error)
     .bind(changed.completed_at.map(|at| at.timestamp_millis()))
+    .bind(changed.blocks())
     .execute(connection)
     .await
     .map_err(failed(UPDATE))?;

@@ -17,8 +17,7 @@ use tracing_subscriber::{
 use crate::shared::config::{LogConfig, LogFormat};
 
 /// Crates whose everyday lines nobody wants; a directive of `RUST_LOG` for the same crate wins.
-const QUIET: &str =
-    "async_nats=warn,h2=warn,hyper=warn,hyper_util=warn,reqwest=warn,rustls=warn,sqlx=warn";
+const QUIET: &str = "async_nats=warn,h2=warn,hyper=warn,hyper_util=warn,rustls=warn,sqlx=warn";
 
 /// The log could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +60,8 @@ where
     let filter = EnvFilter::try_new(format!("{QUIET},{}", config.filter))?;
     let builder = fmt::Subscriber::builder()
         .with_env_filter(filter)
+        // A line that cannot be written would be told on standard error, and to panic if that is gone.
+        .log_internal_errors(false)
         .with_writer(writer);
     Ok(match config.format {
         LogFormat::Text => Box::new(builder.with_ansi(colours).finish()),

@@ -13,7 +13,7 @@ use async_nats::{
 use bytes::Bytes;
 use serde_json::{Value, value::RawValue};
 
-use crate::shared::error_chain::Chain;
+use crate::{application::commands::CommandHandler, shared::error_chain::Chain};
 
 use super::{EntityRequest, Exit, Output, Trouble, show};
 
@@ -43,14 +43,26 @@ pub async fn request(
     print(&reply.payload, request.json, output)
 }
 
+/// Whether there is such an action; nobody needs to be asked for that.
+///
+/// # Errors
+/// [`Trouble`] that names the actions of the entity.
+pub fn check_action(entity: &str, action: &str) -> Result<(), Trouble> {
+    if CommandHandler::ACTIONS.contains(&(entity, action)) {
+        return Ok(());
+    }
+    let known = CommandHandler::ACTIONS.iter();
+    let known = known.filter(|(of, _)| *of == entity);
+    let names: Vec<&str> = known.map(|(_, name)| *name).collect();
+    Err(Trouble::usage(format!(
+        "{action:?} is no action of {entity}; there are: {}",
+        names.join(", ")
+    )))
+}
+
 /// The subject of an action.
 pub(super) fn subject(prefix: &str, entity: &str, action: &str) -> Result<String, Trouble> {
-    let allowed = |b: u8| b.is_ascii_lowercase() || b == b'_';
-    if action.is_empty() || !action.bytes().all(allowed) {
-        return Err(Trouble::usage(format!(
-            "{action:?} is no action: `integration-worker help {entity}` names them"
-        )));
-    }
+    check_action(entity, action)?;
     Ok(format!("{prefix}.api.{entity}.{action}"))
 }
 
@@ -118,9 +130,7 @@ pub(super) fn headers(request: &EntityRequest) -> Result<HeaderMap, Trouble> {
 fn unanswered(error: &RequestError, subject: &str, request: &EntityRequest) -> Trouble {
     match error.kind() {
         RequestErrorKind::NoResponders => Trouble::unreachable(format!(
-            "no worker answers on {subject}: does one run with this NATS_SUBJECT_PREFIX, and is {:?} \
-             an action?",
-            request.action
+            "no worker answers on {subject}: does one run with this NATS_SUBJECT_PREFIX?"
         )),
         RequestErrorKind::TimedOut => Trouble::unreachable(format!(
             "no answer within {} s; the command may have been done: `--key` makes it safe to ask again",

@@ -16,7 +16,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::shared::{config::variables::help_text, duration::parse_duration};
 
-pub use client::request;
+pub use client::{check_action, request};
 pub use events::tail;
 pub use exit::{Exit, Trouble};
 pub use keys::{list_keys, rotate_keys, tell_rewrapped};
@@ -60,6 +60,8 @@ pub enum Command {
     Webhook(EntityRequest),
     /// Deliveries: get list retry cancel
     Delivery(EntityRequest),
+    /// Messages that could not be understood: list get replay discard
+    Deadletter(EntityRequest),
     /// Shows the workers that answer, and what waits in their streams
     Status(StatusOptions),
     /// The domain events that the workers publish

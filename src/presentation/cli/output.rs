@@ -2,14 +2,15 @@
 
 use std::{
     fmt::{self, Display},
-    io::Write,
+    io::{self, ErrorKind, Write},
 };
 
 /// Results go to standard output, everything else to standard error.
 pub struct Output<'a> {
     out: &'a mut dyn Write,
     err: &'a mut dyn Write,
-    closed: bool,
+    /// The first fault of standard output.
+    fault: Option<io::Error>,
 }
 
 impl<'a> Output<'a> {
@@ -18,7 +19,7 @@ impl<'a> Output<'a> {
         Self {
             out,
             err,
-            closed: false,
+            fault: None,
         }
     }
 
@@ -29,8 +30,10 @@ impl<'a> Output<'a> {
 
     /// Prints a part of the result as it is.
     pub fn bytes(&mut self, bytes: &[u8]) {
-        let written = self.out.write_all(bytes).and_then(|()| self.out.flush());
-        self.closed |= written.is_err();
+        if self.fault.is_none() {
+            let written = self.out.write_all(bytes).and_then(|()| self.out.flush());
+            self.fault = written.err();
+        }
     }
 
     /// Prints a line about the command.
@@ -39,16 +42,23 @@ impl<'a> Output<'a> {
         drop(writeln!(self.err, "{text}"));
     }
 
-    /// Whether nobody reads the result any more, as after `| head`.
+    /// Whether no more of the result can be printed.
     pub fn is_closed(&self) -> bool {
-        self.closed
+        self.fault.is_some()
+    }
+
+    /// Why a part of the result was lost, as on a full disk. That nobody reads on, as after `| head`, is
+    /// no loss.
+    pub fn loss(&self) -> Option<&io::Error> {
+        let fault = self.fault.as_ref();
+        fault.filter(|fault| fault.kind() != ErrorKind::BrokenPipe)
     }
 }
 
 impl fmt::Debug for Output<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Output")
-            .field("closed", &self.closed)
+            .field("fault", &self.fault)
             .finish_non_exhaustive()
     }
 }

@@ -2,9 +2,14 @@
 
 use serde_json::{Map, Value};
 
+use crate::shared::visible::steers;
+
 /// Which fields of a list's items become columns, where an item has them.
-const COLUMNS: [&str; 12] = [
+const COLUMNS: [&str; 17] = [
     "id",
+    "kind",
+    "reason",
+    "subject",
     "name",
     "type",
     "eventType",
@@ -16,6 +21,8 @@ const COLUMNS: [&str; 12] = [
     "nextAttemptAt",
     "error",
     "createdAt",
+    "addedAt",
+    "size",
 ];
 /// The longest cell of a table, in characters.
 const WIDEST: usize = 60;
@@ -44,7 +51,11 @@ pub(super) fn table(items: &[Value]) -> String {
     }
     let heading = columns.iter().map(|column| (*column).to_owned()).collect();
     let row = |item: &Value| {
-        let cell = |column: &&str| short(item.get(column).map(scalar).unwrap_or_default());
+        let value = |column: &&str| {
+            let value = item.get(column)?;
+            Some(scalar(value.get("code").unwrap_or(value)))
+        };
+        let cell = |column: &&str| short(value(column).unwrap_or_default());
         columns.iter().map(cell).collect()
     };
     let rows: Vec<_> = std::iter::once(heading)
@@ -119,10 +130,11 @@ fn scalar(value: &Value) -> String {
     }
 }
 
-/// The text without what would steer the terminal.
+/// The text with escapes in the place of what would steer the terminal, turn the order of the text or not
+/// be seen.
 pub(super) fn printable(text: &str) -> String {
     let escape = |c: char| {
-        if c.is_control() {
+        if steers(c) {
             c.escape_default().to_string()
         } else {
             c.to_string()

@@ -164,7 +164,7 @@ fn rows(items: &[Value], columns: &[&str]) -> String {
         let cell = |column: &&str| match item.get(column) {
             None | Some(Value::Null) => "-".to_owned(),
             Some(Value::String(text)) => printable(text),
-            Some(other) => other.to_string(),
+            Some(other) => printable(&other.to_string()),
         };
         columns.iter().map(cell).collect()
     };

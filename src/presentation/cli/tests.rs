@@ -1,9 +1,10 @@
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
 use clap::{CommandFactory as _, error::ErrorKind};
+use serde_json::Value;
 
 use crate::{
-    application::{ports::Clock, rewrap::Rewrapped},
+    application::{commands::CommandHandler, ports::Clock, rewrap::Rewrapped},
     domain::values::Timestamp,
     shared::config::{keys::parse_keys, variables},
 };
@@ -60,6 +61,7 @@ fn commands_are_read() {
         &["keys", "list", "--json"],
         &["keys", "rotate", "--file", "a", "--id", "k9"],
         &["keys", "rewrap"],
+        &["deadletter", "replay", "--id", "42-1790230470084"],
         &["status", "--json", "--wait", "500ms"],
         &[
             "events",
@@ -110,10 +112,30 @@ fn a_request_is_named_after_its_action() {
         subject("integration", "webhook", "rotate_secret").unwrap(),
         "integration.api.webhook.rotate_secret"
     );
-    for action in ["", "a.b", "*", "get list", "Create"] {
+    for action in ["", "a.b", "*", "get list", "Create", "mark_error"] {
         assert_eq!(
             subject("p", "webhook", action).unwrap_err().exit,
             Exit::Usage
+        );
+    }
+    assert_eq!(
+        check_action("delivery", "bo\u{202e}gus").unwrap_err().text,
+        "\"bo\\u{202e}gus\" is no action of delivery; there are: get, list, retry, cancel"
+    );
+}
+
+#[test]
+fn the_help_names_every_action() {
+    let command = Cli::command();
+    for entity in ["integration", "webhook", "delivery"] {
+        let about = command.find_subcommand(entity).unwrap().get_about();
+        let about = about.unwrap().to_string();
+        let actions = CommandHandler::ACTIONS.iter();
+        let actions = actions.filter(|(of, _)| *of == entity);
+        let names: Vec<&str> = actions.map(|(_, name)| *name).collect();
+        assert!(
+            about.ends_with(&format!(": {}", names.join(" "))),
+            "{about}"
         );
     }
 }
@@ -210,6 +232,44 @@ fn a_refusal_is_told_with_its_details_and_json_as_it_came() {
         let (answer, ..) = printed(|output| print(stranger, false, output));
         assert_eq!(answer.unwrap_err().exit, Exit::Failed);
     }
+}
+
+#[test]
+fn what_steers_or_hides_is_escaped_for_people_and_left_in_json() {
+    let steering = "\u{1b}[2J\u{202e}\u{2066}\u{200b}\u{feff}\u{9b}\u{2028}";
+    let escaped = r"\u{1b}[2J\u{202e}\u{2066}\u{200b}\u{feff}\u{9b}\u{2028}";
+    let reply = |data: Value| serde_json::json!({ "success": true, "data": data }).to_string();
+    let fields = serde_json::json!({ "name": steering, steering: { "n": [steering, "ü 名"] } });
+    for reply in [
+        reply(fields.clone()),
+        reply(
+            serde_json::json!({ "items": [{ "id": fields, "name": steering }], "nextCursor": steering }),
+        ),
+    ] {
+        let (_, out, _) = printed(|output| print(reply.as_bytes(), false, output).unwrap());
+        assert!(
+            out.contains(escaped) && !out.contains(['\u{1b}', '\u{202e}', '\u{200b}']),
+            "{out}"
+        );
+        let (_, out, _) = printed(|output| print(reply.as_bytes(), true, output).unwrap());
+        assert_eq!(out, format!("{reply}\n"));
+    }
+    let refusal = serde_json::json!({ "success": false, "error": {
+        "code": steering, "message": steering,
+        "details": [{ "path": steering, "message": steering }],
+    } });
+    let refusal = refusal.to_string();
+    let (_, _, err) = printed(|output| print(refusal.as_bytes(), false, output).unwrap());
+    assert_eq!(
+        err,
+        format!("{escaped}: {escaped}\n  {escaped}: {escaped}\n")
+    );
+    let event = serde_json::json!({ "type": steering, "data": { steering: steering } });
+    let line = events::line(event.to_string().as_bytes());
+    assert!(
+        line.contains(escaped) && !line.contains(['\u{1b}', '\u{202e}']),
+        "{line}"
+    );
 }
 
 #[test]

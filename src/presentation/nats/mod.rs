@@ -16,7 +16,7 @@ use crate::{
 };
 
 pub use commands::{DurableCommands, DurableSettings};
-pub use service::{RequestService, ServiceError, ServiceSettings};
+pub use service::{Connect, RequestService, ServiceError, ServiceSettings};
 
 /// What commands and queries are handed to.
 #[async_trait]

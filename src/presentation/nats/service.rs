@@ -1,4 +1,8 @@
 //! The request–reply twin of the commands, and the queries: a NATS micro service.
+//!
+//! It has a connection of its own. Anybody may send a request whose headers the client library cannot
+//! read: it drops the connection, which it makes again by itself, or panics in its own task, and then the
+//! client is dead and another one is made here. Events, commands and everything else go on meanwhile.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -9,14 +13,14 @@ use async_nats::{
         endpoint::Endpoint, error::Error as ServiceFault,
     },
 };
-use bytes::Bytes;
 use futures_util::{
     StreamExt,
+    future::BoxFuture,
     stream::{SelectAll, select_all},
 };
 use tokio::{
     sync::Semaphore,
-    time::{Instant, timeout_at},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 use crate::{
@@ -30,6 +34,8 @@ use crate::{
 use super::{HandleCommand, handle_safely, measure, result_of};
 
 const PATH: &str = "request";
+/// What is left of the server's `max_payload` for the headers of an answer, in bytes.
+const HEADERS: usize = 1024;
 /// How long requests that have arrived already are still taken after the service has stopped.
 const DRAIN: Duration = Duration::from_secs(3);
 
@@ -55,10 +61,19 @@ pub struct ServiceError {
 /// How long the server may take to take the registrations.
 const ROUND_TRIP: Duration = Duration::from_secs(5);
 
+/// The longest wait for the server to have the last answers.
+const FLUSH: Duration = Duration::from_secs(1);
+/// How long nobody is connected after a client has died.
+const REBIRTH: Duration = Duration::from_millis(100);
+
+/// Makes a client that connects in the background, for requests alone.
+pub type Connect =
+    Box<dyn Fn() -> BoxFuture<'static, Result<Client, async_nats::Error>> + Send + Sync>;
+
 /// Answers requests.
 pub struct RequestService {
-    /// The connection.
-    pub client: Client,
+    /// Makes the connection, and makes another when the client has died.
+    pub connect: Connect,
     /// What handles them.
     pub handler: Arc<dyn HandleCommand>,
     /// For the ids of commands.
@@ -77,9 +92,17 @@ impl fmt::Debug for RequestService {
 
 /// A request for one action.
 struct Asked {
+    client: Client,
     entity: &'static str,
     action: &'static str,
     request: Request,
+}
+
+/// A client that the server knows as the service.
+struct Registered {
+    client: Client,
+    service: Service,
+    requests: Requests,
 }
 
 type Requests = SelectAll<futures_util::stream::BoxStream<'static, Asked>>;
@@ -89,21 +112,21 @@ impl RequestService {
     /// by then is answered. The client keeps the registrations over lost connections.
     ///
     /// # Errors
-    /// [`ServiceError`] for a wrong name or a closed client.
+    /// [`ServiceError`] for a wrong name or a client that cannot be made.
     pub async fn spawn(self, group: &Group) -> Result<(), ServiceError> {
-        let (service, requests) = self.register().await.map_err(|source| ServiceError {
+        let registered = self.register().await.map_err(|source| ServiceError {
             name: self.settings.name.clone(),
             source,
         })?;
-        self.wait_until_the_server_knows().await;
+        self.wait_until_the_server_knows(&registered.client).await;
         let tasks = group.clone();
-        group.spawn_loop("requests", Arc::new(self).run(service, requests, tasks));
+        group.spawn_loop("requests", Arc::new(self).run(registered, tasks));
         Ok(())
     }
 
-    async fn register(&self) -> Result<(Service, Requests), async_nats::Error> {
-        let service = self
-            .client
+    async fn register(&self) -> Result<Registered, async_nats::Error> {
+        let client = (self.connect)().await?;
+        let service = client
             .service_builder()
             .description(env!("CARGO_PKG_DESCRIPTION"))
             .start(&self.settings.name, env!("CARGO_PKG_VERSION"))
@@ -116,62 +139,95 @@ impl RequestService {
                 .name(format!("{entity}-{action}"))
                 .add(subject)
                 .await?;
+            let client = client.clone();
             let asked = move |request| Asked {
+                client: client.clone(),
                 entity,
                 action,
                 request,
             };
             endpoints.push(endpoint.map(asked).boxed());
         }
-        Ok((service, select_all(endpoints)))
+        Ok(Registered {
+            client,
+            service,
+            requests: select_all(endpoints),
+        })
     }
 
     /// One round trip: the server takes what a connection sends in its order, so it has the
     /// registrations once it answers this, which nobody else does.
-    async fn wait_until_the_server_knows(&self) {
+    async fn wait_until_the_server_knows(&self, client: &Client) {
         let nobody = format!("{}.nobody", self.settings.subject_root);
-        let asked = self.client.request(nobody, "".into());
-        if tokio::time::timeout(ROUND_TRIP, asked).await.is_err() {
+        let asked = client.request(nobody, "".into());
+        if timeout(ROUND_TRIP, asked).await.is_err() {
             tracing::debug!("the server did not answer; requests are answered once it is back");
         }
     }
 
-    async fn run(self: Arc<Self>, service: Service, mut requests: Requests, group: Group) {
+    async fn run(self: Arc<Self>, mut registered: Registered, group: Group) {
         let stopping = group.stopping();
         let permits = Arc::new(Semaphore::new(self.settings.concurrency.max(1)));
         loop {
             let next = async {
                 // The permit comes first: a request is taken when it can be handled.
                 let permit = Arc::clone(&permits).acquire_owned().await.ok()?;
-                Some((requests.next().await?, permit))
+                Some((registered.requests.next().await?, permit))
             };
             let next = tokio::select! {
                 () = stopping.cancelled() => break,
                 next = next => next,
             };
-            let Some((asked, permit)) = next else { return };
-            self.answer_in(&group, asked, permit);
+            if let Some((asked, permit)) = next {
+                self.answer_in(&group, asked, permit);
+                continue;
+            }
+            // All endpoints have ended, which only the end of the client's task does.
+            tracing::error!(
+                "the NATS client for requests has died, of a request that it cannot read"
+            );
+            tokio::select! {
+                () = stopping.cancelled() => return,
+                again = self.register_again() => registered = again,
+            }
         }
-        self.drain(service, requests, &permits, &group).await;
+        self.drain(registered, &permits, &group).await;
+    }
+
+    async fn register_again(&self) -> Registered {
+        loop {
+            sleep(REBIRTH).await;
+            match self.register().await {
+                Ok(registered) => return registered,
+                Err(error) => {
+                    tracing::warn!(error = %Chain(&*error), "requests cannot be answered yet");
+                }
+            }
+        }
     }
 
     /// Takes leave of the server, and answers what it has sent until then.
     async fn drain(
         self: &Arc<Self>,
-        service: Service,
-        mut requests: Requests,
+        registered: Registered,
         permits: &Arc<Semaphore>,
         group: &Group,
     ) {
+        let Registered {
+            client,
+            service,
+            mut requests,
+        } = registered;
         if let Err(error) = service.stop().await {
             tracing::debug!(error = %Chain(&*error), "the NATS service did not stop");
         }
         let until = Instant::now() + DRAIN;
         while let Ok(Some(asked)) = timeout_at(until, requests.next()).await {
             let permit = timeout_at(until, Arc::clone(permits).acquire_owned()).await;
-            let Ok(Ok(permit)) = permit else { return };
+            let Ok(Ok(permit)) = permit else { break };
             self.answer_in(group, asked, permit);
         }
+        flush(&client).await;
     }
 
     fn answer_in(
@@ -181,8 +237,12 @@ impl RequestService {
         permit: tokio::sync::OwnedSemaphorePermit,
     ) {
         let service = Arc::clone(self);
+        let (client, stopping) = (asked.client.clone(), group.stopping());
         group.spawn("request", async move {
             service.answer(asked).await;
+            if stopping.is_cancelled() {
+                flush(&client).await;
+            }
             drop(permit);
         });
     }
@@ -190,6 +250,7 @@ impl RequestService {
     async fn answer(&self, asked: Asked) {
         let started = Instant::now();
         let Asked {
+            client,
             entity,
             action,
             request,
@@ -211,57 +272,61 @@ impl RequestService {
             },
             |handled| handled.reply,
         );
+        let (reply, body) = fitting(&client, reply);
         let label = format!("{entity}.{action}");
         measure(label, PATH, result_of(&reply), started.elapsed());
-        self.respond(request, reply).await;
+        respond(&client, request, reply, body).await;
     }
+}
 
-    async fn respond(&self, request: Request, reply: Reply) {
-        // Nobody waits for an answer to a plain publication.
-        if request.message.reply.is_none() {
-            return;
-        }
-        let body = Bytes::from(reply.to_json().to_string());
-        let reply = if body.len() > self.client.max_payload().saturating_sub(1024) {
-            let message = "the answer is larger than the NATS server takes: ask for less, with a smaller limit";
-            Reply::Failure(Refusal::new(ErrorCode::Internal, message))
-        } else {
-            reply
-        };
-        let sent = match reply {
-            Reply::Success(_) => request.respond(Ok(body)).await,
-            Reply::Failure(refusal) => self.respond_with_error(request, refusal).await,
-        };
-        if let Err(error) = sent {
-            tracing::warn!(error = %Chain(&error), "a request could not be answered");
-        }
+/// The reply and its body, no larger than the server takes.
+fn fitting(client: &Client, reply: Reply) -> (Reply, String) {
+    let body = reply.to_json().to_string();
+    let room = client.max_payload().saturating_sub(HEADERS);
+    if body.len() <= room {
+        return (reply, body);
     }
+    let reply = reply.shortened(room);
+    let body = reply.to_json().to_string();
+    (reply, body)
+}
 
-    /// The library's own error response has no body, but it is what counts errors for
-    /// `nats micro stats`: so the answer is sent by hand, and the library's goes to an inbox that
-    /// nobody reads.
-    async fn respond_with_error(
-        &self,
-        mut request: Request,
-        refusal: Refusal,
-    ) -> Result<(), PublishError> {
-        let fault = ServiceFault {
-            status: one_line(&refusal.message),
-            code: usize::from(refusal.code.status()),
-        };
-        let mut headers = HeaderMap::new();
-        headers.insert(NATS_SERVICE_ERROR, fault.status.as_str());
-        headers.insert(NATS_SERVICE_ERROR_CODE, fault.code.to_string());
-        let body = Reply::Failure(refusal).to_json().to_string();
-        let nowhere = self.client.new_inbox().into();
-        if let Some(reply) = request.message.reply.replace(nowhere) {
-            let sent = self
-                .client
-                .publish_with_headers(reply, headers, body.into());
-            sent.await?;
-        }
-        request.respond(Err(fault)).await
+async fn respond(client: &Client, request: Request, reply: Reply, body: String) {
+    // Nobody waits for an answer to a plain publication.
+    if request.message.reply.is_none() {
+        return;
     }
+    let sent = match reply {
+        Reply::Success(_) => request.respond(Ok(body.into())).await,
+        Reply::Failure(refusal) => respond_with_error(client, request, refusal).await,
+    };
+    if let Err(error) = sent {
+        tracing::warn!(error = %Chain(&error), "a request could not be answered");
+    }
+}
+
+/// The library's own error response has no body, but it is what counts errors for
+/// `nats micro stats`: so the answer is sent by hand, and the library's goes to an inbox that
+/// nobody reads.
+async fn respond_with_error(
+    client: &Client,
+    mut request: Request,
+    refusal: Refusal,
+) -> Result<(), PublishError> {
+    let fault = ServiceFault {
+        status: one_line(&refusal.message),
+        code: usize::from(refusal.code.status()),
+    };
+    let mut headers = HeaderMap::new();
+    headers.insert(NATS_SERVICE_ERROR, fault.status.as_str());
+    headers.insert(NATS_SERVICE_ERROR_CODE, fault.code.to_string());
+    let body = Reply::Failure(refusal).to_json().to_string();
+    let nowhere = client.new_inbox().into();
+    if let Some(reply) = request.message.reply.replace(nowhere) {
+        let sent = client.publish_with_headers(reply, headers, body.into());
+        sent.await?;
+    }
+    request.respond(Err(fault)).await
 }
 
 fn headers(map: Option<&HeaderMap>) -> Vec<(String, String)> {
@@ -270,6 +335,11 @@ fn headers(map: Option<&HeaderMap>) -> Vec<(String, String)> {
         .flat_map(|(name, values)| values.iter().map(move |value| (name, value)))
         .map(|(name, value)| (name.to_string(), value.as_str().to_owned()))
         .collect()
+}
+
+/// What a client has not sent when it is dropped is lost.
+async fn flush(client: &Client) {
+    drop(timeout(FLUSH, client.flush()).await);
 }
 
 /// A header's value may hold no line breaks.

@@ -128,6 +128,13 @@ impl Erp {
         events: &[&str],
         config: Value,
     ) -> (String, String) {
+        let webhook = self.new_webhook(url, events, config).await;
+        let text = |value: &Value| value.as_str().expect("a text").to_owned();
+        (text(&webhook["id"]), text(&webhook["secret"]))
+    }
+
+    /// An integration and a webhook of it, as its `create` answers.
+    pub(crate) async fn new_webhook(&self, url: &str, events: &[&str], config: Value) -> Value {
         let mut full = json!({ "url": url });
         for (name, value) in config.as_object().expect("an object") {
             full[name] = value.clone();
@@ -139,13 +146,13 @@ impl Erp {
                 json!({ "name": name, "type": "webhook", "config": {} }),
             )
             .await;
-        let webhook = self
-            .ask("webhook.create", json!({
+        self.ask(
+            "webhook.create",
+            json!({
                 "name": "w", "integrationId": integration["id"], "events": events, "config": full,
-            }))
-            .await;
-        let text = |value: &Value| value.as_str().expect("a text").to_owned();
-        (text(&webhook["id"]), text(&webhook["secret"]))
+            }),
+        )
+        .await
     }
 
     /// All domain events so far, oldest first.

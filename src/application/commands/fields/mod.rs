@@ -9,12 +9,15 @@ use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use crate::domain::values::{Faults, Timestamp, parse_duration, truncate_to_millis};
+use crate::{
+    domain::values::{Faults, Timestamp, parse_duration, truncate_to_millis},
+    shared::visible::is_visible,
+};
 
 /// What a text may be.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::application) enum Text {
-    /// 1 to so many characters, not blank, no control characters.
+    /// 1 to so many characters, one of them to be seen, no control characters.
     Line(usize),
     /// 0 to so many characters; line breaks and tabs are allowed, other control characters are not.
     Block(usize),
@@ -25,8 +28,8 @@ impl Text {
     pub(in crate::application) fn problem(self, text: &str) -> Option<String> {
         let characters = text.chars().count();
         match self {
-            Self::Line(max) if characters > max || text.trim().is_empty() => Some(format!(
-                "must be a text of 1 to {max} characters that is not blank"
+            Self::Line(max) if characters > max || !is_visible(text) => Some(format!(
+                "must be a text of 1 to {max} characters, at least one of them visible"
             )),
             Self::Line(_) if text.chars().any(char::is_control) => {
                 Some("must not hold control characters".to_owned())

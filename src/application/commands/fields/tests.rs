@@ -51,6 +51,24 @@ fn every_fault_is_told_at_once_with_its_path() {
 }
 
 #[test]
+fn a_line_has_something_to_see() {
+    for (text, good) in [
+        ("a", true),
+        ("\u{200b}a", true),
+        ("\u{1f600}", true),
+        ("", false),
+        (" \u{a0}\u{3000}", false),
+        ("\u{200b}\u{feff}", false),
+        ("\u{202e}\u{2066}", false),
+        ("\u{ad}\u{3164}", false),
+        ("\u{7}", false),
+        ("a\u{7}", false),
+    ] {
+        assert_eq!(Text::Line(5).problem(text).is_none(), good, "{text:?}");
+    }
+}
+
+#[test]
 fn an_unknown_field_names_the_allowed_ones() {
     let mut f = fields(json!({ "nme": 1 }));
     f.text("name", Text::Line(5));

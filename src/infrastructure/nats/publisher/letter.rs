@@ -3,18 +3,22 @@
 
 use bytes::Bytes;
 
-use crate::application::{dead_letters::dead_letter_id, ports::DeadLetter};
+use crate::{
+    application::{dead_letter_box::CUT_BODY, dead_letters::dead_letter_id, ports::DeadLetter},
+    domain::values::format_time,
+};
 
 /// The server stores no headers of 64 KiB or more.
 const MAX_HEADERS: usize = 60 * 1024;
 /// Longest reason, in bytes.
 const MAX_REASON: usize = 2 * 1024;
 /// Ours; an original that is a dead letter itself has them too.
-const OURS: [&str; 5] = [
+const OURS: [&str; 6] = [
     "Integration-Reason",
     "Integration-Origin-Subject",
     "Integration-Origin-Stream",
     "Integration-Origin-Sequence",
+    "Integration-Origin-Time",
     "Integration-Tenant",
 ];
 
@@ -50,10 +54,7 @@ pub(super) fn shape(letter: &DeadLetter, max_payload: usize) -> Shaped {
     let limit = max_payload.saturating_sub(before);
     let mut body = letter.body.clone();
     if body.len() > limit {
-        notes.push(format!(
-            "the body was cut from {} to {limit} bytes",
-            body.len()
-        ));
+        notes.push(format!("{CUT_BODY}{} to {limit} bytes", body.len()));
         body.truncate(limit);
     }
     let mut reason = text(&letter.reason, MAX_REASON);
@@ -65,19 +66,20 @@ pub(super) fn shape(letter: &DeadLetter, max_payload: usize) -> Shaped {
 }
 
 fn our_headers(letter: &DeadLetter, reason: String) -> Vec<(String, String)> {
-    let [reason_name, subject, stream, sequence, tenant] = OURS.map(str::to_owned);
+    let [reason_name, subject, stream, sequence, time, tenant] = OURS.map(str::to_owned);
     vec![
         (reason_name, reason),
         (subject, text(&letter.subject, 1024)),
         (stream, text(&letter.stream, 256)),
         (sequence, letter.sequence.to_string()),
+        (time, format_time(letter.published_at)),
         (tenant, text(&letter.tenant, 256)),
         (super::MSG_ID.to_owned(), dead_letter_id(letter).to_string()),
     ]
 }
 
 /// `Nats-*` means something to the server, which would act on it again.
-fn is_kept(name: &str) -> bool {
+pub(in crate::infrastructure::nats) fn is_kept(name: &str) -> bool {
     let server = name
         .get(..5)
         .is_some_and(|start| start.eq_ignore_ascii_case("nats-"));
@@ -161,6 +163,10 @@ mod tests {
         );
         assert_eq!(value(&shaped, "Integration-Origin-Stream"), ["ERP_EVENTS"]);
         assert_eq!(value(&shaped, "Integration-Origin-Sequence"), ["7"]);
+        assert_eq!(
+            value(&shaped, "Integration-Origin-Time"),
+            ["1970-01-01T00:00:00.000Z"]
+        );
         assert_eq!(value(&shaped, "Integration-Tenant"), ["default"]);
         assert_eq!(
             value(&shaped, "Nats-Msg-Id"),

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 
 use crate::{
     application::ports::{BusError, DeadLetter, EventPublisher, ReplyPublisher},
-    domain::{events::DomainEvent, interfaces::OutboxRow},
+    domain::{events::DomainEvent, interfaces::OutboxRow, values::TraceContext},
     shared::error_chain::Chain,
 };
 
@@ -29,6 +29,8 @@ use super::{
     subjects::{SubjectPrefix, is_publishable},
     topology::Topology,
 };
+
+pub(super) use letter::is_kept as is_of_the_original;
 
 /// How long the server may take to acknowledge one message.
 const ACK_TIMEOUT: Duration = Duration::from_secs(10);
@@ -40,7 +42,7 @@ const WINDOW: usize = 512;
 /// far more than callers at a time have in their windows, or they wait for each other.
 const MAX_IN_FLIGHT: usize = 64 * 1024;
 
-const MSG_ID: &str = "Nats-Msg-Id";
+pub(super) const MSG_ID: &str = "Nats-Msg-Id";
 
 /// The publisher over JetStream.
 pub struct JetStreamPublisher {
@@ -79,10 +81,14 @@ impl JetStreamPublisher {
         let mut headers = HeaderMap::new();
         headers.insert("Content-Type", DomainEvent::CONTENT_TYPE);
         headers.insert(MSG_ID, row.id.to_string());
-        // A trace context that is no header value is not worth an event.
-        let traceparent = row.traceparent.as_deref().map(str::parse::<HeaderValue>);
-        if let Some(Ok(traceparent)) = traceparent {
-            headers.insert("traceparent", traceparent);
+        let trace = row.trace.as_ref();
+        let parent = trace.map(TraceContext::parent);
+        let state = trace.and_then(TraceContext::state);
+        for (name, value) in [("traceparent", parent), ("tracestate", state)] {
+            // A trace context that is no header value is not worth an event.
+            if let Some(Ok(value)) = value.map(str::parse::<HeaderValue>) {
+                headers.insert(name, value);
+            }
         }
         let limit = self
             .client

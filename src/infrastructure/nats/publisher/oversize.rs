@@ -50,7 +50,7 @@ mod tests {
         OutboxRow {
             id: uuid::Uuid::nil(),
             event_type: "webhook.created".to_owned(),
-            traceparent: None,
+            trace: None,
             body: serde_json::to_vec(body).unwrap(),
         }
     }

@@ -175,7 +175,7 @@ fn fault(head: &[u8]) -> Option<&'static str> {
 }
 
 /// The lines that can be kept, with spaces for what cannot.
-fn readable(head: &[u8]) -> Vec<(String, String)> {
+pub(in crate::infrastructure::nats) fn readable(head: &[u8]) -> Vec<(String, String)> {
     let clean = |c: char| if c.is_control() { ' ' } else { c };
     String::from_utf8_lossy(head)
         .lines()

@@ -3,9 +3,9 @@
 use uuid::Uuid;
 
 use crate::domain::{
-    entities::{Attempt, Delivery, DeliveryStatus},
+    entities::{Attempt, Delivery, DeliveryStatus, LanePlace},
     interfaces::{StoreError, StoredEvent},
-    values::{DeliveryId, Timestamp, WebhookId},
+    values::{DeliveryId, LaneKey, Timestamp, WebhookId},
 };
 
 use super::{RowRef, entity::tenant};
@@ -17,7 +17,8 @@ macro_rules! delivery_columns {
     () => {
         "d.id, d.tenant, d.webhook_id, d.event_id, d.event_type, d.correlation_id,
          d.source_sequence, d.status, d.attempt_count, d.event_version, d.budget_base,
-         d.next_attempt_at, d.error, d.created_at, d.completed_at"
+         d.next_attempt_at, d.error, d.created_at, d.completed_at, d.lane_key, d.lane_turn,
+         d.lane_blocks"
     };
 }
 pub(in super::super) use delivery_columns;
@@ -39,6 +40,16 @@ pub(in super::super) struct DeliveryRow {
     pub(super) error: Option<String>,
     pub(super) created_at: Timestamp,
     pub(super) completed_at: Option<Timestamp>,
+    pub(super) lane_key: Option<String>,
+    pub(super) lane_turn: Option<i64>,
+    pub(super) lane_blocks: bool,
+}
+
+impl DeliveryRow {
+    /// Its place, for sorting.
+    pub(in super::super) fn place(&self) -> (Uuid, Option<String>, Option<i64>) {
+        (self.webhook_id, self.lane_key.clone(), self.lane_turn)
+    }
 }
 
 impl TryFrom<DeliveryRow> for Delivery {
@@ -54,6 +65,15 @@ impl TryFrom<DeliveryRow> for Delivery {
         if (status == DeliveryStatus::Pending) != row.next_attempt_at.is_some() {
             return Err(this.broken("next_attempt_at", "it is set exactly while pending"));
         }
+        let lane = match (row.lane_key, row.lane_turn) {
+            (Some(key), Some(turn)) => Some(LanePlace {
+                key: LaneKey::new(&key),
+                turn,
+                blocks: row.lane_blocks,
+            }),
+            (None, None) => None,
+            _ => return Err(this.broken("lane_turn", "it is set exactly with lane_key")),
+        };
         Ok(Self {
             id: DeliveryId(row.id),
             tenant: tenant(&row.tenant, this)?,
@@ -70,6 +90,7 @@ impl TryFrom<DeliveryRow> for Delivery {
             error: row.error,
             created_at: row.created_at,
             completed_at: row.completed_at,
+            lane,
         })
     }
 }

@@ -83,6 +83,9 @@ fn delivery() -> DeliveryRow {
         error: None,
         created_at: TIME,
         completed_at: None,
+        lane_key: None,
+        lane_turn: None,
+        lane_blocks: false,
     }
 }
 

@@ -4,8 +4,8 @@ use uuid::Uuid;
 
 use crate::domain::{
     entities::{SigningSecret, Webhook, WebhookStatus},
-    interfaces::StoreError,
-    values::{EventPattern, IntegrationId, SealedSecrets, Timestamp, WebhookId},
+    interfaces::{StoreError, UnreadableWebhook},
+    values::{EventPattern, IntegrationId, SealedSecrets, TenantId, Timestamp, WebhookId},
 };
 
 use super::{
@@ -58,6 +58,22 @@ pub(in super::super) struct WebhookRow {
 impl WebhookRow {
     pub(in super::super) fn id(&self) -> Uuid {
         self.id
+    }
+
+    /// What of it is needed when the rest cannot be read; `None` when it receives nothing.
+    pub(in super::super) fn needed(&self) -> Option<UnreadableWebhook> {
+        if self.status == WebhookStatus::Inactive.as_str() {
+            return None;
+        }
+        let events = self.events.iter().map(|text| EventPattern::try_new(text));
+        let events: Option<Vec<_>> = events.collect::<Result<_, _>>().ok();
+        Some(UnreadableWebhook {
+            id: WebhookId(self.id),
+            integration_id: IntegrationId(self.integration_id),
+            tenant: TenantId::try_new(&self.meta.tenant).ok()?,
+            events: events.filter(|events| !events.is_empty()),
+            problem: String::new(),
+        })
     }
 }
 

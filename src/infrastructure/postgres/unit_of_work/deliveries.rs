@@ -1,6 +1,6 @@
 //! Deliveries within a unit of work.
 
-use sqlx::postgres::PgConnection;
+use sqlx::postgres::{PgBindIterExt as _, PgConnection};
 
 use crate::domain::{
     entities::Delivery,
@@ -62,7 +62,7 @@ pub(super) async fn update(
         "UPDATE deliveries
          SET status = $2, attempt_count = $3, event_version = $4, budget_base = $5,
              next_attempt_at = $6, due_at = $6, error = $7, completed_at = $8,
-             lease_epoch = lease_epoch + 1
+             lease_epoch = lease_epoch + 1, lane_blocks = $9
          WHERE id = $1",
     )
     .bind(changed.id.0)
@@ -73,6 +73,7 @@ pub(super) async fn update(
     .bind(changed.next_attempt_at)
     .bind(clean_opt(changed.error.as_ref()))
     .bind(changed.completed_at)
+    .bind(changed.blocks())
     .execute(connection)
     .await
     .map_err(during("update a delivery"))?;
@@ -82,14 +83,33 @@ pub(super) async fn update(
     }
 }
 
-/// Deliveries that are cancelled together with their webhook; the claims do it with what is left.
+pub(super) async fn unblock_lanes(
+    connection: &mut PgConnection,
+    webhook: WebhookId,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "WITH blocking AS MATERIALIZED (
+             SELECT id FROM deliveries
+             WHERE webhook_id = $1 AND lane_key IS NOT NULL AND lane_blocks
+             ORDER BY id FOR UPDATE
+         )
+         UPDATE deliveries d SET lane_blocks = false FROM blocking b WHERE d.id = b.id",
+    )
+    .bind(webhook.0)
+    .execute(connection)
+    .await
+    .map_err(during("let lanes go on"))?;
+    Ok(())
+}
+
+/// Deliveries that are cancelled together with their webhooks; the claims do it with what is left.
 const CANCELLED_AT_ONCE: i64 = 1_000;
 
-/// Cancels what still waits for a webhook that is deleted, or leaves a note of what is left of it; the
+/// Cancels what still waits for webhooks that are deleted, or leaves notes of what is left of it; the
 /// leases end.
 pub(super) async fn cancel_or_note(
     connection: &mut PgConnection,
-    webhook: WebhookId,
+    webhooks: &[WebhookId],
     now: Timestamp,
 ) -> Result<(), StoreError> {
     const OPERATION: &str = "cancel the deliveries of a webhook";
@@ -97,7 +117,11 @@ pub(super) async fn cancel_or_note(
     let cancelled = sqlx::query(
         "WITH pending AS MATERIALIZED (
              SELECT id FROM deliveries WHERE id = ANY (ARRAY (
-                 SELECT id FROM deliveries WHERE webhook_id = $1 AND status = 'pending' LIMIT $3))
+                 (SELECT id FROM deliveries WHERE webhook_id = ANY ($1::uuid[])
+                      AND status = 'pending' AND lane_key IS NULL LIMIT $3)
+                 UNION ALL
+                 (SELECT id FROM deliveries WHERE webhook_id = ANY ($1::uuid[])
+                      AND status = 'pending' AND lane_key IS NOT NULL LIMIT $3)))
                  AND status = 'pending'
              ORDER BY id FOR UPDATE
          )
@@ -106,7 +130,7 @@ pub(super) async fn cancel_or_note(
              lease_epoch = d.lease_epoch + 1, event_meta = NULL, event_raw = NULL
          FROM pending p WHERE d.id = p.id",
     )
-    .bind(webhook.0)
+    .bind(webhooks.iter().map(|id| id.0).bind_iter())
     .bind(now)
     .bind(CANCELLED_AT_ONCE)
     .execute(&mut *connection)
@@ -115,10 +139,15 @@ pub(super) async fn cancel_or_note(
     if cancelled.rows_affected() < CANCELLED_AT_ONCE.unsigned_abs() {
         return Ok(());
     }
-    sqlx::query("INSERT INTO deleted_webhooks (id) VALUES ($1)")
-        .bind(webhook.0)
-        .execute(connection)
-        .await
-        .map_err(during(OPERATION))?;
+    sqlx::query(
+        "INSERT INTO deleted_webhooks (id)
+         SELECT w.id FROM UNNEST($1::uuid[]) AS w (id)
+         WHERE EXISTS (
+             SELECT FROM deliveries d WHERE d.webhook_id = w.id AND d.status = 'pending')",
+    )
+    .bind(webhooks.iter().map(|id| id.0).bind_iter())
+    .execute(connection)
+    .await
+    .map_err(during(OPERATION))?;
     Ok(())
 }

@@ -121,9 +121,31 @@ impl UnitOfWork for Work {
     async fn delete_webhook(&mut self, id: WebhookId, now: Timestamp) -> Result<(), StoreError> {
         let delete = async {
             webhooks::delete(&mut self.tx, id).await?;
-            deliveries::cancel_or_note(&mut self.tx, id, now).await
+            deliveries::cancel_or_note(&mut self.tx, &[id], now).await
         };
         command(self.call_timeout, delete).await
+    }
+
+    async fn delete_webhooks_of(
+        &mut self,
+        id: IntegrationId,
+        now: Timestamp,
+    ) -> Result<Vec<Webhook>, StoreError> {
+        let delete = async {
+            let gone = webhooks::delete_all_of(&mut self.tx, id).await?;
+            let ids: Vec<WebhookId> = gone.iter().map(|webhook| webhook.id).collect();
+            deliveries::cancel_or_note(&mut self.tx, &ids, now).await?;
+            Ok(gone)
+        };
+        command(self.call_timeout, delete).await
+    }
+
+    async fn unblock_lanes(&mut self, id: WebhookId) -> Result<(), StoreError> {
+        command(
+            self.call_timeout,
+            deliveries::unblock_lanes(&mut self.tx, id),
+        )
+        .await
     }
 
     async fn delivery(

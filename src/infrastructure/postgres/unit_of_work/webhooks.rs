@@ -15,7 +15,7 @@ use crate::domain::{
 use super::{
     super::{
         error::during,
-        rows::{WebhookRow, select_webhooks},
+        rows::{WebhookRow, all, select_webhooks},
         text::{clean, clean_opt},
     },
     integrations::{config, tags},
@@ -159,6 +159,35 @@ pub(super) async fn delete(connection: &mut PgConnection, id: WebhookId) -> Resu
         0 => Err(StoreError::Conflict),
         _ => Ok(()),
     }
+}
+
+/// Answers them as they were.
+pub(super) async fn delete_all_of(
+    connection: &mut PgConnection,
+    id: IntegrationId,
+) -> Result<Vec<Webhook>, StoreError> {
+    const OPERATION: &str = "delete the webhooks of an integration";
+    sqlx::query("SELECT FROM webhooks WHERE integration_id = $1 ORDER BY id FOR UPDATE")
+        .bind(id.0)
+        .execute(&mut *connection)
+        .await
+        .map_err(during(OPERATION))?;
+    // Read under the lock, as in `lock`.
+    let rows: Vec<WebhookRow> = sqlx::query_as(select_webhooks!(
+        "",
+        "WHERE w.integration_id = $1 ORDER BY w.id"
+    ))
+    .bind(id.0)
+    .fetch_all(&mut *connection)
+    .await
+    .map_err(during(OPERATION))?;
+    let webhooks: Vec<Webhook> = all(rows)?;
+    sqlx::query("DELETE FROM webhooks WHERE id = ANY($1::uuid[])")
+        .bind(webhooks.iter().map(|webhook| webhook.id.0).bind_iter())
+        .execute(connection)
+        .await
+        .map_err(during(OPERATION))?;
+    Ok(webhooks)
 }
 
 async fn insert_secrets(

@@ -3,9 +3,9 @@
 use sqlx::sqlite::SqliteRow;
 
 use crate::domain::{
-    entities::{Attempt, Delivery, DeliveryStatus},
+    entities::{Attempt, Delivery, DeliveryStatus, LanePlace},
     interfaces::{ClaimedDelivery, Lease, StoreError, StoredEvent},
-    values::{DeliveryId, WebhookId},
+    values::{DeliveryId, LaneKey, WebhookId},
 };
 
 use super::Cells;
@@ -30,7 +30,19 @@ pub(in super::super) fn delivery(row: &SqliteRow) -> Result<Delivery, StoreError
         error: cells.get("error")?,
         created_at: cells.time("created_at")?,
         completed_at: cells.optional_time("completed_at")?,
+        lane: lane(&cells)?,
     })
+}
+
+fn lane(cells: &Cells<'_>) -> Result<Option<LanePlace>, StoreError> {
+    let Some(key) = cells.get::<Option<String>>("lane_key")? else {
+        return Ok(None);
+    };
+    Ok(Some(LanePlace {
+        key: LaneKey::new(&key),
+        turn: cells.present("lane_turn")?,
+        blocks: cells.get("lane_blocks")?,
+    }))
 }
 
 /// The first attempt, which stands in the delivery's row.

@@ -8,7 +8,7 @@ use crate::domain::{
         EntityMeta, Integration, IntegrationStatus, IntegrationType, SigningSecret, Webhook,
         WebhookStatus,
     },
-    interfaces::StoreError,
+    interfaces::{StoreError, UnreadableWebhook},
     values::{EventPattern, IntegrationId, SealedSecrets, SecretConfig, WebhookId},
 };
 
@@ -46,14 +46,37 @@ pub(in super::super) fn webhook(row: &SqliteRow) -> Result<Webhook, StoreError> 
         },
         _ => return Err(cells.bad("status", "an unknown value")),
     };
+    let events = cells.json::<Vec<EventPattern>>("events")?;
+    if events.is_empty() {
+        return Err(cells.bad("events", "it is empty"));
+    }
     Ok(Webhook {
         id: WebhookId(cells.get("id")?),
         integration_id: IntegrationId(cells.get("integration_id")?),
         meta: meta(cells)?,
-        events: cells.json::<Vec<EventPattern>>("events")?,
+        events,
         status,
         config: config(cells)?,
         secrets: secrets(row)?,
+    })
+}
+
+/// What of a webhook is needed when the rest cannot be read; `None` when it receives nothing.
+pub(in super::super) fn needed_of_webhook(
+    row: &SqliteRow,
+    problem: String,
+) -> Option<UnreadableWebhook> {
+    let cells = Cells::new(row, "webhooks");
+    if cells.get::<&str>("status").ok() == Some(WebhookStatus::Inactive.as_str()) {
+        return None;
+    }
+    let events = cells.json::<Vec<EventPattern>>("events").ok();
+    Some(UnreadableWebhook {
+        id: WebhookId(cells.get("id").ok()?),
+        integration_id: IntegrationId(cells.get("integration_id").ok()?),
+        tenant: cells.tenant().ok()?,
+        events: events.filter(|events| !events.is_empty()),
+        problem,
     })
 }
 

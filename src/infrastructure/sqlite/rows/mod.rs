@@ -4,7 +4,7 @@ mod delivery;
 mod entity;
 
 pub(super) use delivery::{attempt, claimed, delivery, first_attempt};
-pub(super) use entity::{integration, webhook};
+pub(super) use entity::{integration, needed_of_webhook, webhook};
 
 use sqlx::{ColumnIndex as _, Decode, Row as _, Sqlite, Type, ValueRef as _, sqlite::SqliteRow};
 use uuid::Uuid;

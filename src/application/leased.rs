@@ -1,0 +1,121 @@
+//! Attempts under leases: what the parked lane and the ordered lanes do with what they have claimed.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::domain::{
+    entities::DeliveryStatus,
+    events::BusinessEvent,
+    interfaces::{ClaimedDelivery, Lease, LeasedRecord},
+    values::{Timestamp, WebhookId},
+};
+
+use super::{
+    deliver::{Deliverer, Lane, Tried, UNUSABLE},
+    ports::Clock,
+    recorder::{Outcome, Outcomes},
+    registry::Snapshot,
+};
+
+/// When a delivery that got no slot is due again.
+pub const BUSY_WAIT: Duration = Duration::from_secs(1);
+/// When a delivery that got no slot at an endpoint that does not keep up is due again.
+pub const BEHIND_WAIT: Duration = Duration::from_secs(5);
+/// When a delivery whose webhook cannot be used is due again.
+pub const UNUSABLE_WAIT: Duration = Duration::from_mins(1);
+
+/// What is recorded about a claimed delivery.
+#[derive(Debug)]
+pub(super) enum Settled {
+    Recorded(Box<LeasedRecord>),
+    Released(Lease, Timestamp),
+}
+
+impl Settled {
+    /// Whether the delivery is behind us, and those that wait for it may go.
+    pub(super) fn lets_others_go(&self) -> bool {
+        match self {
+            Self::Recorded(record) => {
+                record.delivery.status != DeliveryStatus::Pending && !record.delivery.blocks()
+            }
+            Self::Released(..) => false,
+        }
+    }
+}
+
+/// Makes attempts under leases.
+pub struct LeasedAttempts {
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Makes them.
+    pub deliverer: Arc<Deliverer>,
+    /// Takes what came of them.
+    pub outcomes: Outcomes,
+}
+
+impl std::fmt::Debug for LeasedAttempts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LeasedAttempts").finish_non_exhaustive()
+    }
+}
+
+impl LeasedAttempts {
+    /// Webhooks that are not worth claiming for now.
+    pub(super) fn saturated(&self) -> Vec<WebhookId> {
+        self.deliverer.endpoints().saturated()
+    }
+
+    /// Tries a delivery; `None` when the worker is stopping.
+    pub(super) async fn attempt(
+        &self,
+        one: ClaimedDelivery,
+        snapshot: &Snapshot,
+    ) -> Option<Settled> {
+        let ClaimedDelivery {
+            lease,
+            delivery,
+            event,
+        } = one;
+        let released =
+            |wait: Duration| Some(Settled::Released(lease, self.clock.store_now() + wait));
+        let Some(webhook) = snapshot.webhook(delivery.webhook_id) else {
+            return released(BUSY_WAIT);
+        };
+        let event = match BusinessEvent::from_stored(&event.meta, Bytes::clone(&event.raw)) {
+            Ok(event) => event,
+            Err(problem) => {
+                tracing::error!(delivery = %delivery.id, problem, "a stored event cannot be read");
+                return released(UNUSABLE_WAIT);
+            }
+        };
+        let tried = self
+            .deliverer
+            .attempt(Lane::Parked, webhook, &event, delivery, async |_| {});
+        match tried.await {
+            Tried::Attempted(attempted) => Some(Settled::Recorded(Box::new(LeasedRecord {
+                lease,
+                delivery: attempted.delivery,
+                attempt: attempted.attempt,
+                events: attempted.events,
+            }))),
+            Tried::Waits(UNUSABLE) => released(UNUSABLE_WAIT),
+            Tried::Waits(_) if self.deliverer.endpoints().is_behind(webhook.id) => {
+                released(BEHIND_WAIT)
+            }
+            Tried::Waits(_) => released(BUSY_WAIT),
+            Tried::Stopping => None,
+        }
+    }
+
+    /// Hands in what came of it; `permit` is held until it is recorded.
+    pub(super) async fn hand_in(&self, settled: Settled, permit: OwnedSemaphorePermit) {
+        let outcome = match settled {
+            Settled::Recorded(record) => Outcome::Leased { record, permit },
+            Settled::Released(lease, at) => Outcome::Release { lease, at, permit },
+        };
+        // The recorder outlives the lanes; if it is gone, the lease runs out.
+        drop(self.outcomes.send(outcome).await);
+    }
+}

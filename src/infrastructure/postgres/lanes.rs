@@ -1,0 +1,225 @@
+//! Claims from the lanes of ordered deliveries.
+//!
+//! The index on the lanes has the front of each first, so a claim hops from lane to lane in it, one
+//! probe each, and takes from those whose front is due. Lanes beyond the limit get their turn with the
+//! next claim, which begins where this one ended.
+
+use std::sync::{Mutex, PoisonError};
+
+use sqlx::postgres::{PgBindIterExt as _, PgConnection};
+use uuid::Uuid;
+
+use crate::domain::interfaces::{ClaimedDelivery, ClaimedLanes, LaneClaim, StoreError};
+
+use super::{
+    claim::{ClaimRow, MAX_BYTES, cancel_orphans},
+    error::during,
+    pool::Pool,
+    rows::delivery_columns,
+};
+
+const OPERATION: &str = "claim ordered deliveries";
+
+/// The lane that the last claim ended with.
+pub(super) type LastLane = Mutex<(Uuid, String)>;
+
+/// A lane whose front is due.
+#[derive(sqlx::FromRow)]
+struct Front {
+    webhook_id: Uuid,
+    lane_key: String,
+    lane_turn: i64,
+    /// `None`: the webhook is gone.
+    runs: Option<bool>,
+}
+
+/// Implements [`crate::domain::interfaces::DeliveryStore::claim_lanes`].
+pub(super) async fn claim_lanes(
+    pool: &Pool,
+    last: &LastLane,
+    claim: &LaneClaim,
+) -> Result<ClaimedLanes, StoreError> {
+    if claim.lanes == 0 || claim.per_lane == 0 {
+        return Ok(ClaimedLanes::default());
+    }
+    pool.bounded(OPERATION, async {
+        let mut connection = pool.lend(OPERATION).await?;
+        let claimed = claim_from(&mut connection, last, claim).await?;
+        connection.give_back();
+        Ok(claimed)
+    })
+    .await
+}
+
+async fn claim_from(
+    connection: &mut PgConnection,
+    last: &LastLane,
+    claim: &LaneClaim,
+) -> Result<ClaimedLanes, StoreError> {
+    let from = last.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let fronts = due_fronts(connection, &from, claim).await?;
+    if let Some(end) = fronts.last() {
+        *last.lock().unwrap_or_else(PoisonError::into_inner) =
+            (end.webhook_id, end.lane_key.clone());
+    }
+    let (running, gone): (Vec<Front>, Vec<Front>) =
+        fronts.into_iter().partition(|front| front.runs.is_some());
+    if !gone.is_empty() {
+        cancel_orphans(
+            connection,
+            gone.iter().map(|front| front.webhook_id),
+            claim.now,
+        )
+        .await?;
+    }
+    let (within, above): (Vec<Front>, Vec<Front>) = running
+        .into_iter()
+        .partition(|front| front.lane_turn <= claim.floor);
+    let lanes = if within.is_empty() {
+        Vec::new()
+    } else {
+        by_lane(take(connection, &within, claim).await?)?
+    };
+    Ok(ClaimedLanes {
+        lanes,
+        above_floor: !above.is_empty(),
+    })
+}
+
+/// The lanes whose front is due, of webhooks that run and those that are gone: those after `from` first.
+async fn due_fronts(
+    connection: &mut PgConnection,
+    from: &(Uuid, String),
+    claim: &LaneClaim,
+) -> Result<Vec<Front>, StoreError> {
+    sqlx::query_as(
+        "WITH RECURSIVE behind AS (
+             (SELECT d.webhook_id, d.lane_key, d.lane_turn, d.status, d.due_at FROM deliveries d
+              WHERE d.lane_key IS NOT NULL AND (d.status = 'pending' OR d.lane_blocks)
+                  AND (d.webhook_id, d.lane_key) > ($1, $2)
+              ORDER BY d.webhook_id, d.lane_key, d.lane_turn LIMIT 1)
+             UNION ALL
+             SELECT n.* FROM behind b CROSS JOIN LATERAL (
+                 SELECT d.webhook_id, d.lane_key, d.lane_turn, d.status, d.due_at FROM deliveries d
+                 WHERE d.lane_key IS NOT NULL AND (d.status = 'pending' OR d.lane_blocks)
+                     AND (d.webhook_id, d.lane_key) > (b.webhook_id, b.lane_key)
+                 ORDER BY d.webhook_id, d.lane_key, d.lane_turn LIMIT 1) n
+         ), ahead AS (
+             (SELECT d.webhook_id, d.lane_key, d.lane_turn, d.status, d.due_at FROM deliveries d
+              WHERE d.lane_key IS NOT NULL AND (d.status = 'pending' OR d.lane_blocks)
+                  AND (d.webhook_id, d.lane_key) <= ($1, $2)
+              ORDER BY d.webhook_id, d.lane_key, d.lane_turn LIMIT 1)
+             UNION ALL
+             SELECT n.* FROM ahead a CROSS JOIN LATERAL (
+                 SELECT d.webhook_id, d.lane_key, d.lane_turn, d.status, d.due_at FROM deliveries d
+                 WHERE d.lane_key IS NOT NULL AND (d.status = 'pending' OR d.lane_blocks)
+                     AND (d.webhook_id, d.lane_key) > (a.webhook_id, a.lane_key)
+                     AND (d.webhook_id, d.lane_key) <= ($1, $2)
+                 ORDER BY d.webhook_id, d.lane_key, d.lane_turn LIMIT 1) n
+         ), fronts AS (
+             SELECT l.webhook_id, l.lane_key, l.lane_turn, (
+                 SELECT w.status IN ('pending', 'active') AND i.status IN ('pending', 'active')
+                 FROM webhooks w JOIN integrations i ON i.id = w.integration_id
+                 WHERE w.id = l.webhook_id) AS runs
+             FROM (SELECT * FROM behind UNION ALL SELECT * FROM ahead) l
+             WHERE l.status = 'pending' AND l.due_at <= $3 AND l.webhook_id <> ALL($4::uuid[])
+         )
+         SELECT * FROM fronts WHERE runs IS DISTINCT FROM false LIMIT $5",
+    )
+    .bind(from.0)
+    .bind(&from.1)
+    .bind(claim.now)
+    .bind(claim.exclude.iter().map(|id| id.0).bind_iter())
+    .bind(i64::from(claim.lanes))
+    .fetch_all(connection)
+    .await
+    .map_err(during(OPERATION))
+}
+
+/// Takes leases on what stands at the front of these lanes without a gap: up to the first that is not
+/// due, is leased, or is being changed by somebody else.
+async fn take(
+    connection: &mut PgConnection,
+    fronts: &[Front],
+    claim: &LaneClaim,
+) -> Result<Vec<ClaimRow>, StoreError> {
+    sqlx::query_as(concat!(
+        "WITH offered AS MATERIALIZED (
+             SELECT o.id, l.lane, o.bytes,
+                 row_number() OVER (PARTITION BY l.lane ORDER BY o.lane_turn) AS place
+             FROM UNNEST($1::uuid[], $2::text[]) WITH ORDINALITY AS l (webhook_id, lane_key, lane)
+             CROSS JOIN LATERAL (
+                 SELECT d.id, d.lane_turn, octet_length(d.event_raw) AS bytes FROM deliveries d
+                 WHERE d.lane_key IS NOT NULL AND (d.status = 'pending' OR d.lane_blocks)
+                     AND d.webhook_id = l.webhook_id AND d.lane_key = l.lane_key
+                 ORDER BY d.lane_turn LIMIT $3
+             ) o
+         ), locked AS MATERIALIZED (
+             SELECT d.id FROM deliveries d
+             WHERE d.id = ANY (ARRAY (SELECT id FROM offered))
+                 AND d.status = 'pending' AND d.due_at <= $4 AND d.lane_turn <= $5
+             FOR UPDATE SKIP LOCKED
+         ), ends AS (
+             SELECT o.lane, min(o.place) AS place FROM offered o
+             WHERE NOT EXISTS (SELECT FROM locked k WHERE k.id = o.id) GROUP BY o.lane
+         ), taken AS (
+             SELECT o.id, sum(o.bytes) OVER turns - o.bytes AS bytes_before
+             FROM offered o LEFT JOIN ends e ON e.lane = o.lane
+             WHERE e.place IS NULL OR o.place < e.place
+             WINDOW turns AS (ORDER BY o.place, o.lane ROWS UNBOUNDED PRECEDING)
+         )
+         UPDATE deliveries d
+         SET lease_epoch = d.lease_epoch + 1, due_at = GREATEST(d.next_attempt_at, $7)
+         FROM taken t WHERE d.id = t.id AND COALESCE(t.bytes_before, 0) < $6
+         RETURNING ",
+        delivery_columns!(),
+        ", d.lease_epoch, d.event_meta, d.event_raw"
+    ))
+    .bind(fronts.iter().map(|front| front.webhook_id).bind_iter())
+    .bind(
+        fronts
+            .iter()
+            .map(|front| front.lane_key.as_str())
+            .bind_iter(),
+    )
+    .bind(i64::from(claim.per_lane))
+    .bind(claim.now)
+    .bind(claim.floor)
+    .bind(MAX_BYTES)
+    .bind(claim.lease_until)
+    .fetch_all(connection)
+    .await
+    .map_err(during(OPERATION))
+}
+
+/// The webhook and the ordering key.
+type Lane = (Uuid, Option<String>);
+
+/// Sorted into lanes, each by its turns. A row that cannot be understood ends its lane: it is leased as the
+/// others are, and comes back with what is behind it when that lease ends.
+fn by_lane(mut rows: Vec<ClaimRow>) -> Result<Vec<Vec<ClaimedDelivery>>, StoreError> {
+    rows.sort_by_key(|row| row.delivery.place());
+    let mut lanes: Vec<(Lane, Vec<ClaimedDelivery>)> = Vec::new();
+    let mut broken: Option<(Lane, StoreError)> = None;
+    for row in rows {
+        let (webhook, key, _) = row.delivery.place();
+        let lane = (webhook, key);
+        if broken.as_ref().is_some_and(|(stopped, _)| *stopped == lane) {
+            continue;
+        }
+        match ClaimedDelivery::try_from(row) {
+            Ok(one) => match lanes.last_mut() {
+                Some((last, deliveries)) if *last == lane => deliveries.push(one),
+                _ => lanes.push((lane, vec![one])),
+            },
+            Err(error) => {
+                tracing::error!(%error, "an ordered delivery cannot be attempted");
+                broken = Some((lane, error));
+            }
+        }
+    }
+    match broken {
+        Some((_, error)) if lanes.is_empty() => Err(error),
+        _ => Ok(lanes.into_iter().map(|(_, lane)| lane).collect()),
+    }
+}
