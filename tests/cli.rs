@@ -133,10 +133,15 @@ fn keys_are_made_listed_and_taken_by_the_doctor_and_a_database_is_migrated_twice
         (&["keys", "rotate"], "k2 is now the key that encrypts"),
         (
             &["keys", "list"],
-            "k2  encrypts and decrypts\nk1  decrypts\n",
+            "k2  encrypts and decrypts\nk1  decrypts, the database does not need it\n",
         ),
         (&["migrate"], "was brought up to this program's tables"),
         (&["migrate"], "is up to date"),
+        (&["keys", "rewrap"], "0 rows were sealed anew with k2"),
+        (
+            &["keys", "list"],
+            "k1  decrypts, the database does not need it\n",
+        ),
     ] {
         let (arguments, told) = expected;
         let ended = run(arguments, &variables);
@@ -201,4 +206,29 @@ fn a_worker_whose_log_nobody_reads_goes_on() {
     assert!(killed.is_ok_and(|status| status.success()));
     let ended = worker.wait().expect("it is ours");
     assert_eq!(ended.code(), Some(0), "{ended:?}");
+}
+
+#[test]
+fn a_rewrap_tells_all_faults_at_once_and_a_database_that_is_not_there() {
+    let ended = run(&["keys", "rewrap"], &[]);
+    assert_eq!(ended.status.code(), Some(78), "{ended:?}");
+    let told = text(&ended.stderr);
+    for variable in ["DATABASE_URL: ", "ENCRYPTION_KEYS_FILE: "] {
+        assert!(told.contains(variable), "{told}");
+    }
+    let folder = tempfile::tempdir().expect("there is room");
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let keys = at("keys");
+    let made = run(&["keys", "rotate", "--file", &keys], &[]);
+    assert_eq!(made.status.code(), Some(0), "{made:?}");
+    let missing = format!("sqlite://{}", at("worker.db"));
+    for (database, code) in [("postgresql://127.0.0.1:1/erp", 69), (missing.as_str(), 1)] {
+        let variables = [
+            ("DATABASE_URL", database),
+            ("ENCRYPTION_KEYS_FILE", keys.as_str()),
+        ];
+        let ended = run(&["keys", "rewrap"], &variables);
+        assert_eq!(ended.status.code(), Some(code), "{database}: {ended:?}");
+    }
+    assert!(!folder.path().join("worker.db").exists(), "it is not made");
 }

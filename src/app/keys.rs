@@ -48,6 +48,12 @@ impl Keys {
         Arc::<RingCipher>::clone(&self.cipher)
     }
 
+    /// The id of the key that encrypts.
+    pub(crate) fn first_id(&self) -> String {
+        let keys = self.cipher.keys();
+        keys.ids().next().unwrap_or_default().to_owned()
+    }
+
     /// Checks that every key which sealed something in the store is in the ring.
     ///
     /// # Errors

@@ -86,7 +86,7 @@ async fn dispatch(command: &Command, output: &mut Output<'_>) -> Result<Exit, Ru
         }
         Command::Migrate => migrate::migrate(output).await,
         Command::Doctor(options) => Ok(doctor::doctor(options.json, output).await),
-        Command::Keys(command) => key_files::run(command, output),
+        Command::Keys(command) => key_files::run(command, output).await,
         Command::Integration(request) => {
             ask(Question::Entity("integration", request), output).await
         }

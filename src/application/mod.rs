@@ -1,10 +1,7 @@
 //! What the worker does: the use cases, and the ports through which they reach the world.
 
-<<<<<<< HEAD
 pub mod breakers;
-=======
 pub mod client_identity;
->>>>>>> h/auth
 pub mod commands;
 pub mod dead_letter_box;
 pub mod dead_letter_watch;
@@ -32,6 +29,7 @@ pub mod ports;
 pub mod recorder;
 pub mod registry;
 pub mod relay;
+pub mod rewrap;
 pub mod store_clock;
 pub mod upkeep;
 pub mod wakers;

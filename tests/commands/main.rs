@@ -18,6 +18,7 @@ mod integrations;
 mod lists;
 mod postgres;
 mod refusals;
+mod rewrap;
 mod secrets;
 mod webhooks;
 mod world;

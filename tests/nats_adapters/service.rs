@@ -1,17 +1,23 @@
 //! The request–reply twin: a micro service that anybody finds, and that answers errors with a body.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
 use integration_worker::{
-    presentation::nats::{HandleCommand, RequestService, ServiceSettings},
+    presentation::nats::{Connect, HandleCommand, RequestService, ServiceSettings},
     shared::lifecycle::{Alarm, Group},
 };
 use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::JoinSet,
+};
 
 use crate::{
     commands::Scripted,
-    harness::{Installation, TestClock},
+    harness::{Installation, TestClock, connect_to},
     support::{PATIENCE, eventually},
 };
 
@@ -20,6 +26,23 @@ struct Running {
     handler: Arc<Scripted>,
     group: Group,
     alarm: Alarm,
+}
+
+fn service(
+    installation: &Installation,
+    connect: Connect,
+    handler: &Arc<Scripted>,
+) -> RequestService {
+    RequestService {
+        connect,
+        handler: Arc::clone(handler) as Arc<dyn HandleCommand>,
+        clock: Arc::new(TestClock::default()),
+        settings: ServiceSettings {
+            name: installation.prefix.service(),
+            subject_root: installation.prefix.api(),
+            concurrency: 2,
+        },
+    }
 }
 
 impl Running {
@@ -31,16 +54,7 @@ impl Running {
         let handler = Arc::new(Scripted::default());
         let alarm = Alarm::default();
         let group = Group::new("requests", &alarm);
-        let service = RequestService {
-            connect: installation.connect_again(),
-            handler: Arc::clone(&handler) as Arc<dyn HandleCommand>,
-            clock: Arc::new(TestClock::default()),
-            settings: ServiceSettings {
-                name: installation.prefix.service(),
-                subject_root: installation.prefix.api(),
-                concurrency: 2,
-            },
-        };
+        let service = service(&installation, installation.connect_again(), &handler);
         service.spawn(&group).await.expect("registered");
         Self {
             installation,
@@ -187,4 +201,65 @@ async fn what_has_arrived_is_answered_when_the_group_stops_and_then_nobody_is_th
     }
     assert!(running.ask(GET, "do").await.is_none());
     assert!(!running.alarm.is_rung());
+}
+
+/// A way to the server that holds back what the client sends, as long as it is told to.
+async fn held_up(server: &str) -> (String, watch::Sender<bool>, JoinSet<()>) {
+    let mut url = url::Url::parse(server).expect("a URL");
+    let target = url.socket_addrs(|| None).expect("an address")[0];
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+    let port = listener.local_addr().expect("it is bound").port();
+    url.set_port(Some(port)).expect("it may have one");
+    let held = watch::Sender::new(false);
+    let mut free = held.subscribe();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        let (mut client, _) = listener.accept().await.expect("the client");
+        let mut server = TcpStream::connect(target).await.expect("the server");
+        let (mut from_client, mut to_client) = client.split();
+        let (mut from_server, mut to_server) = server.split();
+        let forward = async {
+            let mut bytes = [0; 8192];
+            while let Ok(count @ 1..) = from_client.read(&mut bytes).await {
+                let freed = free.wait_for(|held| !held).await.map(drop);
+                if freed.is_err() || to_server.write_all(&bytes[..count]).await.is_err() {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            () = forward => {}
+            _ = tokio::io::copy(&mut from_server, &mut to_client) => {}
+        }
+    });
+    (url.to_string(), held, tasks)
+}
+
+#[tokio::test]
+async fn it_counts_as_registered_only_when_the_server_has_the_registrations() {
+    let installation = Installation::start().await;
+    let (url, held, _tasks) = held_up(&installation.server.url()).await;
+    let connection = connect_to(&url).await;
+    connection.established().await;
+    let handler = Arc::new(Scripted::default());
+    let group = Group::new("requests", &Alarm::default());
+    held.send_replace(true);
+
+    let client = connection.client.clone();
+    let connect: Connect = Box::new(move || {
+        let client = client.clone();
+        Box::pin(async move { Ok(client) })
+    });
+    let service = service(&installation, connect, &handler);
+    let mut registered = Box::pin(service.spawn(&group));
+    let early = tokio::time::timeout(Duration::from_millis(300), &mut registered).await;
+    assert!(early.is_err(), "the server knows nothing yet");
+
+    held.send_replace(false);
+    let registered = tokio::time::timeout(PATIENCE, registered).await;
+    registered.expect("in time").expect("registered");
+    // Over another connection, and asked once.
+    let client = &installation.connection.client;
+    let answer = client.request(GET, "do".into()).await.expect("an answer");
+    assert_eq!(json(&answer)["data"]["done"], true);
 }

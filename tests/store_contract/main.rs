@@ -21,6 +21,7 @@ mod outbox;
 mod races;
 mod registry;
 mod replies;
+mod sealed;
 mod silence;
 mod units_of_work;
 mod upkeep;

@@ -8,7 +8,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 
 use crate::{
-    application::ports::CipherError,
+    application::ports::{Cipher, CipherError},
     domain::{
         interfaces::{CommandKey, StoredReply, UnitOfWork},
         values::{SealedSecrets, Timestamp},
@@ -262,12 +262,30 @@ struct Kept {
 /// to wait, and nothing can be said about its body.
 fn seal(ports: &Ports, key: &CommandKey, kept: &Kept) -> Result<(String, Vec<u8>), CipherError> {
     let plain = json!({ "bodyHash": kept.body_hash, "reply": kept.reply.to_json() }).to_string();
-    let sealed = ports.cipher.seal(plain.as_bytes(), &seal_context(key))?;
+    seal_plain(&*ports.cipher, key, plain.as_bytes())
+}
+
+fn seal_plain(
+    cipher: &dyn Cipher,
+    key: &CommandKey,
+    plain: &[u8],
+) -> Result<(String, Vec<u8>), CipherError> {
+    let sealed = cipher.seal(plain, &seal_context(key))?;
     let kept = json!({ "keyId": sealed.key_id, "sealed": STANDARD.encode(&sealed.bytes) });
     Ok((sealed.key_id, kept.to_string().into_bytes()))
 }
 
-fn open(ports: &Ports, key: &CommandKey, kept: &[u8]) -> Result<Kept, CipherError> {
+/// Seals a kept reply anew, under the key that encrypts now; answers the key's id and the reply.
+pub(in crate::application) fn reseal(
+    cipher: &dyn Cipher,
+    key: &CommandKey,
+    kept: &[u8],
+) -> Result<(String, Vec<u8>), CipherError> {
+    let plain = open_plain(cipher, key, kept)?;
+    seal_plain(cipher, key, &plain)
+}
+
+fn open_plain(cipher: &dyn Cipher, key: &CommandKey, kept: &[u8]) -> Result<Vec<u8>, CipherError> {
     let sealed = serde_json::from_slice::<Value>(kept).ok();
     let sealed = sealed.and_then(|kept| {
         Some(SealedSecrets {
@@ -275,8 +293,11 @@ fn open(ports: &Ports, key: &CommandKey, kept: &[u8]) -> Result<Kept, CipherErro
             bytes: STANDARD.decode(kept.get("sealed")?.as_str()?).ok()?,
         })
     });
-    let sealed = sealed.ok_or(CipherError::Broken)?;
-    let plain = ports.cipher.open(&sealed, &seal_context(key))?;
+    cipher.open(&sealed.ok_or(CipherError::Broken)?, &seal_context(key))
+}
+
+fn open(ports: &Ports, key: &CommandKey, kept: &[u8]) -> Result<Kept, CipherError> {
+    let plain = open_plain(&*ports.cipher, key, kept)?;
     let mut plain: Value = serde_json::from_slice(&plain).map_err(|_| CipherError::Broken)?;
     let mut taken = |field| plain.get_mut(field).map(Value::take);
     let reply = taken("reply").and_then(Reply::from_json);

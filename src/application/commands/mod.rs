@@ -9,7 +9,7 @@ mod delivery;
 mod dispatch;
 pub(in crate::application) mod fields;
 mod fit;
-mod idempotency;
+pub(in crate::application) mod idempotency;
 mod integration;
 mod integration_config;
 mod labels;

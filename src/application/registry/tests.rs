@@ -1,6 +1,7 @@
 use std::collections::HashSet;
 
-use chrono::DateTime;
+use bytes::Bytes;
+use chrono::{DateTime, TimeDelta};
 use uuid::Uuid;
 
 use super::*;
@@ -9,8 +10,8 @@ use crate::{
     application::ports::CipherError,
     domain::{
         entities::{EntityMeta, SigningSecret, Webhook, WebhookStatus},
-        events::EventMeta,
-        values::{EventPattern, SealedSecrets, SecretConfig},
+        events::{BusinessEvent, EventMeta, Payload},
+        values::{DeliveryId, EventPattern, SealedSecrets, SecretConfig, Timestamp},
     },
 };
 
@@ -261,4 +262,46 @@ fn a_former_secret_that_does_not_open_stops_nothing() {
         compiled.problem.is_some() && compiled.lacks_key,
         "it is told, and looked for"
     );
+}
+
+/// With how many secrets a request is signed at that time.
+fn signatures(webhook: &Webhook, now: Timestamp) -> usize {
+    let compiled = compile(webhook, &["k1"]);
+    let data = Bytes::from_static(b"{}");
+    let event = BusinessEvent {
+        meta: event("a.b"),
+        raw: data.clone(),
+        payload: Payload::Json(data),
+    };
+    let delivery = DeliveryId(Uuid::nil());
+    let endpoint = compiled.webhook.endpoint.unwrap();
+    let request = endpoint.request(&event, delivery, 1, now).unwrap();
+    let signature = request.headers["webhook-signature"].to_str().unwrap();
+    signature.split(' ').count()
+}
+
+#[test]
+fn a_shorter_overlap_ends_every_former_secret_and_a_longer_one_prolongs_none() {
+    let at = |minutes: i64| DateTime::UNIX_EPOCH + TimeDelta::minutes(minutes);
+    let moment = TimeDelta::milliseconds(1);
+    let mut webhook = webhook(1, &["a.b"]);
+    let mut rotate = |overlap, minute| {
+        let new = secret(1, "k1", true);
+        let change = webhook.rotate_secret(new, Duration::from_mins(overlap), "t", at(minute));
+        assert_eq!(change.version, webhook.meta.version);
+        webhook.clone()
+    };
+
+    let first = rotate(24 * 60, 0);
+    assert_eq!(signatures(&first, at(24 * 60) - moment), 2);
+    assert_eq!(signatures(&first, at(24 * 60)), 1);
+
+    let shortened = rotate(10, 60);
+    assert_eq!(signatures(&shortened, at(70) - moment), 3);
+    assert_eq!(signatures(&shortened, at(70)), 1);
+
+    let longer = rotate(7 * 24 * 60, 65);
+    assert_eq!(signatures(&longer, at(70) - moment), 4);
+    assert_eq!(signatures(&longer, at(70)), 2);
+    assert_eq!(signatures(&longer, at(65 + 7 * 24 * 60)), 1);
 }

@@ -9,6 +9,7 @@ mod error;
 mod outbox;
 mod queries;
 mod registry;
+mod sealed;
 mod unit_of_work;
 
 pub use deliveries::{
@@ -21,14 +22,18 @@ pub use queries::{DeliveryFilter, EntityFilter, Page, PageRequest, Queries, Stor
 pub use registry::{
     RegistryChange, RegistryDelta, RegistryReader, RegistryWebhook, UnreadableWebhook,
 };
+pub use sealed::{Resealed, SealedKind, SealedPlace, SealedStore, StoredSealed};
 pub use unit_of_work::{
     AuditRow, Child, CommandKey, Inserted, StoredReply, UnitOfWork, UnitOfWorkFactory,
 };
 
 /// Everything that a store offers.
 pub trait Store:
-    UnitOfWorkFactory + DeliveryStore + OutboxStore + RegistryReader + Queries
+    UnitOfWorkFactory + DeliveryStore + OutboxStore + RegistryReader + Queries + SealedStore
 {
 }
 
-impl<T: UnitOfWorkFactory + DeliveryStore + OutboxStore + RegistryReader + Queries> Store for T {}
+impl<T: UnitOfWorkFactory + DeliveryStore + OutboxStore + RegistryReader + Queries + SealedStore>
+    Store for T
+{
+}

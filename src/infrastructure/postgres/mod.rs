@@ -20,6 +20,7 @@ mod queries;
 mod record;
 mod registry;
 mod rows;
+mod sealed;
 mod text;
 mod unit_of_work;
 

@@ -21,6 +21,7 @@ mod queries;
 mod record;
 mod registry;
 mod rows;
+mod sealed;
 mod unit_of_work;
 
 #[cfg(test)]

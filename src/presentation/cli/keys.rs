@@ -10,20 +10,29 @@ use std::{
 use tempfile::NamedTempFile;
 
 use crate::{
-    application::ports::Clock,
+    application::{ports::Clock, rewrap::Rewrapped},
     shared::config::keys::{KEY_BYTES, is_key_id, key_line, parse_keys},
 };
 
 use super::{Exit, Output, Trouble};
 
-/// Prints the ids of these keys.
+/// Prints the ids of these keys, and which of them the database needs, where it was asked.
 ///
 /// # Errors
 /// [`Trouble`] with everything that is wrong with them, never a part of a key.
-pub fn list_keys(text: &str, json: bool, output: &mut Output<'_>) -> Result<Exit, Trouble> {
+pub fn list_keys(
+    text: &str,
+    needed: Option<&[String]>,
+    json: bool,
+    output: &mut Output<'_>,
+) -> Result<Exit, Trouble> {
     let ids = ids_of(text)?;
     if json {
-        output.line(serde_json::json!({ "keys": ids }));
+        let mut list = serde_json::json!({ "keys": ids });
+        if let Some(needed) = needed {
+            list["needed"] = needed.into();
+        }
+        output.line(list);
         return Ok(Exit::Done);
     }
     for (index, id) in ids.iter().enumerate() {
@@ -32,9 +41,58 @@ pub fn list_keys(text: &str, json: bool, output: &mut Output<'_>) -> Result<Exit
         } else {
             "decrypts"
         };
-        output.line(format_args!("{id}  {use_of}"));
+        let need = match needed {
+            None => "",
+            Some(needed) if needed.contains(id) => ", the database needs it",
+            Some(_) if index == 0 => "",
+            Some(_) => ", the database does not need it",
+        };
+        output.line(format_args!("{id}  {use_of}{need}"));
+    }
+    for id in needed.unwrap_or_default() {
+        if !ids.contains(id) {
+            output.line(format_args!("{id}  is missing, the database needs it"));
+        }
     }
     Ok(Exit::Done)
+}
+
+/// Prints what was sealed anew under this key, and which keys the database still needs.
+pub fn tell_rewrapped(
+    done: &Rewrapped,
+    key_id: &str,
+    needed: &[String],
+    output: &mut Output<'_>,
+) -> Exit {
+    output.line(format_args!(
+        "{} rows were sealed anew with {key_id}: credentials of integrations {}, credentials of \
+         webhooks {}, signing secrets {}, kept replies {}",
+        done.rows(),
+        done.integrations,
+        done.webhooks,
+        done.signing_secrets,
+        done.replies
+    ));
+    let needed = if needed.is_empty() {
+        "none".to_owned()
+    } else {
+        needed.join(", ")
+    };
+    output.line(format_args!("keys that the database needs: {needed}"));
+    for (reason, rows) in &done.unopened {
+        output.remark(format_args!("{rows} rows were left as they are: {reason}"));
+    }
+    if done.left > 0 {
+        output.remark(format_args!(
+            "{} rows were changed by workers meanwhile: run it again",
+            done.left
+        ));
+    }
+    if done.left == 0 && done.unopened.is_empty() {
+        Exit::Done
+    } else {
+        Exit::Failed
+    }
 }
 
 /// Puts a new key first in the file, atomically, and leaves everything else in it, its owner and its
@@ -78,7 +136,7 @@ pub fn rotate_keys(
     output.remark(match former {
         Some(_) => {
             "Give every worker this file before the first of them uses it, then send them SIGHUP.\n\
-             Keep the old keys: they decrypt what was sealed before."
+             Keep the old keys: they decrypt what was sealed before. `keys rewrap` seals it anew."
         }
         None => "The file is new. Keep a copy: who loses it loses every stored secret.",
     });

@@ -19,7 +19,7 @@ use crate::shared::{config::variables::help_text, duration::parse_duration};
 pub use client::{check_action, request};
 pub use events::tail;
 pub use exit::{Exit, Trouble};
-pub use keys::{list_keys, rotate_keys};
+pub use keys::{list_keys, rotate_keys, tell_rewrapped};
 pub use output::Output;
 pub use status::{StatusNames, status};
 
@@ -91,10 +91,14 @@ pub struct DoctorOptions {
 /// What is done with encryption keys.
 #[derive(Debug, Subcommand)]
 pub enum KeysCommand {
-    /// Lists the ids; the first key encrypts, all decrypt
+    #[command(
+        about = "Lists the ids, and with DATABASE_URL which ones the database needs; the first key encrypts"
+    )]
     List(KeysListOptions),
     /// Puts a new key first, and makes the file where there is none
     Rotate(KeysRotateOptions),
+    /// Seals all stored secrets anew with the first key, beside running workers
+    Rewrap,
 }
 
 /// Options of `keys list`.

@@ -4,12 +4,14 @@ use clap::{CommandFactory as _, error::ErrorKind};
 use serde_json::Value;
 
 use crate::{
-    application::{commands::CommandHandler, ports::Clock},
+    application::{commands::CommandHandler, ports::Clock, rewrap::Rewrapped},
     domain::values::Timestamp,
     shared::config::{keys::parse_keys, variables},
 };
 
 use super::{client::*, *};
+
+const A: &str = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=";
 
 /// Runs `command` on its own output: what it answers, standard output, and standard error.
 fn printed<T>(command: impl FnOnce(&mut Output<'_>) -> T) -> (T, String, String) {
@@ -58,6 +60,7 @@ fn commands_are_read() {
         &["doctor", "--json"],
         &["keys", "list", "--json"],
         &["keys", "rotate", "--file", "a", "--id", "k9"],
+        &["keys", "rewrap"],
         &["deadletter", "replay", "--id", "42-1790230470084"],
         &["status", "--json", "--wait", "500ms"],
         &[
@@ -371,11 +374,63 @@ fn a_rotation_that_fails_leaves_the_file_as_it_is() {
 #[test]
 fn a_list_of_keys_shows_ids_alone() {
     let text = "k2:BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=\nk1:BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=";
-    let (exit, out, _) = printed(|output| list_keys(text, false, output).unwrap());
+    let (exit, out, _) = printed(|output| list_keys(text, None, false, output).unwrap());
     assert_eq!(
         (exit, out.as_str()),
         (Exit::Done, "k2  encrypts and decrypts\nk1  decrypts\n")
     );
-    let (_, out, _) = printed(|output| list_keys(text, true, output).unwrap());
+    let (_, out, _) = printed(|output| list_keys(text, None, true, output).unwrap());
     assert_eq!(out, "{\"keys\":[\"k2\",\"k1\"]}\n");
+}
+
+#[test]
+fn a_list_of_keys_tells_which_ones_the_database_needs() {
+    let text = format!("k3:{A}\nk2:{A}\nk1:{A}");
+    let needed = ["k0".to_owned(), "k2".to_owned()];
+    let list = |json, needed: &[String]| {
+        printed(|output| list_keys(&text, Some(needed), json, output).unwrap()).1
+    };
+    assert_eq!(
+        list(false, &needed),
+        "k3  encrypts and decrypts\nk2  decrypts, the database needs it\n\
+         k1  decrypts, the database does not need it\nk0  is missing, the database needs it\n"
+    );
+    assert_eq!(
+        list(true, &needed),
+        "{\"keys\":[\"k3\",\"k2\",\"k1\"],\"needed\":[\"k0\",\"k2\"]}\n"
+    );
+    assert!(list(true, &[]).contains("\"needed\":[]"));
+}
+
+#[test]
+fn a_rewrap_that_left_something_is_a_failure_and_says_what() {
+    let tell =
+        |done: &Rewrapped| printed(|output| tell_rewrapped(done, "k2", &["k2".to_owned()], output));
+    let mut done = Rewrapped {
+        integrations: 1,
+        webhooks: 2,
+        signing_secrets: 3,
+        replies: 4,
+        ..Rewrapped::default()
+    };
+    let (exit, out, err) = tell(&done);
+    assert_eq!((exit, err.as_str()), (Exit::Done, ""));
+    assert!(
+        out.starts_with("10 rows were sealed anew with k2: "),
+        "{out}"
+    );
+    assert!(out.ends_with("keys that the database needs: k2\n"), "{out}");
+
+    done.left = 5;
+    let (exit, _, err) = tell(&done);
+    assert_eq!(exit, Exit::Failed);
+    assert!(err.contains("5 rows were changed"), "{err}");
+    done.left = 0;
+    done.unopened.insert("no key".to_owned(), 6);
+    let (exit, _, err) = tell(&done);
+    assert_eq!(exit, Exit::Failed);
+    assert!(
+        err.contains("6 rows were left as they are: no key"),
+        "{err}"
+    );
 }

@@ -1,5 +1,7 @@
 //! The worker: its parts are wired, started in order, and stopped in the reverse one.
 
+mod lanes;
+
 use std::{
     future::Future,
     sync::Arc,
@@ -10,40 +12,28 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     application::{
-        breakers::{BreakerSettings, Breakers},
         commands::{CommandHandler, CommandSettings},
         dead_letter_box::DeadLetterBox,
         dead_letter_watch::DeadLetterWatch,
         deliver::Deliverer,
-        endpoints::Endpoints,
         health::Health,
         in_hand::InHand,
-        intake::{Intake, IntakeLimits, MAX_DELIVERIES_IN_HAND},
-        lanes::OrderedLanes,
-        leased::LeasedAttempts,
         leases::Leases,
-        normalise::Normaliser,
         parked::ParkedLane,
         ports::{Clock, EventPublisher, HttpSender},
-        recorder::Recorder,
-        registry::Registry,
         relay::Relay,
         store_clock,
         upkeep::{Retention, Upkeep},
         wakers::Wakers,
-        webhook_changes::WebhookChanges,
     },
-    domain::{
-        policies::{BreakerRules, EgressPolicy},
-        values::TenantId,
-    },
+    domain::{policies::EgressPolicy, values::TenantId},
     infrastructure::{
         clock::SystemClock,
         expression::Cel,
         http::EndpointClient,
         nats::{
-            Burial, Connection, ConsumerFloor, JetStreamDeadLetters, JetStreamPublisher,
-            PullSource, Topology, TopologySettings,
+            Burial, Connection, JetStreamDeadLetters, JetStreamPublisher, PullSource, Topology,
+            TopologySettings,
         },
         telemetry::MetricsRecorder,
     },
@@ -248,109 +238,12 @@ async fn start(parts: &Parts, groups: &Groups) -> Result<Running, RunError> {
         health: Arc::clone(&parts.health),
     }
     .start(&groups.relay);
-    let deliverer = Arc::new(deliverer(parts, &running));
+    let deliverer = Arc::new(lanes::deliverer(parts, &running));
     deliverer.breakers().start(&groups.upkeep);
     start_upkeep(parts, groups, &deliverer, &running.in_hand);
     start_commands(parts, groups).await?;
-    start_lanes(parts, groups, &running, &deliverer);
+    lanes::start(parts, groups, &running, &deliverer);
     Ok(running)
-}
-
-fn deliverer(parts: &Parts, running: &Running) -> Deliverer {
-    let limits = parts.config.limits;
-    let changes = WebhookChanges::new(
-        Arc::clone(&parts.store.store),
-        Arc::clone(&parts.clock),
-        Arc::clone(&parts.wakers),
-    );
-    let breaker = parts.config.breaker;
-    let breakers = Breakers::new(
-        Arc::clone(&parts.store.store),
-        Arc::clone(&parts.clock),
-        changes,
-        BreakerSettings {
-            rules: BreakerRules {
-                open_after: breaker.open_after,
-                first_wait: breaker.wait,
-                longest_wait: breaker.max_wait,
-            },
-            disable_after: breaker.disable_after,
-        },
-    );
-    let per_endpoint = u32::try_from(limits.in_flight_per_endpoint).unwrap_or(u32::MAX);
-    Deliverer::new(
-        Arc::clone(&parts.clock),
-        Arc::clone(&parts.sender),
-        breakers,
-        Endpoints::new(per_endpoint),
-        limits.in_flight,
-        running.give_up.clone(),
-    )
-}
-
-fn start_lanes(parts: &Parts, groups: &Groups, running: &Running, deliverer: &Arc<Deliverer>) {
-    let store = &parts.store.store;
-    let registry = Arc::new(Registry::new(
-        Arc::clone(store),
-        parts.keys.cipher(),
-        Arc::new(Cel),
-    ));
-    let recorder = Recorder {
-        store: Arc::clone(store),
-        publisher: parts.publisher(),
-        in_hand: Arc::clone(&running.in_hand),
-        leases: Arc::clone(&running.leases),
-        wakers: Arc::clone(&parts.wakers),
-        give_up: running.give_up.clone(),
-    };
-    let outcomes = recorder.start(&groups.recording, MAX_DELIVERIES_IN_HAND);
-    let attempts = Arc::new(LeasedAttempts {
-        clock: Arc::clone(&parts.clock),
-        deliverer: Arc::clone(deliverer),
-        outcomes: outcomes.clone(),
-    });
-    OrderedLanes {
-        store: Arc::clone(store),
-        floor: Arc::new(ConsumerFloor::new(&parts.connection, &parts.topology)),
-        registry: Arc::clone(&registry),
-        clock: Arc::clone(&parts.clock),
-        attempts: Arc::clone(&attempts),
-        leases: Arc::clone(&running.leases),
-        wakers: Arc::clone(&parts.wakers),
-        health: Arc::clone(&parts.health),
-    }
-    .start(&groups.lanes);
-    ParkedLane {
-        store: Arc::clone(store),
-        registry: Arc::clone(&registry),
-        clock: Arc::clone(&parts.clock),
-        attempts,
-        leases: Arc::clone(&running.leases),
-        wakers: Arc::clone(&parts.wakers),
-        health: Arc::clone(&parts.health),
-    }
-    .start(&groups.lanes, &groups.upkeep);
-    Intake {
-        source: Arc::<PullSource>::clone(&running.source),
-        normaliser: Normaliser {
-            stream: parts.config.nats.source_stream.clone(),
-            default_tenant: parts.tenant.clone(),
-            max_bytes: parts.config.limits.event_bytes,
-        },
-        registry,
-        store: Arc::clone(store),
-        publisher: parts.publisher(),
-        clock: Arc::clone(&parts.clock),
-        deliverer: Arc::clone(deliverer),
-        outcomes,
-        in_hand: Arc::clone(&running.in_hand),
-        health: Arc::clone(&parts.health),
-        limits: IntakeLimits {
-            events: parts.config.limits.events_in_hand,
-            bytes: parts.config.limits.bytes_in_hand,
-        },
-    }
-    .start(&groups.lanes);
 }
 
 fn start_upkeep(parts: &Parts, groups: &Groups, deliverer: &Deliverer, in_hand: &Arc<InHand>) {

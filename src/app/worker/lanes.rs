@@ -1,0 +1,125 @@
+//! The lanes of a worker: what takes events in, tries deliveries and records what became of them.
+
+use std::sync::Arc;
+
+use crate::{
+    application::{
+        breakers::{BreakerSettings, Breakers},
+        deliver::Deliverer,
+        endpoints::Endpoints,
+        intake::{Intake, IntakeLimits, MAX_DELIVERIES_IN_HAND},
+        lanes::OrderedLanes,
+        leased::LeasedAttempts,
+        normalise::Normaliser,
+        parked::ParkedLane,
+        recorder::Recorder,
+        registry::Registry,
+        webhook_changes::WebhookChanges,
+    },
+    domain::policies::BreakerRules,
+    infrastructure::{
+        expression::Cel,
+        nats::{ConsumerFloor, PullSource},
+    },
+};
+
+use super::{Groups, Parts, Running};
+
+/// What makes attempts, for both lanes.
+pub(super) fn deliverer(parts: &Parts, running: &Running) -> Deliverer {
+    let limits = parts.config.limits;
+    let changes = WebhookChanges::new(
+        Arc::clone(&parts.store.store),
+        Arc::clone(&parts.clock),
+        Arc::clone(&parts.wakers),
+    );
+    let breaker = parts.config.breaker;
+    let breakers = Breakers::new(
+        Arc::clone(&parts.store.store),
+        Arc::clone(&parts.clock),
+        changes,
+        BreakerSettings {
+            rules: BreakerRules {
+                open_after: breaker.open_after,
+                first_wait: breaker.wait,
+                longest_wait: breaker.max_wait,
+            },
+            disable_after: breaker.disable_after,
+        },
+    );
+    let per_endpoint = u32::try_from(limits.in_flight_per_endpoint).unwrap_or(u32::MAX);
+    Deliverer::new(
+        Arc::clone(&parts.clock),
+        Arc::clone(&parts.sender),
+        breakers,
+        Endpoints::new(per_endpoint),
+        limits.in_flight,
+        running.give_up.clone(),
+    )
+}
+
+/// Starts what takes events in, tries deliveries and records what became of them.
+pub(super) fn start(parts: &Parts, groups: &Groups, running: &Running, deliverer: &Arc<Deliverer>) {
+    let store = &parts.store.store;
+    let registry = Arc::new(Registry::new(
+        Arc::clone(store),
+        parts.keys.cipher(),
+        Arc::new(Cel),
+    ));
+    let recorder = Recorder {
+        store: Arc::clone(store),
+        publisher: parts.publisher(),
+        in_hand: Arc::clone(&running.in_hand),
+        leases: Arc::clone(&running.leases),
+        wakers: Arc::clone(&parts.wakers),
+        give_up: running.give_up.clone(),
+    };
+    let outcomes = recorder.start(&groups.recording, MAX_DELIVERIES_IN_HAND);
+    let attempts = Arc::new(LeasedAttempts {
+        clock: Arc::clone(&parts.clock),
+        deliverer: Arc::clone(deliverer),
+        outcomes: outcomes.clone(),
+    });
+    OrderedLanes {
+        store: Arc::clone(store),
+        floor: Arc::new(ConsumerFloor::new(&parts.connection, &parts.topology)),
+        registry: Arc::clone(&registry),
+        clock: Arc::clone(&parts.clock),
+        attempts: Arc::clone(&attempts),
+        leases: Arc::clone(&running.leases),
+        wakers: Arc::clone(&parts.wakers),
+        health: Arc::clone(&parts.health),
+    }
+    .start(&groups.lanes);
+    ParkedLane {
+        store: Arc::clone(store),
+        registry: Arc::clone(&registry),
+        clock: Arc::clone(&parts.clock),
+        attempts,
+        leases: Arc::clone(&running.leases),
+        wakers: Arc::clone(&parts.wakers),
+        health: Arc::clone(&parts.health),
+    }
+    .start(&groups.lanes, &groups.upkeep);
+    Intake {
+        source: Arc::<PullSource>::clone(&running.source),
+        normaliser: Normaliser {
+            stream: parts.config.nats.source_stream.clone(),
+            default_tenant: parts.tenant.clone(),
+            max_bytes: parts.config.limits.event_bytes,
+        },
+        registry,
+        store: Arc::clone(store),
+        publisher: parts.publisher(),
+        clock: Arc::clone(&parts.clock),
+        deliverer: Arc::clone(deliverer),
+        outcomes,
+        in_hand: Arc::clone(&running.in_hand),
+        health: Arc::clone(&parts.health),
+        limits: IntakeLimits {
+            events: parts.config.limits.events_in_hand,
+            bytes: parts.config.limits.bytes_in_hand,
+        },
+    }
+    .start(&groups.lanes);
+}
