@@ -24,6 +24,7 @@ on_both!(
     a_blocked_lane_goes_on_when_the_webhook_no_longer_asks_for_that,
     a_lane_that_does_not_block_goes_on_behind_what_is_exhausted,
     an_endpoint_that_hangs_does_not_hold_up_the_order_of_others,
+    an_open_breaker_holds_lanes_and_its_probe_lets_them_go_on_in_order,
     a_key_that_cannot_be_evaluated_ends_the_delivery,
     a_slow_first_attempt_settles_its_event_and_is_recorded_once,
 );
@@ -201,6 +202,35 @@ async fn an_endpoint_that_hangs_does_not_hold_up_the_order_of_others(site: Site)
     erp.wait_all_settled(PATIENCE).await;
     let requests = receiver.requests_to("/orders");
     assert!(first_seen(&requests).values().all(|n| n.is_sorted()));
+}
+
+async fn an_open_breaker_holds_lanes_and_its_probe_lets_them_go_on_in_order(site: Site) {
+    let Site { erp, receiver, .. } = site;
+    receiver.answer("/orders", Answer::status(500));
+    let waits: Vec<&str> = std::iter::repeat_n("100ms", 30).collect();
+    let config = ordered(&json!({ "retryPolicy": { "schedule": waits } }));
+    let url = receiver.url("/orders");
+    let (webhook, _) = erp.webhook(&url, &["sales.>"], config).await;
+    publish(&erp, &["A", "B", "C"], 0..30).await;
+    erp.wait_event("webhook.breaker_opened", |event| {
+        event["subject"] == webhook.as_str()
+    })
+    .await;
+
+    receiver.answer("/orders", Answer::status(200));
+
+    erp.wait_event("webhook.breaker_closed", |event| {
+        event["subject"] == webhook.as_str()
+    })
+    .await;
+    let requests = receiver
+        .wait_until(PATIENCE, |all| {
+            all.iter().map(number).collect::<BTreeSet<_>>().len() == 30
+        })
+        .await;
+    for (key, numbers) in first_seen(&requests) {
+        assert!(numbers.is_sorted(), "{key}: {numbers:?}");
+    }
 }
 
 async fn a_key_that_cannot_be_evaluated_ends_the_delivery(site: Site) {
