@@ -184,7 +184,7 @@ impl Breakers {
             self.set_probes(&wanted, Probe::Later(now + PROBE_ASKED_EVERY));
             self.set_probes(&taken, Probe::Held(now + PROBE_HELD));
         }
-        let held = self.held_probes(now);
+        let held = self.held(now);
         if held.is_empty() {
             return Ok(Vec::new());
         }
@@ -202,7 +202,11 @@ impl Breakers {
 
     /// The endpoints that this worker may try now.
     pub fn held(&self, now: Timestamp) -> Vec<WebhookId> {
-        self.held_probes(now)
+        let entries = self.lock();
+        let held = entries
+            .iter()
+            .filter(|(_, entry)| matches!(entry.probe, Probe::Held(until) if until > now));
+        held.map(|(id, _)| *id).collect()
     }
 
     /// Takes this worker's right to a probe for use; whether it was still there.
@@ -236,14 +240,6 @@ impl Breakers {
             is_over && is_asked
         });
         wanted.map(|(id, _)| *id).collect()
-    }
-
-    fn held_probes(&self, now: Timestamp) -> Vec<WebhookId> {
-        let entries = self.lock();
-        let held = entries
-            .iter()
-            .filter(|(_, entry)| matches!(entry.probe, Probe::Held(until) if until > now));
-        held.map(|(id, _)| *id).collect()
     }
 
     fn set_probes(&self, webhooks: &[WebhookId], probe: Probe) {

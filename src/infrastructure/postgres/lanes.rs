@@ -9,7 +9,10 @@ use std::sync::{Mutex, PoisonError};
 use sqlx::postgres::{PgBindIterExt as _, PgConnection};
 use uuid::Uuid;
 
-use crate::domain::interfaces::{ClaimedDelivery, ClaimedLanes, LaneClaim, StoreError};
+use crate::{
+    domain::interfaces::{ClaimedLanes, LaneClaim, StoreError},
+    infrastructure::by_lane::by_lane,
+};
 
 use super::{
     claim::{ClaimRow, MAX_BYTES, cancel_orphans},
@@ -78,7 +81,12 @@ async fn claim_from(
     let lanes = if within.is_empty() {
         Vec::new()
     } else {
-        by_lane(take(connection, &within, claim).await?)?
+        let mut rows = take(connection, &within, claim).await?;
+        rows.sort_by_key(|row| row.delivery.place());
+        by_lane(rows.into_iter().map(|row| {
+            let (webhook, key, _) = row.delivery.place();
+            ((webhook, key), row.try_into())
+        }))?
     };
     Ok(ClaimedLanes {
         lanes,
@@ -192,36 +200,4 @@ async fn take(
     .fetch_all(connection)
     .await
     .map_err(during(OPERATION))
-}
-
-/// The webhook and the ordering key.
-type Lane = (Uuid, Option<String>);
-
-/// Sorted into lanes, each by its turns. A row that cannot be understood ends its lane: it is leased as the
-/// others are, and comes back with what is behind it when that lease ends.
-fn by_lane(mut rows: Vec<ClaimRow>) -> Result<Vec<Vec<ClaimedDelivery>>, StoreError> {
-    rows.sort_by_key(|row| row.delivery.place());
-    let mut lanes: Vec<(Lane, Vec<ClaimedDelivery>)> = Vec::new();
-    let mut broken: Option<(Lane, StoreError)> = None;
-    for row in rows {
-        let (webhook, key, _) = row.delivery.place();
-        let lane = (webhook, key);
-        if broken.as_ref().is_some_and(|(stopped, _)| *stopped == lane) {
-            continue;
-        }
-        match ClaimedDelivery::try_from(row) {
-            Ok(one) => match lanes.last_mut() {
-                Some((last, deliveries)) if *last == lane => deliveries.push(one),
-                _ => lanes.push((lane, vec![one])),
-            },
-            Err(error) => {
-                tracing::error!(%error, "an ordered delivery cannot be attempted");
-                broken = Some((lane, error));
-            }
-        }
-    }
-    match broken {
-        Some((_, error)) if lanes.is_empty() => Err(error),
-        _ => Ok(lanes.into_iter().map(|(_, lane)| lane).collect()),
-    }
 }

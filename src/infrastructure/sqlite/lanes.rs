@@ -2,10 +2,12 @@
 //!
 //! All in one transaction of the writer, so that nothing changes between looking and taking.
 
-use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
-use crate::domain::interfaces::{ClaimedDelivery, ClaimedLanes, LaneClaim, StoreError};
+use crate::{
+    domain::interfaces::{ClaimedLanes, LaneClaim, StoreError},
+    infrastructure::by_lane::by_lane,
+};
 
 use super::{SqliteStore, batch::hex_array, claim::MAX_BYTES, error::failed, rows};
 
@@ -115,8 +117,12 @@ pub(super) async fn claim_lanes(
     .await
     .map_err(failed(CLAIM))?;
     transaction.commit().await.map_err(failed(CLAIM))?;
+    let taken = taken.iter().map(|row| {
+        let lane: i64 = rows::Cells::new(row, "deliveries").get("lane")?;
+        Ok((lane, rows::claimed(row)))
+    });
     Ok(ClaimedLanes {
-        lanes: by_lane(&taken)?,
+        lanes: by_lane(taken.collect::<Result<Vec<_>, StoreError>>()?)?,
         above_floor,
     })
 }
@@ -147,31 +153,4 @@ async fn fronts(
         })
     });
     fronts.collect()
-}
-
-/// A row that cannot be understood ends its lane: it is leased as the others are, and comes back with
-/// what is behind it when that lease ends.
-fn by_lane(taken: &[SqliteRow]) -> Result<Vec<Vec<ClaimedDelivery>>, StoreError> {
-    let mut lanes: Vec<(i64, Vec<ClaimedDelivery>)> = Vec::new();
-    let mut broken: Option<(i64, StoreError)> = None;
-    for row in taken {
-        let lane: i64 = rows::Cells::new(row, "deliveries").get("lane")?;
-        if broken.as_ref().is_some_and(|(stopped, _)| *stopped == lane) {
-            continue;
-        }
-        match rows::claimed(row) {
-            Ok(one) => match lanes.last_mut() {
-                Some((last, deliveries)) if *last == lane => deliveries.push(one),
-                _ => lanes.push((lane, vec![one])),
-            },
-            Err(error) => {
-                tracing::error!(%error, "an ordered delivery cannot be attempted");
-                broken = Some((lane, error));
-            }
-        }
-    }
-    match broken {
-        Some((_, error)) if lanes.is_empty() => Err(error),
-        _ => Ok(lanes.into_iter().map(|(_, lane)| lane).collect()),
-    }
 }
