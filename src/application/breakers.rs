@@ -194,7 +194,7 @@ impl Breakers {
             only: Some(held),
             ..request.clone()
         };
-        let claimed = self.store.claim_due(&request).await?;
+        let claimed = self.store.claim_due(&request).await?.deliveries;
         let used: Vec<WebhookId> = claimed.iter().map(|c| c.delivery.webhook_id).collect();
         self.set_probes(&used, Probe::Later(now + PROBE_LASTS));
         Ok(claimed)

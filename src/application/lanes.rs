@@ -31,6 +31,7 @@ use super::{
     health::Health,
     leased::{LeasedAttempts, Settled},
     leases::{LEASE, Leases},
+    parked::until,
     ports::{BusError, Clock, SourceFloor},
     registry::{Registry, Snapshot},
     wakers::Wakers,
@@ -106,7 +107,8 @@ enum Found {
     Lanes,
     /// Nothing up to the floor, something beyond it.
     AboveFloor,
-    Nothing,
+    /// Nothing, or nothing for so long.
+    Nothing(Duration),
 }
 
 impl OrderedLanes {
@@ -130,22 +132,22 @@ impl OrderedLanes {
             let found = found.unwrap_or_else(|error| {
                 counter!(LOOP_FAULTS, "loop" => "ordered lanes").increment(1);
                 tracing::warn!(error = %Chain(&error), "ordered deliveries could not be claimed");
-                Found::Nothing
+                Found::Nothing(POLL_EVERY)
             });
             let pause = match found {
                 Found::Lanes => CROWDED_PAUSE,
                 Found::AboveFloor => floor_wait,
-                Found::Nothing => POLL_EVERY,
+                Found::Nothing(wait) => wait,
             };
             floor_wait = match found {
                 Found::AboveFloor => (floor_wait * 2).min(FLOOR_WAITS.1),
-                Found::Lanes | Found::Nothing => FLOOR_WAITS.0,
+                Found::Lanes | Found::Nothing(_) => FLOOR_WAITS.0,
             };
             tokio::select! {
                 () = stopping.cancelled() => return,
                 // There may be more: claim again as soon as there is room for it.
                 _ = room.lanes.acquire(), if matches!(found, Found::Lanes) => {}
-                () = self.wakers.lanes.notified(), if matches!(found, Found::Nothing) => {}
+                () = self.wakers.lanes.notified(), if matches!(found, Found::Nothing(_)) => {}
                 () = tokio::time::sleep(pause) => {}
             }
         }
@@ -177,7 +179,8 @@ impl OrderedLanes {
             return Ok(if claimed.above_floor {
                 Found::AboveFloor
             } else {
-                Found::Nothing
+                let next_token = until(claimed.next_token_at, self.clock.store_now());
+                Found::Nothing(POLL_EVERY.min(next_token))
             });
         }
         let lanes = claimed.lanes.into_iter().map(|lane| (Lane::Parked, lane));

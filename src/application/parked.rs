@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     domain::{
-        interfaces::{ClaimRequest, Store, StoreError},
+        interfaces::{ClaimRequest, Claimed, Store, StoreError},
         values::{Timestamp, WebhookId},
     },
     shared::{
@@ -45,6 +45,32 @@ pub const POLL_EVERY: Duration = Duration::from_millis(250);
 pub const POLL_BUSY: Duration = Duration::from_millis(20);
 /// How long the lane waits for room before it looks again all the same.
 const CROWDED_PAUSE: Duration = Duration::from_secs(5);
+
+/// What a claim found.
+struct Found {
+    /// How many deliveries.
+    count: usize,
+    /// How long it takes until a webhook gets a token that has none.
+    next_token: Duration,
+}
+
+impl Default for Found {
+    fn default() -> Self {
+        Self {
+            count: 0,
+            next_token: Duration::MAX,
+        }
+    }
+}
+
+/// How long it takes from `now` until a token comes; a millisecond at least.
+pub(super) fn until(next_token_at: Option<Timestamp>, now: Timestamp) -> Duration {
+    next_token_at.map_or(Duration::MAX, |at| {
+        let wait = (at - now).to_std().unwrap_or_default();
+        wait.max(Duration::from_millis(1))
+    })
+}
+
 /// The lane's ports.
 pub struct ParkedLane {
     /// Where deliveries wait.
@@ -97,35 +123,36 @@ impl ParkedLane {
                 .unwrap_or_else(|error| {
                     counter!(LOOP_FAULTS, "loop" => "parked").increment(1);
                     tracing::warn!(error = %Chain(&error), "due deliveries could not be claimed");
-                    0
+                    Found::default()
                 });
+            let Found { count, next_token } = found;
             let some_free = in_hand.acquire_many(MAX_PER_WEBHOOK);
             let is_idle = in_hand.available_permits() == MAX_IN_HAND as usize;
-            let pause = match (found, is_idle) {
+            let pause = match (count, is_idle) {
                 (1.., _) => CROWDED_PAUSE,
-                (0, true) => POLL_EVERY,
-                (0, false) => POLL_BUSY,
+                (0, true) => POLL_EVERY.min(next_token),
+                (0, false) => POLL_BUSY.min(next_token),
             };
             tokio::select! {
                 () = stopping.cancelled() => return,
                 // There may be more: claim again as soon as there is room for it.
-                _ = some_free, if found > 0 => {}
-                () = self.wakers.parked.notified(), if found == 0 => {}
+                _ = some_free, if count > 0 => {}
+                () = self.wakers.parked.notified(), if count == 0 => {}
                 () = tokio::time::sleep(pause) => {}
             }
         }
     }
 
-    /// Claims once; answers how many deliveries were found.
+    /// Claims once.
     async fn turn(
         self: &Arc<Self>,
         group: &Group,
         in_hand: &Arc<Semaphore>,
         bytes: &Arc<Semaphore>,
-    ) -> Result<usize, StoreError> {
+    ) -> Result<Found, StoreError> {
         let limit = u32::try_from(in_hand.available_permits()).unwrap_or(0);
         if limit == 0 {
-            return Ok(0);
+            return Ok(Found::default());
         }
         let now = self.clock.store_now();
         let breakers = self.attempts.breakers();
@@ -140,7 +167,10 @@ impl ParkedLane {
             only: None,
         };
         let start = Instant::now();
-        let mut claimed = self.store.claim_due(&request).await?;
+        let Claimed {
+            deliveries: mut claimed,
+            next_token_at,
+        } = self.store.claim_due(&request).await?;
         histogram!(STORE_SECONDS, "operation" => "claim").record(start.elapsed().as_secs_f64());
         let probes = breakers
             .claim_probes(&request)
@@ -151,9 +181,12 @@ impl ParkedLane {
             });
         let probed: HashSet<WebhookId> = probes.iter().map(|p| p.delivery.webhook_id).collect();
         claimed.extend(probes);
-        let found = claimed.len();
-        if found == 0 {
-            return Ok(0);
+        let found = Found {
+            count: claimed.len(),
+            next_token: until(next_token_at, self.clock.store_now()),
+        };
+        if found.count == 0 {
+            return Ok(found);
         }
         for one in &claimed {
             self.leases.hold(one.lease, start);

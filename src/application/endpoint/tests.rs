@@ -34,6 +34,8 @@ fn settings(format: BodyFormat, headers: &[(&str, &str)]) -> WebhookSettings {
         ordering: None,
         filter: None,
         transform: None,
+        rate_limit: None,
+        max_in_flight: None,
     }
 }
 

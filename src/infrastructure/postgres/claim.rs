@@ -8,18 +8,25 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use sqlx::postgres::{PgBindIterExt as _, PgConnection};
+use sqlx::{
+    Connection as _,
+    postgres::{PgBindIterExt as _, PgConnection},
+};
 use uuid::Uuid;
 
-use crate::domain::{
-    entities::Delivery,
-    interfaces::{ClaimRequest, ClaimedDelivery, Lease, StoreError},
-    values::Timestamp,
+use crate::{
+    domain::{
+        entities::Delivery,
+        interfaces::{ClaimRequest, Claimed, ClaimedDelivery, Lease, StoreError},
+        values::Timestamp,
+    },
+    infrastructure::buckets::Buckets,
 };
 
 use super::{
     error::during,
     pool::Pool,
+    rate_limits,
     rows::{DeliveryRow, EventRow, delivery_columns},
 };
 
@@ -56,12 +63,32 @@ impl TryFrom<ClaimRow> for ClaimedDelivery {
     }
 }
 
-/// A webhook with due deliveries.
+/// A webhook with due deliveries, or, without one, when the next token comes.
 #[derive(sqlx::FromRow)]
+struct Found {
+    webhook_id: Option<Uuid>,
+    runs: Option<bool>,
+    is_limited: bool,
+    next_token_at: Option<Timestamp>,
+}
+
+/// A webhook with due deliveries.
 struct Lane {
     webhook_id: Uuid,
     /// `None`: the webhook is gone.
     runs: Option<bool>,
+    /// Whether it has a rate limit.
+    is_limited: bool,
+}
+
+impl Found {
+    fn lane(self) -> Option<Lane> {
+        Some(Lane {
+            webhook_id: self.webhook_id?,
+            runs: self.runs,
+            is_limited: self.is_limited,
+        })
+    }
 }
 
 /// Implements [`crate::domain::interfaces::DeliveryStore::claim_due`].
@@ -69,15 +96,18 @@ pub(super) async fn claim_due(
     pool: &Pool,
     claimed_up_to: &Mutex<Uuid>,
     request: &ClaimRequest,
-) -> Result<Vec<ClaimedDelivery>, StoreError> {
+) -> Result<Claimed, StoreError> {
     if request.limit == 0 || request.per_webhook == 0 {
-        return Ok(Vec::new());
+        return Ok(Claimed::default());
     }
     pool.bounded(OPERATION, async {
         let mut connection = pool.lend(OPERATION).await?;
-        let rows = claim(&mut connection, claimed_up_to, request).await?;
+        let (rows, next_token_at) = claim(&mut connection, claimed_up_to, request).await?;
         connection.give_back();
-        read(rows)
+        Ok(Claimed {
+            deliveries: read(rows)?,
+            next_token_at,
+        })
     })
     .await
 }
@@ -86,9 +116,12 @@ async fn claim(
     connection: &mut PgConnection,
     claimed_up_to: &Mutex<Uuid>,
     request: &ClaimRequest,
-) -> Result<Vec<ClaimRow>, StoreError> {
+) -> Result<(Vec<ClaimRow>, Option<Timestamp>), StoreError> {
     let from = *claimed_up_to.lock().unwrap_or_else(PoisonError::into_inner);
-    let lanes = due_lanes(connection, from, request).await?;
+    let found = due_lanes(connection, from, request).await?;
+    let next_token_at = found.iter().find_map(|found| found.next_token_at);
+    let lanes = found.into_iter().filter_map(Found::lane);
+    let lanes: Vec<Lane> = lanes.collect();
     if let Some(last) = lanes.last().filter(|_| request.only.is_none()) {
         *claimed_up_to.lock().unwrap_or_else(PoisonError::into_inner) = last.webhook_id;
     }
@@ -98,18 +131,67 @@ async fn claim(
         let gone = orphaned.iter().map(|lane| lane.webhook_id);
         cancel_orphans(connection, gone, request.now).await?;
     }
-    if running.is_empty() {
-        return Ok(Vec::new());
-    }
-    take(connection, &running, request).await
+    let rows = if running.is_empty() {
+        Vec::new()
+    } else if running.iter().any(|lane| lane.is_limited) {
+        take_within_limits(connection, &running, request).await?
+    } else {
+        take(
+            connection,
+            &offers(&running, &Buckets::default(), request),
+            request,
+        )
+        .await?
+    };
+    Ok((rows, next_token_at))
 }
 
-/// The webhooks with due deliveries that run, and those that are gone: those after `from` first, at most `limit`.
+/// As [`take`], with a token for each row of a webhook that has a rate limit.
+async fn take_within_limits(
+    connection: &mut PgConnection,
+    lanes: &[Lane],
+    request: &ClaimRequest,
+) -> Result<Vec<ClaimRow>, StoreError> {
+    let mut tx = connection.begin().await.map_err(during(OPERATION))?;
+    let limited = lanes.iter().filter(|lane| lane.is_limited);
+    let limited = limited.map(|lane| lane.webhook_id);
+    let mut buckets = rate_limits::lock(&mut tx, limited, request.now).await?;
+    let rows = take(&mut tx, &offers(lanes, &buckets, request), request).await?;
+    for row in &rows {
+        buckets.take(row.delivery.webhook_id());
+    }
+    rate_limits::spend(&mut tx, buckets).await?;
+    tx.commit().await.map_err(during(OPERATION))?;
+    Ok(rows)
+}
+
+/// How many rows each webhook offers: its share and some, in case that others have less; one with a rate
+/// limit no more than it has tokens.
+fn offers(lanes: &[Lane], buckets: &Buckets, request: &ClaimRequest) -> Vec<(Uuid, i64)> {
+    let share = 2 * u64::from(request.limit) / lanes.len().max(1) as u64 + 1;
+    let share = u64::from(request.per_webhook).min(share);
+    let offers = lanes.iter().map(|lane| {
+        let tokens = match buckets.tokens(lane.webhook_id) {
+            Some(tokens) => u64::from(tokens),
+            // Its tokens are in another worker's hands.
+            None if lane.is_limited => 0,
+            None => share,
+        };
+        (
+            lane.webhook_id,
+            i64::try_from(share.min(tokens)).unwrap_or(i64::MAX),
+        )
+    });
+    offers.filter(|(_, offered)| *offered > 0).collect()
+}
+
+/// The webhooks with due deliveries that run and have a token, if they need one, and those that are gone:
+/// those after `from` first, at most `limit`. Then, when the next token comes that something waits for.
 async fn due_lanes(
     connection: &mut PgConnection,
     from: Uuid,
     request: &ClaimRequest,
-) -> Result<Vec<Lane>, StoreError> {
+) -> Result<Vec<Found>, StoreError> {
     // The answer of `runs` stands in a subquery, so that it is asked for one lane after the other, and
     // for none beyond the limit.
     sqlx::query_as(
@@ -137,14 +219,24 @@ async fn due_lanes(
              SELECT l.webhook_id, (
                  SELECT w.status IN ('pending', 'active') AND i.status IN ('pending', 'active')
                  FROM webhooks w JOIN integrations i ON i.id = w.integration_id
-                 WHERE w.id = l.webhook_id) AS runs
+                 WHERE w.id = l.webhook_id) AS runs, (
+                 SELECT r.ready_at <= $2 FROM rate_limits r
+                 WHERE r.webhook_id = l.webhook_id) AS has_token
              FROM (SELECT * FROM behind UNION ALL SELECT * FROM ahead) l
              WHERE l.due_at <= $2 AND l.webhook_id <> ALL($3::uuid[])
                  AND (NOT $5 OR l.webhook_id = ANY($6::uuid[]))
          )
-         (SELECT g.id AS webhook_id, NULL::boolean AS runs FROM deleted_webhooks g LIMIT 1)
+         (SELECT g.id AS webhook_id, NULL::boolean AS runs, false AS is_limited,
+              NULL::timestamptz AS next_token_at FROM deleted_webhooks g LIMIT 1)
          UNION ALL
-         (SELECT webhook_id, runs FROM lanes WHERE runs IS DISTINCT FROM false LIMIT $4)",
+         (SELECT webhook_id, runs, has_token IS NOT NULL, NULL FROM lanes
+          WHERE runs IS DISTINCT FROM false AND has_token IS DISTINCT FROM false LIMIT $4)
+         UNION ALL
+         (SELECT NULL, NULL, true, min(r.ready_at) FROM rate_limits r
+          WHERE r.ready_at > $2 AND r.webhook_id <> ALL($3::uuid[])
+              AND (NOT $5 OR r.webhook_id = ANY($6::uuid[]))
+              AND EXISTS (SELECT FROM deliveries d WHERE d.status = 'pending'
+                  AND d.lane_key IS NULL AND d.webhook_id = r.webhook_id AND d.due_at <= $2))",
     )
     .bind(from)
     .bind(request.now)
@@ -160,28 +252,25 @@ async fn due_lanes(
 /// Takes leases on the oldest due rows of these webhooks, in turns.
 async fn take(
     connection: &mut PgConnection,
-    lanes: &[Lane],
+    offers: &[(Uuid, i64)],
     request: &ClaimRequest,
 ) -> Result<Vec<ClaimRow>, StoreError> {
     // Of rows that are due at the same time, those are taken that come first in the index (it falls back
     // on `ctid`). Otherwise some would be passed by again and again, and keep dead entries around them
     // alive that every later claim has to read.
-    // No lane needs to offer more than its share and some, in case that others have less.
-    let share = 2 * u64::from(request.limit) / lanes.len() as u64 + 1;
-    let offered = u64::from(request.per_webhook).min(share);
     sqlx::query_as(concat!(
         "WITH offered AS MATERIALIZED (
              SELECT o.id, o.due_at, o.bytes,
                  row_number() OVER (
                      PARTITION BY l.webhook_id ORDER BY o.due_at, o.created_at, o.place) AS turn
-             FROM UNNEST($1::uuid[]) AS l (webhook_id)
+             FROM UNNEST($1::uuid[], $3::bigint[]) AS l (webhook_id, offered)
              CROSS JOIN LATERAL (
                  SELECT d.id, d.ctid AS place, d.due_at, d.created_at,
                      octet_length(d.event_raw) AS bytes
                  FROM deliveries d
                  WHERE d.status = 'pending' AND d.lane_key IS NULL AND d.webhook_id = l.webhook_id
                      AND d.due_at <= $2
-                 ORDER BY d.due_at, d.created_at LIMIT $3
+                 ORDER BY d.due_at, d.created_at LIMIT l.offered
                  FOR UPDATE SKIP LOCKED
              ) o
          ), taken AS (
@@ -200,9 +289,9 @@ async fn take(
         delivery_columns!(),
         ", d.lease_epoch, d.event_meta, d.event_raw"
     ))
-    .bind(lanes.iter().map(|lane| lane.webhook_id).bind_iter())
+    .bind(offers.iter().map(|(webhook, _)| *webhook).bind_iter())
     .bind(request.now)
-    .bind(i64::try_from(offered).unwrap_or(i64::MAX))
+    .bind(offers.iter().map(|(_, offered)| *offered).bind_iter())
     .bind(i64::from(request.limit))
     .bind(MAX_BYTES)
     .bind(request.lease_until)

@@ -3,11 +3,13 @@
 use std::{collections::HashSet, sync::LazyLock};
 
 use async_trait::async_trait;
+use sqlx::SqliteConnection;
+use uuid::Uuid;
 
 use crate::domain::{
     entities::{Attempt, Delivery},
     interfaces::{
-        ClaimRequest, ClaimedDelivery, ClaimedLanes, DeliveryStore, LaneClaim, Lease, RecordBatch,
+        ClaimRequest, Claimed, ClaimedLanes, DeliveryStore, LaneClaim, Lease, RecordBatch,
         StoreError,
     },
     values::{DeliveryId, TenantId, Timestamp, WebhookId},
@@ -18,7 +20,7 @@ use super::{
     batch::{ManyRows, hex_array},
     claim, endpoints,
     error::failed,
-    lanes, record, rows,
+    lanes, rate_limits, record, rows,
 };
 
 #[async_trait]
@@ -56,7 +58,7 @@ impl DeliveryStore for SqliteStore {
         record::record(self, batch).await
     }
 
-    async fn claim_due(&self, request: &ClaimRequest) -> Result<Vec<ClaimedDelivery>, StoreError> {
+    async fn claim_due(&self, request: &ClaimRequest) -> Result<Claimed, StoreError> {
         claim::claim_due(self, request).await
     }
 
@@ -74,7 +76,13 @@ impl DeliveryStore for SqliteStore {
     }
 
     async fn renew(&self, leases: &[Lease], lease_until: Timestamp) -> Result<(), StoreError> {
-        on_leases(self, "renew leases", &RENEW, leases, lease_until).await
+        const RENEWED: &str = "renew leases";
+        if leases.is_empty() {
+            return Ok(());
+        }
+        let mut transaction = self.write(RENEWED).await?;
+        on_leases(&mut transaction, RENEWED, &RENEW, leases, lease_until).await?;
+        transaction.commit().await.map_err(failed(RENEWED))
     }
 
     async fn release(
@@ -82,7 +90,21 @@ impl DeliveryStore for SqliteStore {
         leases: &[Lease],
         next_attempt_at: Timestamp,
     ) -> Result<(), StoreError> {
-        on_leases(self, "release leases", &RELEASE, leases, next_attempt_at).await
+        const RELEASED: &str = "release leases";
+        if leases.is_empty() {
+            return Ok(());
+        }
+        let mut transaction = self.write(RELEASED).await?;
+        let released = on_leases(
+            &mut transaction,
+            RELEASED,
+            &RELEASE,
+            leases,
+            next_attempt_at,
+        )
+        .await?;
+        rate_limits::give_back(&mut transaction, &released).await?;
+        transaction.commit().await.map_err(failed(RELEASED))
     }
 
     async fn prune_deliveries(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
@@ -145,21 +167,20 @@ static RELEASE: LazyLock<ManyRows> = LazyLock::new(|| {
         UPDATE deliveries SET next_attempt_at = v.at, due_at = v.at, lease_epoch = lease_epoch + 1
         FROM v
         WHERE deliveries.id = v.id AND deliveries.lease_epoch = v.epoch
-            AND deliveries.status = 'pending'",
+            AND deliveries.status = 'pending'
+        RETURNING deliveries.id, deliveries.webhook_id",
     )
 });
 
+/// Answers the webhook of each delivery that it changed, where the statement tells.
 async fn on_leases(
-    store: &SqliteStore,
+    connection: &mut SqliteConnection,
     operation: &'static str,
     statement: &ManyRows,
     leases: &[Lease],
     time: Timestamp,
-) -> Result<(), StoreError> {
-    if leases.is_empty() {
-        return Ok(());
-    }
-    let mut transaction = store.write(operation).await?;
+) -> Result<Vec<Uuid>, StoreError> {
+    let mut webhooks = Vec::new();
     for (sql, piece) in statement.pieces(leases) {
         let mut query = sqlx::query(sql);
         for lease in piece {
@@ -168,10 +189,12 @@ async fn on_leases(
                 .bind(lease.epoch)
                 .bind(time.timestamp_millis());
         }
-        let done = query.execute(&mut *transaction).await;
-        done.map_err(failed(operation))?;
+        let rows = query.fetch_all(&mut *connection).await;
+        for row in &rows.map_err(failed(operation))? {
+            webhooks.push(rows::Cells::new(row, "deliveries").get("webhook_id")?);
+        }
     }
-    transaction.commit().await.map_err(failed(operation))
+    Ok(webhooks)
 }
 
 // ---- Pruning ------------------------------------------------------------------------------
