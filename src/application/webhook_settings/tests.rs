@@ -328,8 +328,7 @@ fn limits_are_read_within_their_bounds() {
         (json!({ "maxInFlight": 1_001 }), "maxInFlight"),
         (json!({ "maxInFlight": "2" }), "maxInFlight"),
     ] {
-        let faults = limits(bad.clone()).unwrap_err().into_vec();
-        let paths: Vec<_> = faults.iter().map(|fault| fault.path.as_str()).collect();
+        let paths = limits(bad.clone()).unwrap_err();
         assert_eq!(paths, [format!("config.{path}")], "{bad}");
     }
 }
