@@ -14,13 +14,10 @@ use sqlx::{
 };
 use uuid::Uuid;
 
-use crate::{
-    domain::{
-        entities::Delivery,
-        interfaces::{ClaimRequest, Claimed, ClaimedDelivery, Lease, StoreError},
-        values::Timestamp,
-    },
-    infrastructure::buckets::Buckets,
+use crate::domain::{
+    entities::Delivery,
+    interfaces::{ClaimRequest, Claimed, ClaimedDelivery, Lease, StoreError},
+    values::Timestamp,
 };
 
 use super::{
@@ -131,58 +128,70 @@ async fn claim(
         let gone = orphaned.iter().map(|lane| lane.webhook_id);
         cancel_orphans(connection, gone, request.now).await?;
     }
-    let rows = if running.is_empty() {
-        Vec::new()
-    } else if running.iter().any(|lane| lane.is_limited) {
-        take_within_limits(connection, &running, request).await?
-    } else {
-        take(
-            connection,
-            &offers(&running, &Buckets::default(), request),
-            request,
-        )
-        .await?
+    let share = 2 * i64::from(request.limit) / i64::try_from(running.len()).unwrap_or(1).max(1) + 1;
+    // No webhook needs to offer more than its share and some, in case that others have less.
+    let each = share.min(i64::from(request.per_webhook));
+    let (limited, free): (Vec<Lane>, Vec<Lane>) =
+        running.into_iter().partition(|lane| lane.is_limited);
+    let mut room = Room {
+        rows: i64::from(request.limit),
+        bytes: MAX_BYTES,
     };
+    let mut rows = Vec::new();
+    if !limited.is_empty() {
+        // So much that the others get theirs too.
+        let most = (share * i64::try_from(limited.len()).unwrap_or(i64::MAX) / 2).max(1);
+        let part = Room {
+            rows: most.min(room.rows),
+            ..room
+        };
+        rows = take_within_limits(connection, &limited, each, (part, request)).await?;
+        room.use_up(&rows);
+    }
+    let free: Vec<(Uuid, i64)> = free.iter().map(|lane| (lane.webhook_id, each)).collect();
+    rows.extend(take(connection, &free, room, request).await?);
     Ok((rows, next_token_at))
 }
 
-/// As [`take`], with a token for each row of a webhook that has a rate limit.
+/// What a claim may take.
+#[derive(Clone, Copy)]
+struct Room {
+    rows: i64,
+    /// One row more is taken as long as there are any.
+    bytes: i64,
+}
+
+impl Room {
+    fn use_up(&mut self, rows: &[ClaimRow]) {
+        self.rows -= i64::try_from(rows.len()).unwrap_or(i64::MAX);
+        let bytes: usize = rows.iter().map(|row| row.event.size()).sum();
+        self.bytes -= i64::try_from(bytes).unwrap_or(i64::MAX);
+    }
+}
+
+/// Of each webhook `each` at most, and no more than it has tokens. One that is locked has its tokens in
+/// another worker's hands.
 async fn take_within_limits(
     connection: &mut PgConnection,
     lanes: &[Lane],
-    request: &ClaimRequest,
+    each: i64,
+    (room, request): (Room, &ClaimRequest),
 ) -> Result<Vec<ClaimRow>, StoreError> {
     let mut tx = connection.begin().await.map_err(during(OPERATION))?;
-    let limited = lanes.iter().filter(|lane| lane.is_limited);
-    let limited = limited.map(|lane| lane.webhook_id);
-    let mut buckets = rate_limits::lock(&mut tx, limited, request.now).await?;
-    let rows = take(&mut tx, &offers(lanes, &buckets, request), request).await?;
+    let webhooks = lanes.iter().map(|lane| lane.webhook_id);
+    let mut buckets = rate_limits::lock(&mut tx, webhooks.clone(), request.now).await?;
+    let offers = webhooks.filter_map(|webhook| {
+        let tokens = i64::from(buckets.tokens(webhook)?);
+        (tokens > 0).then_some((webhook, tokens.min(each)))
+    });
+    let offers: Vec<(Uuid, i64)> = offers.collect();
+    let rows = take(&mut tx, &offers, room, request).await?;
     for row in &rows {
         buckets.take(row.delivery.webhook_id());
     }
     rate_limits::spend(&mut tx, buckets).await?;
     tx.commit().await.map_err(during(OPERATION))?;
     Ok(rows)
-}
-
-/// How many rows each webhook offers: its share and some, in case that others have less; one with a rate
-/// limit no more than it has tokens.
-fn offers(lanes: &[Lane], buckets: &Buckets, request: &ClaimRequest) -> Vec<(Uuid, i64)> {
-    let share = 2 * u64::from(request.limit) / lanes.len().max(1) as u64 + 1;
-    let share = u64::from(request.per_webhook).min(share);
-    let offers = lanes.iter().map(|lane| {
-        let tokens = match buckets.tokens(lane.webhook_id) {
-            Some(tokens) => u64::from(tokens),
-            // Its tokens are in another worker's hands.
-            None if lane.is_limited => 0,
-            None => share,
-        };
-        (
-            lane.webhook_id,
-            i64::try_from(share.min(tokens)).unwrap_or(i64::MAX),
-        )
-    });
-    offers.filter(|(_, offered)| *offered > 0).collect()
 }
 
 /// The webhooks with due deliveries that run and have a token, if they need one, and those that are gone:
@@ -249,35 +258,41 @@ async fn due_lanes(
     .map_err(during(OPERATION))
 }
 
-/// Takes leases on the oldest due rows of these webhooks, in turns.
+/// Takes leases on the oldest due rows of these webhooks, in turns; of each so many.
 async fn take(
     connection: &mut PgConnection,
     offers: &[(Uuid, i64)],
+    room: Room,
     request: &ClaimRequest,
 ) -> Result<Vec<ClaimRow>, StoreError> {
+    // A number for all of them, so that the planner knows what to expect.
+    let most = offers.iter().map(|(_, offered)| *offered).max();
+    let Some(most) = most.filter(|_| room.rows > 0 && room.bytes > 0) else {
+        return Ok(Vec::new());
+    };
     // Of rows that are due at the same time, those are taken that come first in the index (it falls back
     // on `ctid`). Otherwise some would be passed by again and again, and keep dead entries around them
     // alive that every later claim has to read.
     sqlx::query_as(concat!(
         "WITH offered AS MATERIALIZED (
-             SELECT o.id, o.due_at, o.bytes,
+             SELECT o.id, o.due_at, o.bytes, l.offered,
                  row_number() OVER (
                      PARTITION BY l.webhook_id ORDER BY o.due_at, o.created_at, o.place) AS turn
-             FROM UNNEST($1::uuid[], $3::bigint[]) AS l (webhook_id, offered)
+             FROM UNNEST($1::uuid[], $7::bigint[]) AS l (webhook_id, offered)
              CROSS JOIN LATERAL (
                  SELECT d.id, d.ctid AS place, d.due_at, d.created_at,
                      octet_length(d.event_raw) AS bytes
                  FROM deliveries d
                  WHERE d.status = 'pending' AND d.lane_key IS NULL AND d.webhook_id = l.webhook_id
                      AND d.due_at <= $2
-                 ORDER BY d.due_at, d.created_at LIMIT l.offered
+                 ORDER BY d.due_at, d.created_at LIMIT $3
                  FOR UPDATE SKIP LOCKED
              ) o
          ), taken AS (
              SELECT t.id FROM (
                  SELECT id, sum(bytes) OVER turns - bytes AS bytes_before,
                      row_number() OVER turns AS place
-                 FROM offered
+                 FROM offered WHERE turn <= offered
                  WINDOW turns AS (ORDER BY turn, due_at, id ROWS UNBOUNDED PRECEDING)
              ) t
              WHERE t.place <= $4 AND COALESCE(t.bytes_before, 0) < $5
@@ -291,10 +306,11 @@ async fn take(
     ))
     .bind(offers.iter().map(|(webhook, _)| *webhook).bind_iter())
     .bind(request.now)
-    .bind(offers.iter().map(|(_, offered)| *offered).bind_iter())
-    .bind(i64::from(request.limit))
-    .bind(MAX_BYTES)
+    .bind(most)
+    .bind(room.rows)
+    .bind(room.bytes)
     .bind(request.lease_until)
+    .bind(offers.iter().map(|(_, offered)| *offered).bind_iter())
     .fetch_all(connection)
     .await
     .map_err(during(OPERATION))

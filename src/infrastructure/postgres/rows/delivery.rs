@@ -184,6 +184,11 @@ pub(in super::super) struct EventRow {
 }
 
 impl EventRow {
+    /// Of its message, in bytes.
+    pub(in super::super) fn size(&self) -> usize {
+        self.event_raw.as_ref().map_or(0, Vec::len)
+    }
+
     pub(in super::super) fn read(self, id: DeliveryId) -> Result<StoredEvent, StoreError> {
         let this = RowRef {
             table: TABLE,
