@@ -29,6 +29,7 @@ pub mod ports;
 pub mod recorder;
 pub mod registry;
 pub mod relay;
+pub mod response;
 pub mod rewrap;
 pub mod store_clock;
 pub mod upkeep;

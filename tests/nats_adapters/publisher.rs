@@ -22,6 +22,7 @@ const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
 fn rows(count: u64) -> Vec<OutboxRow> {
     let row = |n| OutboxRow {
+        is_response: false,
         id: Uuid::from_u64_pair(1, n),
         event_type: "webhook.triggered".to_owned(),
         trace: TraceContext::read((n == 0).then_some(TRACE), Some("vendor=1,other=2")),

@@ -70,6 +70,7 @@ async fn an_event_comes_out_as_it_is_published(database: &Database) {
     add(database, &events).await;
 
     let expected = events.each_ref().map(|event| OutboxRow {
+        is_response: false,
         id: event.id,
         event_type: event.event_type.clone(),
         trace: event.context.trace.clone(),

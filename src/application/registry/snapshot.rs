@@ -47,10 +47,13 @@ pub(super) fn receives(webhook: &Webhook) -> bool {
 }
 
 impl Snapshot {
-    /// The webhooks that an event goes to, each once, in the order of their ids.
+    /// The webhooks that an event goes to, each once, in the order of their ids. One that was made of an
+    /// answer never goes to the webhook that got the answer.
     pub fn matches(&self, event: &EventMeta) -> Vec<Arc<CompiledWebhook>> {
         let ids = self.matcher.matches(&event.tenant, &event.event_type);
+        let maker = event.made_by.map(|made_by| made_by.webhook);
         ids.into_iter()
+            .filter(|id| maker != Some(*id))
             .filter_map(|id| self.webhook(id).map(Arc::clone))
             .collect()
     }

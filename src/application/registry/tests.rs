@@ -81,6 +81,7 @@ fn webhook(id: u128, events: &[&str]) -> Webhook {
 
 fn event(event_type: &str) -> EventMeta {
     EventMeta {
+        made_by: None,
         id: "e".to_owned(),
         event_type: event_type.to_owned(),
         source: "/erp".to_owned(),

@@ -1,9 +1,10 @@
 //! The events that the worker publishes: CloudEvents 1.0 in structured JSON.
 
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, value::RawValue};
 use uuid::Uuid;
 
+use super::MadeBy;
 use crate::domain::values::{
     IntegrationId, TenantId, Timestamp, TraceContext, WebhookId, format_time,
 };
@@ -93,6 +94,15 @@ pub struct Context {
     pub trace: Option<TraceContext>,
 }
 
+/// A business event that was made of an endpoint's answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Response {
+    /// Whose answer, and how many there were before.
+    pub made_by: MadeBy,
+    /// JSON text: its numbers keep their written form.
+    pub data: String,
+}
+
 /// An event to publish on `<prefix>.events.<type>`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DomainEvent<D = Value> {
@@ -110,6 +120,9 @@ pub struct DomainEvent<D = Value> {
     pub context: Context,
     /// What happened, in detail.
     pub data: D,
+    /// Set where it is no event of the worker's own, but one for the ERP: then it is published on
+    /// `ERP_RESPONSE_SUBJECT` + type, has this for its data, and no version.
+    pub response: Option<Response>,
 }
 
 #[derive(Serialize)]
@@ -126,8 +139,20 @@ struct CloudEvent<'a, D> {
     correlationid: &'a str,
     causationid: &'a str,
     actor: &'a str,
-    aggregateversion: i64,
-    data: &'a D,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    aggregateversion: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    integrationwebhookid: Option<WebhookId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    integrationhops: Option<u8>,
+    data: Data<'a, D>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Data<'a, D> {
+    Own(&'a D),
+    Written(&'a RawValue),
 }
 
 impl DomainEvent {
@@ -138,6 +163,12 @@ impl DomainEvent {
 impl<D: Serialize> DomainEvent<D> {
     /// The message body.
     pub fn to_json(&self) -> Vec<u8> {
+        let made_by = self.response.as_ref().map(|response| response.made_by);
+        // What is no JSON never gets here.
+        let written = self
+            .response
+            .as_ref()
+            .map(|response| serde_json::from_str(&response.data).unwrap_or(RawValue::NULL));
         let event = CloudEvent {
             specversion: "1.0",
             id: self.id,
@@ -150,8 +181,10 @@ impl<D: Serialize> DomainEvent<D> {
             correlationid: &self.context.correlation_id,
             causationid: &self.context.causation_id,
             actor: &self.context.actor,
-            aggregateversion: self.aggregate_version,
-            data: &self.data,
+            aggregateversion: made_by.is_none().then_some(self.aggregate_version),
+            integrationwebhookid: made_by.map(|made_by| made_by.webhook),
+            integrationhops: made_by.map(|made_by| made_by.hops),
+            data: written.map_or(Data::Own(&self.data), Data::Written),
         };
         serde_json::to_vec(&event).unwrap_or_default()
     }

@@ -46,6 +46,7 @@ fn request(url: &str, timeout: Duration) -> OutboundRequest {
     let mut headers = HeaderMap::new();
     headers.insert("authorization", HeaderValue::from_static("Bearer canary"));
     OutboundRequest {
+        whole_up_to: None,
         uri: url.parse().unwrap(),
         method: Method::POST,
         headers,
