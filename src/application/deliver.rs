@@ -30,11 +30,12 @@ use crate::{
 };
 
 use super::{
+    answer::attempt_of,
     breakers::Breakers,
     delivery_events,
     endpoints::Endpoints,
     patience::until_done,
-    ports::{Clock, HttpAnswer, HttpSender, OutboundRequest, SendError},
+    ports::{Clock, HttpSender, OutboundRequest, SendError},
     registry::{CompiledWebhook, LaneRule},
     response::WholeAnswer,
     webhook_changes::Cause,
@@ -397,34 +398,6 @@ pub(super) fn refused(
         attempt: None,
         events: vec![told],
     }
-}
-
-/// What the sender's result says, as an attempt to keep and an answer to decide by.
-fn attempt_of(
-    number: i32,
-    started_at: Timestamp,
-    duration_ms: i64,
-    result: Result<HttpAnswer, SendError>,
-) -> (Attempt, Answer) {
-    let (answer, status_code, error, response) = match result {
-        Ok(http) => {
-            let answer = Answer::Status(http.status, http.retry_after);
-            let error = (!answer.is_success()).then(|| format!("HTTP {}", http.status));
-            // PostgreSQL keeps no NUL in texts.
-            let response = (!http.body.is_empty()).then(|| http.body.replace('\0', "\u{fffd}"));
-            (answer, Some(http.status), error, response)
-        }
-        Err(error) => (Answer::None, None, Some(error.to_string()), None),
-    };
-    let attempt = Attempt {
-        number,
-        started_at,
-        duration_ms,
-        status_code,
-        error,
-        response,
-    };
-    (attempt, answer)
 }
 
 /// Moves the delivery on and answers what is to be told.
