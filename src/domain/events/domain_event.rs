@@ -189,3 +189,47 @@ impl<D: Serialize> DomainEvent<D> {
         serde_json::to_vec(&event).unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_made_of_an_answer_names_the_webhook_and_has_no_version() {
+        let own = DomainEvent {
+            id: Uuid::nil(),
+            event_type: "a.b".to_owned(),
+            subject: "s".to_owned(),
+            time: chrono::DateTime::UNIX_EPOCH,
+            aggregate_version: 3,
+            context: Context {
+                tenant: TenantId::try_new("nord").unwrap(),
+                actor: "system".to_owned(),
+                correlation_id: "c".to_owned(),
+                causation_id: "e".to_owned(),
+                trace: None,
+            },
+            data: serde_json::json!({ "n": 1 }),
+            response: None,
+        };
+        let made = DomainEvent {
+            response: Some(Response {
+                made_by: MadeBy {
+                    webhook: WebhookId(Uuid::nil()),
+                    hops: 2,
+                },
+                data: r#"{"n": 18450.00}"#.to_owned(),
+            }),
+            ..own.clone()
+        };
+        let text = |event: &DomainEvent| String::from_utf8(event.to_json()).unwrap();
+        let (own, made) = (text(&own), text(&made));
+        assert!(own.ends_with(r#""actor":"system","aggregateversion":3,"data":{"n":1}}"#));
+        assert!(!own.contains("integrationwebhookid"), "{own}");
+        let nil = Uuid::nil();
+        let end = format!(
+            r#""actor":"system","integrationwebhookid":"{nil}","integrationhops":2,"data":{{"n": 18450.00}}}}"#
+        );
+        assert!(made.ends_with(&end), "{made}");
+    }
+}
