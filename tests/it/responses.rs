@@ -63,7 +63,9 @@ async fn an_answer_becomes_an_event_that_others_get_and_the_maker_does_not(site:
     let tested = erp.ask("webhook.test", json!({ "id": maker })).await;
     assert_eq!(tested["statusCode"], 201);
 
-    let headers = [("X-Correlation-Id", "c-1")];
+    let trace = "0af7651916cd43dd8448eb211c80319c";
+    let parent = format!("00-{trace}-b7ad6b7169203331-01");
+    let headers = [("X-Correlation-Id", "c-1"), ("traceparent", &parent)];
     let body = order("e-1");
     erp.publish_with("sales.order.created", &headers, body)
         .await;
@@ -104,6 +106,8 @@ async fn an_answer_becomes_an_event_that_others_get_and_the_maker_does_not(site:
         r#""data":{"number":"D-1","order":{"orderId":"e-1","totalNet":18450.00},"net":18450.00}"#;
     assert!(body.contains(data), "{body}");
     assert_eq!(request.json()["id"], event["id"]);
+    let traceparent = request.header("traceparent");
+    assert!(traceparent.contains(trace), "{traceparent}");
 }
 
 async fn every_lane_makes_one_event_of_the_answer_that_was_a_success(site: Site) {
