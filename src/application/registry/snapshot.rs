@@ -51,9 +51,8 @@ impl Snapshot {
     /// answer never goes to the webhook that got the answer.
     pub fn matches(&self, event: &EventMeta) -> Vec<Arc<CompiledWebhook>> {
         let ids = self.matcher.matches(&event.tenant, &event.event_type);
-        let maker = event.made_by.map(|made_by| made_by.webhook);
         ids.into_iter()
-            .filter(|id| maker != Some(*id))
+            .filter(|id| !event.is_made_by(*id))
             .filter_map(|id| self.webhook(id).map(Arc::clone))
             .collect()
     }

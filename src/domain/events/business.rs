@@ -55,6 +55,14 @@ pub struct EventMeta {
     pub made_by: Option<MadeBy>,
 }
 
+impl EventMeta {
+    /// Whether it was made of this webhook's answer: then it never goes to that webhook.
+    pub fn is_made_by(&self, webhook: WebhookId) -> bool {
+        self.made_by
+            .is_some_and(|made_by| made_by.webhook == webhook)
+    }
+}
+
 /// The event's data; a part of the message's bytes, unless it had to be decoded from them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Payload {
