@@ -1,5 +1,6 @@
 //! What the worker does: the use cases, and the ports through which they reach the world.
 
+mod answer;
 pub mod breakers;
 pub mod client_identity;
 pub mod commands;
@@ -29,6 +30,7 @@ pub mod ports;
 pub mod recorder;
 pub mod registry;
 pub mod relay;
+pub mod response;
 pub mod rewrap;
 pub mod store_clock;
 pub mod upkeep;

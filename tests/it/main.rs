@@ -15,6 +15,7 @@ mod intake;
 mod operations;
 mod ordering;
 mod poison;
+mod responses;
 mod servers;
 mod signatures;
 mod support;
