@@ -143,6 +143,8 @@ async fn what_is_turned_off_is_explained_by_that(site: Site) {
         event["subject"] == gone.as_str()
     })
     .await;
+    let row = json!({ "eventId": "e-3", "status": "pending" });
+    erp.wait_delivery(&gone, row).await;
     let answer = explain(&erp, "e-3", &gone).await;
     assert_eq!(answer["outcome"], "pending", "{answer}");
     let told = answer["reason"].as_str().expect("a reason");

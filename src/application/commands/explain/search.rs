@@ -26,8 +26,8 @@ use super::{
 
 /// How many of the newest messages are looked at.
 pub(super) const MAX_MESSAGES: u64 = 200_000;
-/// How long they are looked at: somebody waits for the answer.
-pub(super) const MAX_TIME: Duration = Duration::from_secs(5);
+/// How long they are looked at: the answer is waited for, 5 s by many clients.
+pub(super) const MAX_TIME: Duration = Duration::from_secs(4);
 /// Messages that are looked at in one go, from the newest backwards.
 const WINDOW: u64 = 1_000;
 /// Webhooks of the tenant that are asked for a delivery of the event, in lists of 100.
