@@ -11,6 +11,7 @@ pub mod deliver;
 pub mod delivery_events;
 pub mod endpoint;
 pub mod endpoints;
+pub mod event_archive;
 pub mod event_view;
 pub mod fast_lane;
 pub mod filters;

@@ -10,6 +10,7 @@ mod database_file;
 mod dead_letters;
 mod deliveries;
 mod demo;
+mod explain;
 mod expressions;
 mod intake;
 mod operations;
