@@ -27,11 +27,12 @@ both!(
     a_rule_goes_with_its_webhook,
 );
 
-fn rule(requests: u32, per_ms: u64) -> Option<RateLimit> {
-    Some(RateLimit::new(requests, Duration::from_millis(per_ms)))
+fn rule(requests: u32, per_ms: u64) -> RateLimit {
+    RateLimit::new(requests, Duration::from_millis(per_ms))
 }
 
-async fn limit(database: &Database, hook: &Webhook, rule: Option<RateLimit>) {
+async fn limit(database: &Database, hook: &Webhook, rule: impl Into<Option<RateLimit>>) {
+    let rule = rule.into();
     database
         .work(async |work| {
             let kept = work.put_rate_limit(hook.id, rule).await;
@@ -211,8 +212,8 @@ async fn lanes_take_a_token_for_each_delivery_and_the_fronts_first(database: &Da
         }),
         ..delivery(&hook, turn)
     };
-    let lanes = ["a", "b", "c"];
-    let places = (0..30).map(|turn| parked(&in_lane(lanes[turn as usize % 3], turn)));
+    let lanes = ["a", "b", "c"].into_iter().cycle().zip(0..30);
+    let places = lanes.map(|(key, turn)| parked(&in_lane(key, turn)));
     database.record_first(places.collect()).await;
     let claim = LaneClaim {
         now: at(1_000),

@@ -141,6 +141,22 @@ pub struct WebhookSettings {
     pub rate_limit: Option<RateLimit>,
     /// How many requests one worker may have under way there; `None` is as many as for any endpoint.
     pub max_in_flight: Option<u32>,
+    /// What becomes of an endpoint's answer, if anything does.
+    pub response: Option<ResponseSettings>,
+}
+
+/// A 2xx answer becomes an event for the ERP.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResponseSettings {
+    /// The event's type.
+    pub event: String,
+    /// The expression that makes its data of event and answer; without one the answer is the data.
+    pub data: Option<String>,
+}
+
+impl ResponseSettings {
+    /// Longest type, in bytes: with `ERP_RESPONSE_SUBJECT` before it, it is a NATS subject.
+    pub const MAX_TYPE: usize = 127;
 }
 
 /// Deliveries with the same key go out one after the other, in the order of the source stream.
