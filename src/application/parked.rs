@@ -230,7 +230,7 @@ impl Renewal {
                     .store
                     .renew(&leases, self.clock.store_now() + LEASE)
                     .await;
-                renewed.map(|()| self.leases.renewed(&leases, began))
+                renewed.map(|held| self.leases.renewed(&leases, &held, began))
             };
             let never = |_: &StoreError| false;
             if until_done(&stopping, "renew leases", never, renew)
