@@ -207,11 +207,7 @@ impl OrderedLanes {
         };
         let mut left = Vec::new();
         for (kind, lane) in lanes {
-            let (seated, rest) = if left.is_empty() {
-                room.seat(lane)
-            } else {
-                (None, lane)
-            };
+            let (seated, rest) = room.seat(lane);
             if !rest.is_empty() {
                 left.push((kind, rest));
             }

@@ -162,21 +162,17 @@ impl ParkedLane {
         let snapshot = match self.registry.refresh().await {
             Ok(snapshot) => snapshot,
             Err(error) => {
-                let lost = self.let_go(claimed.into_iter(), lane_of);
+                let lost = self.let_go(claimed, lane_of);
                 self.leases.forget(&lost);
                 return Err(error);
             }
         };
-        let mut claimed = claimed.into_iter();
-        while let Some(one) = claimed.next() {
+        let mut left = Vec::new();
+        for one in claimed {
             let permit = Arc::clone(in_hand).try_acquire_owned().ok();
             let (Some(permit), Some(room)) = (permit, room_for(bytes, &one)) else {
-                let left = self.let_go(std::iter::once(one).chain(claimed), lane_of);
-                let (store, leases) = (Arc::clone(&self.store), Arc::clone(&self.leases));
-                group.spawn("parked deliveries without room", async move {
-                    give_back(store.as_ref(), &leases, &left, now).await;
-                });
-                return Ok(None);
+                left.push(one);
+                continue;
             };
             let (this, snapshot) = (Arc::clone(self), Arc::clone(&snapshot));
             let lane = lane_of(&one);
@@ -188,7 +184,15 @@ impl ParkedLane {
                 }
             });
         }
-        Ok(Some(found))
+        if left.is_empty() {
+            return Ok(Some(found));
+        }
+        let left = self.let_go(left, lane_of);
+        let (store, leases) = (Arc::clone(&self.store), Arc::clone(&self.leases));
+        group.spawn("parked deliveries without room", async move {
+            give_back(store.as_ref(), &leases, &left, now).await;
+        });
+        Ok(None)
     }
 
     /// What is due, and after it the probes with their webhooks. The leases on both are renewed from now on.
@@ -215,7 +219,7 @@ impl ParkedLane {
     /// Keeps the probes among them for others, and answers the leases.
     fn let_go(
         &self,
-        deliveries: impl Iterator<Item = ClaimedDelivery>,
+        deliveries: Vec<ClaimedDelivery>,
         lane_of: impl Fn(&ClaimedDelivery) -> Lane,
     ) -> Vec<Lease> {
         let lease = |one: ClaimedDelivery| {
@@ -224,7 +228,7 @@ impl ParkedLane {
                 .no_sign(lane_of(&one), webhook, Duration::ZERO);
             one.lease
         };
-        deliveries.map(lease).collect()
+        deliveries.into_iter().map(lease).collect()
     }
 
     /// Gives all leases back; for shutdown, when nobody works under them any more.
