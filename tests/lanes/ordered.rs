@@ -33,9 +33,14 @@ async fn a_lane_goes_on_when_a_lease_in_it_is_lost() {
 async fn a_lane_that_takes_all_room_for_long_does_not_hold_up_small_ones() {
     let world = World::new(|n| if n == 1 { Does::Hang } else { Does::Answer }).await;
     world.floor.value.store(10, Ordering::SeqCst);
-    let lanes = [(1, "a", 40 * MIB), (2, "b", 40 * MIB), (3, "c", 0)];
-    let lanes = lanes.map(|(n, key, bytes)| world.waiting(n, Some(key), bytes));
-    world.park(lanes.into()).await;
+    let others = world.fixture.create(8, &["order.*"]).await;
+    world
+        .park(vec![
+            world.waiting(1, Some("a"), 40 * MIB),
+            world.waiting_for(&others, 2, Some("b"), 40 * MIB),
+            world.waiting_for(&others, 3, Some("c"), 0),
+        ])
+        .await;
 
     world.start();
 
@@ -48,9 +53,14 @@ async fn a_lane_that_takes_all_room_for_long_does_not_hold_up_small_ones() {
 async fn the_room_of_a_delivery_is_free_as_soon_as_it_is_sent() {
     let world = World::new(|n| if n == 2 { Does::Hang } else { Does::Answer }).await;
     world.floor.value.store(10, Ordering::SeqCst);
-    let lanes = [(1, "a", 40 * MIB), (2, "a", 0), (3, "b", 40 * MIB)];
-    let lanes = lanes.map(|(n, key, bytes)| world.waiting(n, Some(key), bytes));
-    world.park(lanes.into()).await;
+    let others = world.fixture.create(8, &["order.*"]).await;
+    world
+        .park(vec![
+            world.waiting(1, Some("a"), 40 * MIB),
+            world.waiting(2, Some("a"), 0),
+            world.waiting_for(&others, 3, Some("b"), 40 * MIB),
+        ])
+        .await;
 
     world.start();
 

@@ -99,10 +99,11 @@ async fn open_world() -> World {
 #[tokio::test]
 async fn one_lane_at_a_time_has_the_right_to_a_probe() {
     let world = open_world().await;
-    let (now, hook) = (world.clock.store_now(), world.webhook.id);
+    let hook = world.webhook.id;
     world.park(vec![world.waiting(2, Some("a"), 0)]).await;
-    assert_eq!(claim(&world, now).await, []);
+    assert_eq!(claim(&world, world.clock.store_now()).await, []);
 
+    let now = world.clock.store_now();
     assert!(world.breakers.use_probe(hook, now));
     assert!(!world.breakers.use_probe(hook, now));
     world.park(vec![world.waiting(1, None, 0)]).await;

@@ -32,7 +32,10 @@ use integration_worker::{
     domain::{
         entities::{Delivery, DeliveryStatus, LanePlace, Webhook},
         events::{BusinessEvent, EventMeta, Payload},
-        interfaces::{DeliveryStore as _, FirstRecord, OutboxRow, RecordBatch, Store, StoredEvent},
+        interfaces::{
+            DeliveryStore as _, FirstRecord, OutboxRow, Queries as _, RecordBatch, Store,
+            StoredEvent,
+        },
         policies::{Breaker, BreakerRules, EndpointState},
         values::{DeliveryId, LaneKey, Timestamp},
     },
@@ -45,7 +48,7 @@ use tokio::sync::watch;
 use crate::fixture::{self, Fixture};
 
 /// How long anything may take.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(25);
 
 /// Waits until it is so.
 pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
@@ -247,6 +250,17 @@ impl World {
 
     /// A delivery of event `number`, whose message is so long; in this lane, if any.
     pub(crate) fn waiting(&self, number: i64, lane: Option<&str>, bytes: usize) -> FirstRecord {
+        self.waiting_for(&self.webhook, number, lane, bytes)
+    }
+
+    /// The same, for another webhook.
+    pub(crate) fn waiting_for(
+        &self,
+        webhook: &Webhook,
+        number: i64,
+        lane: Option<&str>,
+        bytes: usize,
+    ) -> FirstRecord {
         let now = self.clock.now();
         let id = format!("event-{number}");
         let body = format!("{{\"n\":{number}}}");
@@ -263,9 +277,9 @@ impl World {
         };
         FirstRecord {
             delivery: Delivery {
-                id: DeliveryId::derive(self.webhook.id, &self.webhook.meta.tenant, &id),
-                tenant: self.webhook.meta.tenant.clone(),
-                webhook_id: self.webhook.id,
+                id: DeliveryId::derive(webhook.id, &webhook.meta.tenant, &id),
+                tenant: webhook.meta.tenant.clone(),
+                webhook_id: webhook.id,
                 event_id: id,
                 event_type: "order.created".to_owned(),
                 correlation_id: None,
@@ -338,14 +352,27 @@ impl World {
 
     /// Waits until the endpoint has got `count` requests.
     pub(crate) async fn until_got(&self, count: usize) -> Vec<i64> {
-        until("requests", || self.endpoint.got().len() >= count).await;
-        self.endpoint.got()
+        let waiting = async {
+            while self.endpoint.got().len() < count {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let done = tokio::time::timeout(PATIENCE, waiting).await;
+        let got = self.endpoint.got();
+        assert!(done.is_ok(), "{count} are wanted: {got:?}");
+        got
     }
 
-    /// Waits until the breaker is closed.
+    /// Waits until nothing is wrong with the endpoint any more, as the store has it.
     pub(crate) async fn until_closed(&self) {
-        let is_closed = || self.breakers.open_until(self.webhook.id).is_none();
-        until("the breaker is closed", is_closed).await;
+        let waiting = async {
+            let states = async || self.store().endpoint_states(10).await.expect("a list");
+            while !states().await.is_empty() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let done = tokio::time::timeout(PATIENCE, waiting).await;
+        assert!(done.is_ok(), "still open after {:?}", self.endpoint.got());
     }
 
     /// Some time later by the store's clock.
