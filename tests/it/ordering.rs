@@ -243,7 +243,7 @@ async fn a_worker_that_begins_behind_an_open_breaker_makes_its_probe(site: Site)
         database,
     } = site;
     receiver.answer("/orders", Answer::status(500));
-    let waits: Vec<&str> = std::iter::repeat_n("100ms", 60).collect();
+    let waits: Vec<&str> = std::iter::repeat_n("100ms", 50).collect();
     let config = ordered(&json!({ "retryPolicy": { "schedule": waits } }));
     let url = receiver.url("/orders");
     let (webhook, _) = erp.webhook(&url, &["sales.>"], config).await;

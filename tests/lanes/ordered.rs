@@ -29,16 +29,16 @@ async fn a_lane_goes_on_when_a_lease_in_it_is_lost() {
     until("no lease is left", || world.leases.all().is_empty()).await;
 }
 
-#[tokio::test]
-async fn a_lane_that_takes_all_room_for_long_does_not_hold_up_small_ones() {
+/// One endpoint holds what takes most of the room; there is none for another large one meanwhile.
+async fn small_ones_go_on(lanes: [Option<&str>; 3]) {
     let world = World::new(|n| if n == 1 { Does::Hang } else { Does::Answer }).await;
     world.floor.value.store(10, Ordering::SeqCst);
     let others = world.fixture.create(8, &["order.*"]).await;
     world
         .park(vec![
-            world.waiting(1, Some("a"), 40 * MIB),
-            world.waiting_for(&others, 2, Some("b"), 40 * MIB),
-            world.waiting_for(&others, 3, Some("c"), 0),
+            world.waiting(1, lanes[0], 40 * MIB),
+            world.waiting_for(&others, 2, lanes[1], 40 * MIB),
+            world.waiting_for(&others, 3, lanes[2], 0),
         ])
         .await;
 
@@ -50,19 +50,28 @@ async fn a_lane_that_takes_all_room_for_long_does_not_hold_up_small_ones() {
 }
 
 #[tokio::test]
+async fn a_lane_that_takes_all_room_for_long_does_not_hold_up_small_ones() {
+    small_ones_go_on([Some("a"), Some("b"), Some("c")]).await;
+}
+
+#[tokio::test]
+async fn a_delivery_that_takes_all_room_for_long_does_not_hold_up_small_ones() {
+    small_ones_go_on([None; 3]).await;
+}
+
+#[tokio::test]
 async fn the_room_of_a_delivery_is_free_as_soon_as_it_is_sent() {
     let world = World::new(|n| if n == 2 { Does::Hang } else { Does::Answer }).await;
     world.floor.value.store(10, Ordering::SeqCst);
     let others = world.fixture.create(8, &["order.*"]).await;
-    world
-        .park(vec![
-            world.waiting(1, Some("a"), 40 * MIB),
-            world.waiting(2, Some("a"), 0),
-            world.waiting_for(&others, 3, Some("b"), 40 * MIB),
-        ])
-        .await;
-
+    let lane = [(1, 40 * MIB), (2, 0)].map(|(n, bytes)| world.waiting(n, Some("a"), bytes));
+    world.park(lane.into()).await;
     world.start();
+    assert_eq!(world.until_got(2).await, [1, 2]);
+
+    // The lane is not over.
+    let large = world.waiting_for(&others, 3, Some("b"), 40 * MIB);
+    world.park(vec![large]).await;
 
     assert_eq!(world.until_got(3).await, [1, 2, 3]);
 }

@@ -13,13 +13,17 @@ use integration_worker::{
 use crate::world::{Does, World, until};
 
 #[tokio::test]
-async fn an_ordered_probe_asks_for_a_floor_that_is_not_known() {
+async fn an_ordered_probe_asks_for_the_floor_where_it_waits_above_it() {
     let world = World::new(|_| Does::Answer).await;
-    world.floor.value.store(10, Ordering::SeqCst);
+    world.floor.value.store(3, Ordering::SeqCst);
     world.open_breaker().await;
-    world.park(vec![world.waiting(5, Some("a"), 0)]).await;
-
     world.start();
+    until("it is open", || !world.breakers.open().is_empty()).await;
+    let asked = || world.floor.asked.load(Ordering::SeqCst);
+    until("a floor is known", || asked() > 0).await;
+
+    world.floor.value.store(10, Ordering::SeqCst);
+    world.park(vec![world.waiting(5, Some("a"), 0)]).await;
 
     world.until_closed().await;
     assert_eq!(world.endpoint.got(), [5]);
