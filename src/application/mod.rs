@@ -1,5 +1,6 @@
 //! What the worker does: the use cases, and the ports through which they reach the world.
 
+mod answer;
 pub mod breakers;
 pub mod client_identity;
 pub mod commands;
@@ -10,6 +11,7 @@ pub mod deliver;
 pub mod delivery_events;
 pub mod endpoint;
 pub mod endpoints;
+pub mod event_archive;
 pub mod event_view;
 pub mod fast_lane;
 pub mod filters;
@@ -29,6 +31,7 @@ pub mod ports;
 pub mod recorder;
 pub mod registry;
 pub mod relay;
+pub mod response;
 pub mod rewrap;
 pub mod store_clock;
 pub mod upkeep;

@@ -119,6 +119,7 @@ impl HttpSender for Endpoint {
             status: 200,
             retry_after: None,
             body: String::new(),
+            whole: None,
         })
     }
 }

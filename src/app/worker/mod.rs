@@ -12,13 +12,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     application::{
-        commands::{CommandHandler, CommandSettings},
+        commands::{CommandHandler, CommandSettings, SourceHistory},
         dead_letter_box::DeadLetterBox,
         dead_letter_watch::DeadLetterWatch,
         deliver::Deliverer,
         health::Health,
         in_hand::InHand,
         leases::Leases,
+        normalise::Normaliser,
         parked::ParkedLane,
         ports::{Clock, EventPublisher, HttpSender},
         relay::Relay,
@@ -32,8 +33,8 @@ use crate::{
         expression::Cel,
         http::EndpointClient,
         nats::{
-            Burial, Connection, JetStreamDeadLetters, JetStreamPublisher, PullSource, Topology,
-            TopologySettings,
+            Burial, Connection, ConsumerFloor, JetStreamArchive, JetStreamDeadLetters,
+            JetStreamPublisher, PullSource, Topology, TopologySettings,
         },
         telemetry::MetricsRecorder,
     },
@@ -102,6 +103,23 @@ struct Parts {
 impl Parts {
     fn publisher(&self) -> Arc<dyn EventPublisher> {
         Arc::<JetStreamPublisher>::clone(&self.publisher)
+    }
+
+    fn normaliser(&self) -> Normaliser {
+        Normaliser {
+            stream: self.config.nats.source_stream.clone(),
+            default_tenant: self.tenant.clone(),
+            max_bytes: self.config.limits.event_bytes,
+        }
+    }
+
+    fn history(&self) -> SourceHistory {
+        SourceHistory {
+            archive: Arc::new(JetStreamArchive::new(&self.connection, &self.topology)),
+            floor: Arc::new(ConsumerFloor::new(&self.connection, &self.topology)),
+            normaliser: self.normaliser(),
+            kept: self.config.retention.deliveries,
+        }
     }
 
     fn burial(&self, kind: &'static str) -> Burial {
@@ -203,7 +221,8 @@ async fn prepare(
     let (connection, topology) = nats::wait_for(&config.nats, Arc::clone(&clock), &health).await?;
     let prefix = nats::prefix(&config.nats)?;
     let dead_letters = JetStreamDeadLetters::new(&connection, prefix.clone(), &topology);
-    let publisher = Arc::new(JetStreamPublisher::new(&connection, prefix, &topology));
+    let responses = config.nats.response_subject.clone();
+    let publisher = JetStreamPublisher::new(&connection, prefix, responses, &topology);
     Ok(Parts {
         config,
         tenant,
@@ -216,7 +235,7 @@ async fn prepare(
         connection,
         topology,
         sender: Arc::new(sender),
-        publisher,
+        publisher: Arc::new(publisher),
         dead_letters: Arc::new(dead_letters),
     })
 }
@@ -314,7 +333,8 @@ async fn start_commands(parts: &Parts, groups: &Groups) -> Result<(), RunError> 
             expressions: Arc::new(Cel),
         },
     );
-    let handler = Arc::new(handler.with_dead_letters(Arc::clone(&parts.dead_letters)));
+    let handler = handler.with_dead_letters(Arc::clone(&parts.dead_letters));
+    let handler = Arc::new(handler.with_history(parts.history()));
     let prefix = nats::prefix(&parts.config.nats)?;
     let publisher = &parts.publisher;
     DurableCommands {

@@ -179,6 +179,7 @@ impl Command {
             id.push_str(&self.message_id.to_string());
         }
         DomainEvent {
+            response: None,
             id: Uuid::new_v5(&Uuid::NAMESPACE_URL, id.as_bytes()),
             event_type: event_type.to_owned(),
             subject: context.command_id.clone(),
@@ -192,7 +193,7 @@ impl Command {
 
 fn kind(entity: &str, action: &str) -> Kind {
     match (entity, action) {
-        (_, "get" | "list") => Kind::Query,
+        (_, "get" | "list") | ("delivery", "explain") => Kind::Query,
         ("webhook", "test") | ("deadletter", _) => Kind::Outside,
         _ => Kind::Change,
     }
