@@ -75,14 +75,19 @@ impl DeliveryStore for SqliteStore {
         endpoints::take_probes(self, webhooks, now, until).await
     }
 
-    async fn renew(&self, leases: &[Lease], lease_until: Timestamp) -> Result<(), StoreError> {
+    async fn renew(
+        &self,
+        leases: &[Lease],
+        lease_until: Timestamp,
+    ) -> Result<Vec<Lease>, StoreError> {
         const RENEWED: &str = "renew leases";
         if leases.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let mut transaction = self.write(RENEWED).await?;
-        on_leases(&mut transaction, RENEWED, &RENEW, leases, lease_until).await?;
-        transaction.commit().await.map_err(failed(RENEWED))
+        let held = on_leases(&mut transaction, RENEWED, &RENEW, leases, lease_until).await?;
+        transaction.commit().await.map_err(failed(RENEWED))?;
+        Ok(held.into_iter().map(|(lease, _)| lease).collect())
     }
 
     async fn release(
@@ -95,7 +100,7 @@ impl DeliveryStore for SqliteStore {
             return Ok(());
         }
         let mut transaction = self.write(RELEASED).await?;
-        let released = on_leases(
+        let held = on_leases(
             &mut transaction,
             RELEASED,
             &RELEASE,
@@ -103,7 +108,8 @@ impl DeliveryStore for SqliteStore {
             next_attempt_at,
         )
         .await?;
-        rate_limits::give_back(&mut transaction, &released).await?;
+        let webhooks: Vec<Uuid> = held.into_iter().map(|(_, webhook)| webhook).collect();
+        rate_limits::give_back(&mut transaction, &webhooks).await?;
         transaction.commit().await.map_err(failed(RELEASED))
     }
 
@@ -154,7 +160,8 @@ static RENEW: LazyLock<ManyRows> = LazyLock::new(|| {
         ")
         UPDATE deliveries SET due_at = max(next_attempt_at, v.until) FROM v
         WHERE deliveries.id = v.id AND deliveries.lease_epoch = v.epoch
-            AND deliveries.status = 'pending'",
+            AND deliveries.status = 'pending'
+        RETURNING id, lease_epoch, webhook_id",
     )
 });
 
@@ -168,33 +175,37 @@ static RELEASE: LazyLock<ManyRows> = LazyLock::new(|| {
         FROM v
         WHERE deliveries.id = v.id AND deliveries.lease_epoch = v.epoch
             AND deliveries.status = 'pending'
-        RETURNING deliveries.id, deliveries.webhook_id",
+        RETURNING id, lease_epoch, webhook_id",
     )
 });
 
-/// Answers the webhook of each delivery that it changed, where the statement tells.
+/// Answers the leases that were held, as they are now, each with its webhook.
 async fn on_leases(
     connection: &mut SqliteConnection,
     operation: &'static str,
     statement: &ManyRows,
     leases: &[Lease],
     time: Timestamp,
-) -> Result<Vec<Uuid>, StoreError> {
-    let mut webhooks = Vec::new();
+) -> Result<Vec<(Lease, Uuid)>, StoreError> {
+    let mut held = Vec::with_capacity(leases.len());
     for (sql, piece) in statement.pieces(leases) {
-        let mut query = sqlx::query(sql);
+        let mut query = sqlx::query_as(sql);
         for lease in piece {
             query = query
                 .bind(lease.delivery_id.0)
                 .bind(lease.epoch)
                 .bind(time.timestamp_millis());
         }
-        let rows = query.fetch_all(&mut *connection).await;
-        for row in &rows.map_err(failed(operation))? {
-            webhooks.push(rows::Cells::new(row, "deliveries").get("webhook_id")?);
-        }
+        let rows: Vec<(Uuid, i64, Uuid)> = query
+            .fetch_all(&mut *connection)
+            .await
+            .map_err(failed(operation))?;
+        held.extend(rows.into_iter().map(|(id, epoch, webhook)| {
+            let delivery_id = DeliveryId(id);
+            (Lease { delivery_id, epoch }, webhook)
+        }));
     }
-    Ok(webhooks)
+    Ok(held)
 }
 
 // ---- Pruning ------------------------------------------------------------------------------
