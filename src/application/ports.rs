@@ -11,7 +11,7 @@ use crate::domain::{
     values::{SealedSecrets, Timestamp},
 };
 
-use super::{client_identity::ClientIdentity, event_view::EventView};
+use super::{client_identity::ClientIdentity, event_view::EventView, oauth::Grant};
 
 /// Time, ids and randomness.
 pub trait Clock: Send + Sync {
@@ -111,8 +111,12 @@ pub struct OutboundRequest {
     pub body: Bytes,
     /// Connecting, sending and reading the capped answer.
     pub timeout: Duration,
+    /// How much of the answer's body is read, in bytes; the rest is left.
+    pub max_answer: usize,
     /// The certificate to connect with, if the endpoint asks for one.
     pub identity: Option<Arc<ClientIdentity>>,
+    /// What gets a token for it, if the endpoint asks for one (see [`super::oauth`]).
+    pub grant: Option<Arc<Grant>>,
 }
 
 impl fmt::Debug for OutboundRequest {
@@ -126,7 +130,7 @@ impl fmt::Debug for OutboundRequest {
     }
 }
 
-/// An answer, its body cut at [`HttpAnswer::MAX_BODY`].
+/// An answer, its body cut at the request's `max_answer`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpAnswer {
     /// The status.
@@ -138,7 +142,7 @@ pub struct HttpAnswer {
 }
 
 impl HttpAnswer {
-    /// How much of an answer is read and kept: 2 KiB.
+    /// How much of an endpoint's answer is read and kept: 2 KiB.
     pub const MAX_BODY: usize = 2048;
 }
 
@@ -157,6 +161,14 @@ pub enum SendError {
     /// No name could be looked up, which says nothing about the endpoint.
     #[error("cannot connect: {0}")]
     Lookup(String),
+    /// There is no token to show to the endpoint, so nothing was sent to it.
+    #[error("cannot get a token: {reason}")]
+    Token {
+        /// Why, for people; never a secret.
+        reason: String,
+        /// Whether it is this worker's doing, or its surroundings', and says nothing about the partner.
+        ours: bool,
+    },
     /// The connection broke.
     #[error("connection lost: {0}")]
     Broken(String),

@@ -16,17 +16,19 @@ use crate::domain::{
     entities::{HttpMethod, WebhookSettings},
     events::{BusinessEvent, Payload},
     policies::{SignatureKey, signature},
-    values::{DeliveryId, Timestamp},
+    values::{DeliveryId, Timestamp, WebhookId},
 };
 
 use super::{
     client_identity::ClientIdentity,
     event_view::EventView,
-    ports::{Expression, OutboundRequest},
+    oauth::Grant,
+    ports::{Expression, HttpAnswer, OutboundRequest},
 };
 use headers::{TRACEPARENT, TRACESTATE, WEBHOOK_ID, WEBHOOK_SIGNATURE, WEBHOOK_TIMESTAMP};
 
 pub use authentication::Authentication;
+pub(crate) use headers::USER_AGENT;
 pub use headers::is_reserved_header;
 
 /// A signing key, and until when it signs.
@@ -53,6 +55,7 @@ pub struct Endpoint {
     keys: Vec<SigningKey>,
     transform: Option<Arc<dyn Expression>>,
     identity: Option<Arc<ClientIdentity>>,
+    grant: Option<Arc<Grant>>,
 }
 
 impl Endpoint {
@@ -69,19 +72,22 @@ impl Endpoint {
             keys,
             transform: None,
             identity: None,
+            grant: None,
         })
     }
 
-    /// Shows every request's endpoint who sends it.
+    /// Shows every request's endpoint who sends it; `webhook` is whose endpoint it is.
     ///
     /// # Errors
     /// Says why it cannot; never holds a secret or the URL.
     pub fn with_authentication(
         mut self,
+        webhook: WebhookId,
         authentication: Option<Authentication>,
     ) -> Result<Self, String> {
         if let Some(authentication) = authentication {
             self.identity = authentication.identity();
+            self.grant = authentication.grant(webhook);
             authentication.apply(&self.settings.url, &mut self.uri, &mut self.headers)?;
         }
         Ok(self)
@@ -148,7 +154,9 @@ impl Endpoint {
             headers,
             body,
             timeout: self.settings.timeout,
+            max_answer: HttpAnswer::MAX_BODY,
             identity: self.identity.clone(),
+            grant: self.grant.clone(),
         })
     }
 }

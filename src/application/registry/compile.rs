@@ -12,7 +12,7 @@ use crate::{
     domain::{
         entities::{Ordering, SigningSecret, Webhook, WebhookSettings, WebhookStatus},
         policies::{RetryPolicy, SignatureKey},
-        values::{Faults, SealedSecrets},
+        values::{Faults, SealedSecrets, WebhookId},
     },
 };
 
@@ -77,9 +77,13 @@ impl<'a> Compiler<'a> {
             (Err(faults), _) => Err(in_one_line(faults)),
             (_, Some(error)) => Err(format!("its signing secret cannot be opened: {error}")),
             (Ok(_), None) if keys.usable.is_empty() => Err("it has no signing secret".to_owned()),
-            (Ok(settings), None) => authentication
-                .map_err(unauthenticated)
-                .and_then(|authentication| self.endpoint(settings, keys.usable, authentication)),
+            (Ok(settings), None) => {
+                authentication
+                    .map_err(unauthenticated)
+                    .and_then(|authentication| {
+                        self.endpoint(webhook.id, settings, keys.usable, authentication)
+                    })
+            }
         };
         // Without its rule nothing goes out; with it what waits has its place at least.
         let (endpoint, ordering) = match ordering {
@@ -114,13 +118,15 @@ impl<'a> Compiler<'a> {
 
     fn endpoint(
         &self,
+        webhook: WebhookId,
         settings: WebhookSettings,
         keys: Vec<SigningKey>,
         authentication: Option<Authentication>,
     ) -> Result<(Endpoint, Option<Arc<dyn Expression>>), String> {
         let filter = compiled(self.expressions, "filter", settings.filter.as_deref())?;
         let transform = compiled(self.expressions, "transform", settings.transform.as_deref())?;
-        let endpoint = Endpoint::compile(settings, keys)?.with_authentication(authentication)?;
+        let endpoint =
+            Endpoint::compile(settings, keys)?.with_authentication(webhook, authentication)?;
         Ok((endpoint.with_transform(transform), filter))
     }
 

@@ -115,7 +115,12 @@ impl EndpointClient {
         })
     }
 
-    async fn answer(&self, response: Response<Incoming>, deadline: Instant) -> HttpAnswer {
+    async fn answer(
+        &self,
+        response: Response<Incoming>,
+        deadline: Instant,
+        max: usize,
+    ) -> HttpAnswer {
         let retry_after = response
             .headers()
             .get(RETRY_AFTER)
@@ -124,20 +129,20 @@ impl EndpointClient {
         let mut incoming = response.into_body();
         let mut body = Vec::new();
         // The status has decided: a body that breaks or takes too long is kept as far as it came.
-        while body.len() < HttpAnswer::MAX_BODY && !incoming.is_end_stream() {
+        while body.len() < max && !incoming.is_end_stream() {
             let Ok(Some(Ok(frame))) = timeout_at(deadline, incoming.frame()).await else {
                 break;
             };
             let Ok(chunk) = frame.into_data() else {
                 continue;
             };
-            let room = HttpAnswer::MAX_BODY - body.len();
+            let room = max - body.len();
             body.extend_from_slice(chunk.get(..room).unwrap_or(&chunk));
         }
         HttpAnswer {
             status,
             retry_after,
-            body: text(&body),
+            body: text(&body, max),
         }
     }
 }
@@ -148,13 +153,13 @@ impl HttpSender for EndpointClient {
         if let Some(identity) = request.identity.take() {
             return self.of(&identity)?.send(request).await;
         }
-        let timeout = request.timeout;
+        let (timeout, max_answer) = (request.timeout, request.max_answer);
         let deadline = Instant::now() + timeout;
         let prepared = prepare(request)?;
         match timeout_at(deadline, self.client.request(prepared)).await {
             Err(_) => Err(SendError::Timeout(timeout)),
             Ok(Err(error)) => Err(send_error(&error)),
-            Ok(Ok(response)) => Ok(self.answer(response, deadline).await),
+            Ok(Ok(response)) => Ok(self.answer(response, deadline, max_answer).await),
         }
     }
 }
@@ -175,9 +180,9 @@ fn prepare(request: OutboundRequest) -> Result<Request<Full<Bytes>>, SendError> 
 }
 
 /// A stranger's bytes as text that any database takes: no invalid UTF-8, no NUL, not longer than the cap.
-fn text(body: &[u8]) -> String {
+fn text(body: &[u8], max: usize) -> String {
     let mut text = String::from_utf8_lossy(body).replace('\0', "\u{fffd}");
-    text.truncate(text.floor_char_boundary(HttpAnswer::MAX_BODY));
+    text.truncate(text.floor_char_boundary(max));
     text
 }
 

@@ -51,7 +51,9 @@ fn request(url: &str, timeout: Duration) -> OutboundRequest {
         headers,
         body: Bytes::from_static(b"body"),
         timeout,
+        max_answer: HttpAnswer::MAX_BODY,
         identity: None,
+        grant: None,
     }
 }
 
@@ -240,10 +242,12 @@ async fn a_body_becomes_text_that_every_database_takes() {
     let answer = client().send(to(answering(bytes))).await.unwrap();
     assert_eq!(answer.body, "a\u{fffd}b\u{fffd}äend");
     assert_eq!(
-        text("ä".repeat(3000).as_bytes()).len(),
+        text("ä".repeat(3000).as_bytes(), HttpAnswer::MAX_BODY).len(),
         HttpAnswer::MAX_BODY
     );
-    assert!(text(&[0xff; HttpAnswer::MAX_BODY]).len() <= HttpAnswer::MAX_BODY);
+    assert!(
+        text(&[0xff; HttpAnswer::MAX_BODY], HttpAnswer::MAX_BODY).len() <= HttpAnswer::MAX_BODY
+    );
 }
 
 #[tokio::test]
