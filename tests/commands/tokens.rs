@@ -14,6 +14,7 @@ use integration_worker::{
     application::{
         oauth::{ClientCredentials, Given, Grant, TokenParts, TokenSender},
         ports::{Clock, HttpAnswer, HttpSender, OutboundRequest, SendError},
+        rewrap::rewrap,
     },
     domain::values::{Timestamp, WebhookId},
     infrastructure::crypto::{RingCipher, generate_key_line},
@@ -215,6 +216,7 @@ on_both!(
     a_failure_is_told_to_all_who_wait_and_the_next_request_tries_again,
     other_credentials_get_a_token_of_their_own,
     a_kept_token_whose_key_is_gone_is_got_anew,
+    a_kept_token_is_sealed_anew_with_the_rest,
     a_worker_that_was_killed_meanwhile_holds_the_others_up_for_a_while_only,
 );
 
@@ -334,6 +336,16 @@ async fn a_kept_token_whose_key_is_gone_is_got_anew(site: Site) {
     let other = generate_key_line("k2", site.world.clock.as_ref());
     assert_eq!(site.worker_with("secret", &other).send().await, Ok(200));
     assert_eq!(site.shown(), ["token-1", "token-2"]);
+}
+
+async fn a_kept_token_is_sealed_anew_with_the_rest(site: Site) {
+    site.worker().send().await.unwrap();
+    let other = generate_key_line("k2", site.world.clock.as_ref());
+    let both = RingCipher::from_text(&format!("{other}\n{}", site.keys)).unwrap();
+    let done = rewrap(&*site.world.store, &both, "k2").await.unwrap();
+    assert_eq!(done.tokens, 1);
+    assert_eq!(site.worker_with("secret", &other).send().await, Ok(200));
+    assert_eq!(site.asked(), 1, "it opens with the new key alone");
 }
 
 async fn a_worker_that_was_killed_meanwhile_holds_the_others_up_for_a_while_only(site: Site) {

@@ -12,6 +12,7 @@ mod deliveries;
 mod demo;
 mod expressions;
 mod intake;
+mod oauth;
 mod operations;
 mod ordering;
 mod poison;
