@@ -83,8 +83,14 @@ async fn one_token_serves_all_deliveries_and_is_shown_nowhere(mut site: Site) {
     let shown = Value::from(shown).to_string();
     let metrics = site.worker.ops("/metrics").await.1;
     let log = site.worker.output().text();
-    let database = std::fs::read(site.database.file().unwrap_or_default()).unwrap_or_default();
-    let database = String::from_utf8_lossy(&database).into_owned();
+    let mut database = String::new();
+    if let Some(file) = site.database.file() {
+        for name in [file.clone(), file.with_extension("db-wal")] {
+            let bytes = std::fs::read(name).expect("it is there");
+            database += &String::from_utf8_lossy(&bytes);
+        }
+        assert!(database.contains("oauth_tokens"));
+    }
     for (place, content) in [
         ("an answer or event", &shown),
         ("the log", &log),

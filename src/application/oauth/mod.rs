@@ -3,7 +3,7 @@
 //!
 //! A [`Grant`] goes with the compiled webhook and keeps the token in memory. [`TokenSender`] stands before
 //! the HTTP client: a request without a grant passes it as it is; for one with a grant it sees to the
-//! token. [`Tokens`](tokens::Tokens) gets it: from the store, where all workers share it, or from its
+//! token. `Tokens` gets it: from the store, where all workers share it, or from its
 //! endpoint, under a lease, so that over all workers one asks at a time. From half of its life on, a token
 //! is replaced in the background while it is still used. One that the endpoint does not take (`401`) is
 //! replaced once, and the request of the same attempt sent again.

@@ -144,6 +144,8 @@ impl State {
                 "access_token": format!("canary-{}", self.asked.len()),
                 "token_type": "Bearer",
                 "expires_in": self.life,
+                // More than is read of other answers.
+                "id_token": "canary".repeat(1000),
             });
             return (200, token.to_string());
         }
