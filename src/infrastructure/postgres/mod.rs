@@ -22,6 +22,7 @@ mod registry;
 mod rows;
 mod sealed;
 mod text;
+mod tokens;
 mod unit_of_work;
 
 use std::{
