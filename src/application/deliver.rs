@@ -31,7 +31,7 @@ use crate::{
 
 use super::{
     answer::attempt_of,
-    breakers::Breakers,
+    breakers::{Breakers, PROBE_PAUSE},
     delivery_events,
     endpoints::Endpoints,
     patience::until_done,
@@ -284,8 +284,10 @@ impl Deliverer {
         attempt: &Attempt,
         (answer, fault): (Answer, Fault),
     ) {
-        let is_slowest = || lane == Lane::Probe || self.endpoints.is_slowest(delivery.webhook_id);
+        let id = delivery.webhook_id;
+        let is_slowest = || lane == Lane::Probe || self.endpoints.is_slowest(id);
         let sign = match fault {
+            Fault::Ours if lane == Lane::Probe => return self.breakers.keep_probe(id, PROBE_PAUSE),
             Fault::Ours => return,
             Fault::Address => Sign::Refusal,
             Fault::Endpoint => Sign::of(answer, !answer.keeps_up() && is_slowest()),
