@@ -23,6 +23,7 @@ pub mod lanes;
 pub mod leased;
 pub mod leases;
 pub mod normalise;
+pub mod oauth;
 pub mod parked;
 pub mod patience;
 #[cfg(test)]
