@@ -3,12 +3,13 @@
 use std::{collections::HashSet, sync::LazyLock};
 
 use async_trait::async_trait;
+use sqlx::SqliteConnection;
 use uuid::Uuid;
 
 use crate::domain::{
     entities::{Attempt, Delivery},
     interfaces::{
-        ClaimRequest, ClaimedDelivery, ClaimedLanes, DeliveryStore, LaneClaim, Lease, RecordBatch,
+        ClaimRequest, Claimed, ClaimedLanes, DeliveryStore, LaneClaim, Lease, RecordBatch,
         StoreError,
     },
     values::{DeliveryId, TenantId, Timestamp, WebhookId},
@@ -19,7 +20,7 @@ use super::{
     batch::{ManyRows, hex_array},
     claim, endpoints,
     error::failed,
-    lanes, record, rows,
+    lanes, rate_limits, record, rows,
 };
 
 #[async_trait]
@@ -57,7 +58,7 @@ impl DeliveryStore for SqliteStore {
         record::record(self, batch).await
     }
 
-    async fn claim_due(&self, request: &ClaimRequest) -> Result<Vec<ClaimedDelivery>, StoreError> {
+    async fn claim_due(&self, request: &ClaimRequest) -> Result<Claimed, StoreError> {
         claim::claim_due(self, request).await
     }
 
@@ -79,7 +80,14 @@ impl DeliveryStore for SqliteStore {
         leases: &[Lease],
         lease_until: Timestamp,
     ) -> Result<Vec<Lease>, StoreError> {
-        on_leases(self, "renew leases", &RENEW, leases, lease_until).await
+        const RENEWED: &str = "renew leases";
+        if leases.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut transaction = self.write(RENEWED).await?;
+        let held = on_leases(&mut transaction, RENEWED, &RENEW, leases, lease_until).await?;
+        transaction.commit().await.map_err(failed(RENEWED))?;
+        Ok(held.into_iter().map(|(lease, _)| lease).collect())
     }
 
     async fn release(
@@ -87,8 +95,22 @@ impl DeliveryStore for SqliteStore {
         leases: &[Lease],
         next_attempt_at: Timestamp,
     ) -> Result<(), StoreError> {
-        on_leases(self, "release leases", &RELEASE, leases, next_attempt_at).await?;
-        Ok(())
+        const RELEASED: &str = "release leases";
+        if leases.is_empty() {
+            return Ok(());
+        }
+        let mut transaction = self.write(RELEASED).await?;
+        let held = on_leases(
+            &mut transaction,
+            RELEASED,
+            &RELEASE,
+            leases,
+            next_attempt_at,
+        )
+        .await?;
+        let webhooks: Vec<Uuid> = held.into_iter().map(|(_, webhook)| webhook).collect();
+        rate_limits::give_back(&mut transaction, &webhooks).await?;
+        transaction.commit().await.map_err(failed(RELEASED))
     }
 
     async fn prune_deliveries(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
@@ -139,7 +161,7 @@ static RENEW: LazyLock<ManyRows> = LazyLock::new(|| {
         UPDATE deliveries SET due_at = max(next_attempt_at, v.until) FROM v
         WHERE deliveries.id = v.id AND deliveries.lease_epoch = v.epoch
             AND deliveries.status = 'pending'
-        RETURNING id, lease_epoch",
+        RETURNING id, lease_epoch, webhook_id",
     )
 });
 
@@ -153,22 +175,18 @@ static RELEASE: LazyLock<ManyRows> = LazyLock::new(|| {
         FROM v
         WHERE deliveries.id = v.id AND deliveries.lease_epoch = v.epoch
             AND deliveries.status = 'pending'
-        RETURNING id, lease_epoch",
+        RETURNING id, lease_epoch, webhook_id",
     )
 });
 
-/// Answers the leases that were held, as they are now.
+/// Answers the leases that were held, as they are now, each with its webhook.
 async fn on_leases(
-    store: &SqliteStore,
+    connection: &mut SqliteConnection,
     operation: &'static str,
     statement: &ManyRows,
     leases: &[Lease],
     time: Timestamp,
-) -> Result<Vec<Lease>, StoreError> {
-    if leases.is_empty() {
-        return Ok(Vec::new());
-    }
-    let mut transaction = store.write(operation).await?;
+) -> Result<Vec<(Lease, Uuid)>, StoreError> {
     let mut held = Vec::with_capacity(leases.len());
     for (sql, piece) in statement.pieces(leases) {
         let mut query = sqlx::query_as(sql);
@@ -178,16 +196,15 @@ async fn on_leases(
                 .bind(lease.epoch)
                 .bind(time.timestamp_millis());
         }
-        let rows: Vec<(Uuid, i64)> = query
-            .fetch_all(&mut *transaction)
+        let rows: Vec<(Uuid, i64, Uuid)> = query
+            .fetch_all(&mut *connection)
             .await
             .map_err(failed(operation))?;
-        held.extend(rows.into_iter().map(|(id, epoch)| Lease {
-            delivery_id: DeliveryId(id),
-            epoch,
+        held.extend(rows.into_iter().map(|(id, epoch, webhook)| {
+            let delivery_id = DeliveryId(id);
+            (Lease { delivery_id, epoch }, webhook)
         }));
     }
-    transaction.commit().await.map_err(failed(operation))?;
     Ok(held)
 }
 
