@@ -209,14 +209,10 @@ impl Deliverer {
                     PARKED_PATIENCE
                 };
                 self.endpoints
-                    .enter_within(webhook.id, webhook.max_in_flight, patience)
+                    .enter_within(webhook.id, webhook.bound, patience)
                     .await
             }
-            _ => {
-                self.endpoints
-                    .enter(webhook.id, webhook.max_in_flight)
-                    .await
-            }
+            _ => self.endpoints.enter(webhook.id, webhook.bound).await,
         };
         let Some(mut slot) = slot else {
             return Tried::Waits(BUSY);
