@@ -186,6 +186,10 @@ pub trait DeliveryStore: Send + Sync {
     async fn release(&self, leases: &[Lease], next_attempt_at: Timestamp)
     -> Result<(), StoreError>;
 
+    /// As [`Self::release`], where requests may have been sent: the tokens stay taken.
+    async fn abandon(&self, leases: &[Lease], next_attempt_at: Timestamp)
+    -> Result<(), StoreError>;
+
     /// Deletes completed deliveries (with their attempts) that ended before `before`, at most `limit`;
     /// answers how many.
     async fn prune_deliveries(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError>;

@@ -261,10 +261,12 @@ async fn next_token_at(
 ) -> Result<Option<Timestamp>, StoreError> {
     sqlx::query_scalar(
         "SELECT min(r.ready_at) FROM rate_limits r
+         CROSS JOIN LATERAL (
+             SELECT d.due_at FROM deliveries d WHERE d.status = 'pending' AND d.lane_key IS NOT NULL
+                 AND d.webhook_id = r.webhook_id AND d.due_at <= $1
+             LIMIT 1) due
          WHERE r.ready_at > $1 AND r.webhook_id <> ALL($2::uuid[])
-             AND ($3::uuid IS NULL OR r.webhook_id = $3)
-             AND EXISTS (SELECT FROM deliveries d WHERE d.status = 'pending'
-                 AND d.lane_key IS NOT NULL AND d.webhook_id = r.webhook_id AND d.due_at <= $1)",
+             AND ($3::uuid IS NULL OR r.webhook_id = $3)",
     )
     .bind(claim.now)
     .bind(claim.exclude.iter().map(|id| id.0).bind_iter())

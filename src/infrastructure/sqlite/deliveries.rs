@@ -95,22 +95,15 @@ impl DeliveryStore for SqliteStore {
         leases: &[Lease],
         next_attempt_at: Timestamp,
     ) -> Result<(), StoreError> {
-        const RELEASED: &str = "release leases";
-        if leases.is_empty() {
-            return Ok(());
-        }
-        let mut transaction = self.write(RELEASED).await?;
-        let held = on_leases(
-            &mut transaction,
-            RELEASED,
-            &RELEASE,
-            leases,
-            next_attempt_at,
-        )
-        .await?;
-        let webhooks: Vec<Uuid> = held.into_iter().map(|(_, webhook)| webhook).collect();
-        rate_limits::give_back(&mut transaction, &webhooks).await?;
-        transaction.commit().await.map_err(failed(RELEASED))
+        put_back(self, leases, next_attempt_at, Tokens::Unused).await
+    }
+
+    async fn abandon(
+        &self,
+        leases: &[Lease],
+        next_attempt_at: Timestamp,
+    ) -> Result<(), StoreError> {
+        put_back(self, leases, next_attempt_at, Tokens::Used).await
     }
 
     async fn prune_deliveries(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
@@ -178,6 +171,32 @@ static RELEASE: LazyLock<ManyRows> = LazyLock::new(|| {
         RETURNING id, lease_epoch, webhook_id",
     )
 });
+
+/// What became of the tokens of rate limits that were taken with leases.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Tokens {
+    Unused,
+    Used,
+}
+
+async fn put_back(
+    store: &SqliteStore,
+    leases: &[Lease],
+    at: Timestamp,
+    tokens: Tokens,
+) -> Result<(), StoreError> {
+    const RELEASED: &str = "release leases";
+    if leases.is_empty() {
+        return Ok(());
+    }
+    let mut transaction = store.write(RELEASED).await?;
+    let held = on_leases(&mut transaction, RELEASED, &RELEASE, leases, at).await?;
+    if tokens == Tokens::Unused {
+        let webhooks: Vec<Uuid> = held.into_iter().map(|(_, webhook)| webhook).collect();
+        rate_limits::give_back(&mut transaction, &webhooks).await?;
+    }
+    transaction.commit().await.map_err(failed(RELEASED))
+}
 
 /// Answers the leases that were held, as they are now, each with its webhook.
 async fn on_leases(
