@@ -9,7 +9,7 @@ use std::{
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::{
-    application::{deliver::RATE_LIMITED, delivery_events, in_hand::Ticket},
+    application::{delivery_events, in_hand::Ticket},
     domain::{
         entities::{Attempt, Delivery},
         events::BusinessEvent,
@@ -47,6 +47,7 @@ struct First {
     event: Arc<BusinessEvent>,
     ticket: Arc<Ticket>,
     recorded: Option<oneshot::Sender<bool>>,
+    waits_for_token: bool,
 }
 
 /// A batch of outcomes; the permits go when it does.
@@ -70,6 +71,7 @@ impl Batch {
                 ticket,
                 permit,
                 recorded,
+                waits_for_token,
             } => {
                 self.records.first.push(*record);
                 self.firsts.push(First {
@@ -77,6 +79,7 @@ impl Batch {
                     event,
                     ticket,
                     recorded,
+                    waits_for_token,
                 });
                 self.permits.push(permit);
             }
@@ -109,10 +112,11 @@ impl Batch {
                 event,
                 ticket,
                 recorded,
+                waits_for_token,
             } = first;
             let id = record.delivery.id;
             announcement.has_ordered |= record.delivery.lane.is_some();
-            announcement.has_limited |= record.delivery.error.as_deref() == Some(RATE_LIMITED);
+            announcement.has_limited |= waits_for_token;
             if let Some(recorded) = recorded {
                 let is_new = !written.failed.contains(&id) && !written.before.contains_key(&id);
                 // Whoever asked may be gone.
