@@ -435,7 +435,7 @@ fn probe_of(webhook: WebhookId, floor: i64, now: Timestamp) -> LaneClaim {
         per_lane: 1,
         floor,
         exclude: Vec::new(),
-        only: Some(webhook),
+        only: Some(vec![webhook]),
     }
 }
 
