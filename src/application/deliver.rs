@@ -307,7 +307,9 @@ impl Deliverer {
             Fault::Address => Sign::Refusal,
             Fault::Endpoint => Sign::of(answer, !answer.keeps_up() && is_slowest()),
         };
-        self.breakers.note(delivery, sign, attempt.error.as_deref());
+        let is_probe = lane == Lane::Probe;
+        self.breakers
+            .note(delivery, sign, is_probe, attempt.error.as_deref());
     }
 
     async fn conclude(
