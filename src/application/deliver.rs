@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     domain::{
-        entities::{Attempt, Delivery, DeliveryStatus, OnExhausted},
+        entities::{Attempt, Delivery, DeliveryStatus},
         events::{BusinessEvent, DomainEvent},
         interfaces::StoreError,
         policies::{Answer, NextStep, PATIENCE, STALL, Sign, next_step},
@@ -36,7 +36,7 @@ use super::{
     endpoints::Endpoints,
     patience::until_done,
     ports::{Clock, HttpSender, OutboundRequest, SendError},
-    registry::{CompiledWebhook, LaneRule},
+    registry::CompiledWebhook,
     response::WholeAnswer,
     webhook_changes::Cause,
 };
@@ -163,27 +163,6 @@ impl Deliverer {
     /// Makes the next attempt at `delivery`, unless the endpoint does not take it now. `when_slow` is run
     /// beside an attempt that takes longer than [`STALL`], as long as there are not too many such.
     pub async fn attempt(
-        &self,
-        lane: Lane,
-        webhook: &CompiledWebhook,
-        event: &BusinessEvent,
-        delivery: Delivery,
-        when_slow: impl AsyncFnOnce(&Delivery),
-    ) -> Tried {
-        let mut tried = self
-            .try_once(lane, webhook, event, delivery, when_slow)
-            .await;
-        let blocks = |rule: &LaneRule| rule.on_exhausted == OnExhausted::Block;
-        if let Tried::Attempted(attempted) = &mut tried
-            && attempted.delivery.status == DeliveryStatus::Exhausted
-            && webhook.ordering.as_ref().is_some_and(blocks)
-        {
-            attempted.delivery.block_lane();
-        }
-        tried
-    }
-
-    async fn try_once(
         &self,
         lane: Lane,
         webhook: &CompiledWebhook,
