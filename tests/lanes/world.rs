@@ -84,6 +84,8 @@ pub(crate) enum Does {
     Answer,
     /// Waits until it is let go, and answers then.
     Hang,
+    /// Waits until it is let go, and answers with a failure then.
+    HangAndFail,
     /// This worker's name server does not answer.
     NoNames,
 }
@@ -107,16 +109,17 @@ impl HttpSender for Endpoint {
         let body: serde_json::Value = serde_json::from_slice(&request.body).expect("JSON");
         let number = body["data"]["n"].as_i64().expect("a number");
         self.got.lock().expect("nobody panics").push(number);
-        match (self.rule)(number) {
+        let does = (self.rule)(number);
+        match does {
             Does::Answer => {}
-            Does::Hang => {
+            Does::Hang | Does::HangAndFail => {
                 let mut let_go = self.let_go.subscribe();
                 let_go.wait_for(|go| *go).await.expect("it is there");
             }
             Does::NoNames => return Err(SendError::Lookup("no answer".to_owned())),
         }
         Ok(HttpAnswer {
-            status: 200,
+            status: if does == Does::HangAndFail { 500 } else { 200 },
             retry_after: None,
             body: String::new(),
             whole: None,
@@ -352,6 +355,16 @@ impl World {
         };
         let done = tokio::time::timeout(PATIENCE, claimed).await;
         assert!(done.is_ok(), "{number} is not claimed");
+    }
+
+    /// The events whose deliveries block their lanes.
+    pub(crate) async fn blocking(&self) -> Vec<i64> {
+        let mut connection = self.connect().await;
+        let blocking = "SELECT lane_turn FROM deliveries WHERE lane_blocks ORDER BY lane_turn";
+        let blocking = sqlx::query_scalar(blocking)
+            .fetch_all(&mut connection)
+            .await;
+        blocking.expect("they can be read")
     }
 
     /// Waits until the endpoint has got `count` requests.
