@@ -40,7 +40,9 @@ impl OrderedLanes {
             if !self.leases.is_in_force(&one.lease) {
                 let webhook = one.delivery.webhook_id;
                 self.attempts.no_sign(kind, webhook, Duration::ZERO);
-                self.leases.forget([&one.lease]);
+                // A lease that is lost gives nothing back; one that has run out is nobody's yet.
+                let settled = Settled::Released(one.lease, due_again);
+                self.hand_in(settled, outcomes).await;
                 break;
             }
             if number > 0 {

@@ -31,11 +31,12 @@ use crate::{
 use super::{
     deliver::Lane,
     health::Health,
+    known_floor::KnownFloor,
     lane_work::Hands,
     leased::{LeasedAttempts, MAX_BYTES_IN_HAND, give_back, room_for},
     leases::{LEASE, Leases},
     parked::until,
-    ports::{BusError, Clock, SourceFloor},
+    ports::{Clock, SourceFloor},
     registry::{Registry, Snapshot},
     wakers::Wakers,
 };
@@ -54,9 +55,6 @@ const FLOOR_WAITS: (Duration, Duration) = (Duration::from_millis(2), Duration::f
 const CROWDED_PAUSE: Duration = Duration::from_secs(5);
 /// The same where something was found that there was no room for: something smaller may have some.
 const NO_ROOM_PAUSE: Duration = Duration::from_secs(1);
-/// How long a floor is taken for true. It falls when the source stream was deleted and made anew.
-const FLOOR_HOLDS: Duration = Duration::from_secs(3);
-
 /// The ports of the ordered lanes.
 pub struct OrderedLanes {
     /// Where deliveries wait.
@@ -96,24 +94,8 @@ struct Seated {
     deliveries: Vec<(ClaimedDelivery, OwnedSemaphorePermit)>,
 }
 
-/// The floor as it was last told.
-#[derive(Default)]
-struct KnownFloor {
-    sequence: i64,
-    asked: Option<Instant>,
-}
-
 /// Deliveries of one lane, and what they are taken for.
 type Taken = (Lane, Vec<ClaimedDelivery>);
-
-/// A lane could not be worked on.
-#[derive(Debug, thiserror::Error)]
-enum LaneError {
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error(transparent)]
-    Bus(#[from] BusError),
-}
 
 /// What a turn of the loop found.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -140,7 +122,7 @@ impl OrderedLanes {
             bytes: Arc::new(Semaphore::new(MAX_BYTES_IN_HAND as usize)),
             outcomes: Arc::new(Semaphore::new(MAX_OUTCOMES)),
         };
-        let mut floor = KnownFloor::default();
+        let mut floor = KnownFloor::new(&self.floor);
         let mut floor_wait = FLOOR_WAITS.0;
         loop {
             self.health.beat("ordered lanes");
@@ -177,7 +159,7 @@ impl OrderedLanes {
         group: &Group,
         room: &Room,
         floor: &mut KnownFloor,
-    ) -> Result<Found, LaneError> {
+    ) -> Result<Found, StoreError> {
         let free = u32::try_from(room.lanes.available_permits()).unwrap_or(0);
         if free == 0 || room.bytes.available_permits() == 0 {
             return Ok(Found::Crowded);
@@ -197,7 +179,7 @@ impl OrderedLanes {
             Err(error) => {
                 let lost = self.let_go(lanes);
                 self.leases.forget(&lost);
-                return Err(error.into());
+                return Err(error);
             }
         };
         let mut left = Vec::new();
@@ -221,32 +203,27 @@ impl OrderedLanes {
         Ok(Found::Crowded)
     }
 
-    /// Claims lanes and probes, and asks for the floor where it is too old or something waits above it.
+    /// Claims lanes and probes, and asks for the floor where it is too old or something waits above it; the
+    /// last one will do where there is no answer.
     /// Answers also whether something does, and when the next token comes that something waits for.
     async fn look(
         &self,
         free: u32,
         floor: &mut KnownFloor,
-    ) -> Result<(Vec<Taken>, bool, Option<Timestamp>), LaneError> {
-        let mut is_fresh = false;
-        if floor.asked.is_none_or(|at| at.elapsed() >= FLOOR_HOLDS) {
-            // The last one will do while the bus is down.
-            is_fresh = self.ask_floor(floor).await.is_ok();
-        }
-        let mut claimed = self.claim(free, floor.sequence).await?;
+    ) -> Result<(Vec<Taken>, bool, Option<Timestamp>), StoreError> {
+        let mut is_fresh = floor.keep_fresh().await;
+        let mut claimed = self.claim(free, floor.sequence()).await?;
         if claimed.lanes.is_empty() && claimed.above_floor && !is_fresh {
-            self.ask_floor(floor).await?;
-            is_fresh = true;
-            claimed = self.claim(free, floor.sequence).await?;
+            is_fresh = floor.ask_again().await;
+            if is_fresh {
+                claimed = self.claim(free, floor.sequence()).await?;
+            }
         }
-        let mut probes = self.claim_probes(floor.sequence).await;
+        let mut probes = self.claim_probes(floor.sequence()).await;
         // What was claimed before is not lost by a fault.
-        if probes.lanes.is_empty()
-            && probes.above_floor
-            && !is_fresh
-            && self.ask_floor(floor).await.is_ok()
-        {
-            probes = self.claim_probes(floor.sequence).await;
+        let waits_above = probes.lanes.is_empty() && probes.above_floor;
+        if waits_above && !is_fresh && floor.ask_again().await {
+            probes = self.claim_probes(floor.sequence()).await;
         }
         let above_floor = claimed.above_floor || probes.above_floor;
         let lanes = claimed.lanes.into_iter().map(|lane| (Lane::Parked, lane));
@@ -256,22 +233,6 @@ impl OrderedLanes {
             above_floor,
             claimed.next_token_at,
         ))
-    }
-
-    async fn ask_floor(&self, floor: &mut KnownFloor) -> Result<(), BusError> {
-        let told = self.floor.floor().await;
-        // After the answer: a bus that is down takes its time, and is not asked again at once.
-        floor.asked = Some(Instant::now());
-        match told {
-            Ok(sequence) => {
-                floor.sequence = sequence;
-                Ok(())
-            }
-            Err(error) => {
-                tracing::debug!(error = %Chain(&error), "the floor of the source stream is not known");
-                Err(error)
-            }
-        }
     }
 
     async fn claim(&self, lanes: u32, floor: i64) -> Result<ClaimedLanes, StoreError> {
@@ -363,7 +324,6 @@ impl OrderedLanes {
             };
             this.work_off(kind, lane.deliveries, hands).await;
             drop(lane.place);
-            this.wakers.lanes.notify_one();
         });
     }
 }

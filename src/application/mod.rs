@@ -19,6 +19,7 @@ pub mod first_attempt;
 pub mod health;
 pub mod in_hand;
 pub mod intake;
+mod known_floor;
 mod lane_work;
 pub mod lanes;
 pub mod leased;

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex,
-        atomic::{AtomicI64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -66,12 +66,19 @@ pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 pub(crate) struct Floor {
     pub(crate) value: AtomicI64,
     pub(crate) asked: AtomicUsize,
+    pub(crate) is_down: AtomicBool,
 }
 
 #[async_trait]
 impl SourceFloor for Floor {
     async fn floor(&self) -> Result<i64, BusError> {
         self.asked.fetch_add(1, Ordering::SeqCst);
+        if self.is_down.load(Ordering::SeqCst) {
+            return Err(BusError {
+                what: "a question".to_owned(),
+                source: "no answer".into(),
+            });
+        }
         Ok(self.value.load(Ordering::SeqCst))
     }
 }
@@ -365,6 +372,25 @@ impl World {
             .fetch_all(&mut connection)
             .await;
         blocking.expect("they can be read")
+    }
+
+    /// Waits until so many are delivered, as the store has it.
+    pub(crate) async fn until_delivered(&self, count: i64) {
+        let mut connection = self.connect().await;
+        let delivered = async {
+            let counted = "SELECT count(*) FROM deliveries WHERE status = 'delivered'";
+            while sqlx::query_scalar::<_, i64>(counted)
+                .fetch_one(&mut connection)
+                .await
+                .expect("they can be counted")
+                < count
+            {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let done = tokio::time::timeout(PATIENCE, delivered).await;
+        let got = self.endpoint.got();
+        assert!(done.is_ok(), "{count} are wanted: {got:?}");
     }
 
     /// Waits until the endpoint has got `count` requests.
