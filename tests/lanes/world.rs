@@ -17,7 +17,7 @@ use integration_worker::{
         endpoints::Endpoints,
         health::Health,
         in_hand::InHand,
-        lanes::OrderedLanes,
+        lanes::{OrderedLanes, STRETCH},
         leased::LeasedAttempts,
         leases::Leases,
         parked::ParkedLane,
@@ -158,6 +158,7 @@ pub(crate) struct World {
     pub(crate) floor: Arc<Floor>,
     pub(crate) endpoint: Arc<Endpoint>,
     pub(crate) group: Group,
+    pub(crate) stretch: Duration,
     folder: tempfile::TempDir,
 }
 
@@ -188,6 +189,7 @@ impl World {
                 let_go: watch::Sender::new(false),
             }),
             group: Group::new("test", &Alarm::default()),
+            stretch: STRETCH,
             folder,
         }
     }
@@ -232,6 +234,7 @@ impl World {
             leases: Arc::clone(&self.leases),
             wakers: Arc::clone(&wakers),
             health: Arc::clone(&health),
+            stretch: self.stretch,
         }
         .start(&self.group);
         ParkedLane {
@@ -246,8 +249,17 @@ impl World {
         .start(&self.group, &self.group);
     }
 
+    pub(crate) fn store_now(&self) -> Timestamp {
+        self.clock.store_now()
+    }
+
     /// The breaker is open, and its wait is over.
     pub(crate) async fn open_breaker(&self) {
+        self.open_breaker_of(&self.webhook).await;
+    }
+
+    /// The same, for another webhook.
+    pub(crate) async fn open_breaker_of(&self, webhook: &Webhook) {
         let state = EndpointState {
             failures: 10,
             failing_since: Some(self.clock.now()),
@@ -257,7 +269,7 @@ impl World {
             },
         };
         let mut work = self.fixture.begin().await;
-        let put = work.put_endpoint_state(self.webhook.id, &state).await;
+        let put = work.put_endpoint_state(webhook.id, &state).await;
         put.expect("it is kept");
         work.commit().await.expect("it is committed");
     }
@@ -374,21 +386,22 @@ impl World {
         blocking.expect("they can be read")
     }
 
+    /// What the database answers to this.
+    pub(crate) async fn count(&self, query: &'static str) -> i64 {
+        let mut connection = self.connect().await;
+        let counted = sqlx::query_scalar(query).fetch_one(&mut connection).await;
+        counted.expect("it can be counted")
+    }
+
     /// Waits until so many are delivered, as the store has it.
     pub(crate) async fn until_delivered(&self, count: i64) {
-        let mut connection = self.connect().await;
-        let delivered = async {
-            let counted = "SELECT count(*) FROM deliveries WHERE status = 'delivered'";
-            while sqlx::query_scalar::<_, i64>(counted)
-                .fetch_one(&mut connection)
-                .await
-                .expect("they can be counted")
-                < count
-            {
+        let delivered = "SELECT count(*) FROM deliveries WHERE status = 'delivered'";
+        let waiting = async {
+            while self.count(delivered).await < count {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        let done = tokio::time::timeout(PATIENCE, delivered).await;
+        let done = tokio::time::timeout(PATIENCE, waiting).await;
         let got = self.endpoint.got();
         assert!(done.is_ok(), "{count} are wanted: {got:?}");
     }
