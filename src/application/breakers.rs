@@ -41,8 +41,10 @@ pub const REFRESH_EVERY: Duration = Duration::from_secs(1);
 /// Troubled endpoints that are known at a time, those with an open breaker first.
 pub const MAX_ENDPOINTS: u32 = 10_000;
 /// How long the right to a probe lasts. The worker that has it may use it all that time: what there is to
-/// try the endpoint with waits in the database, so whichever worker looks there finds it.
-const PROBE_LASTS: Duration = Duration::from_mins(2);
+/// try the endpoint with waits in the database, so whichever worker looks there finds it. A probe that
+/// begins at once is over by then: the longest timeout is 5 min. Where a worker dies with the right, the
+/// endpoint waits for the rest of it, as after some more failures ([`BreakerRules::longest_wait`]).
+const PROBE_LASTS: Duration = Duration::from_mins(6);
 /// When a worker that did not get the right to a probe asks for it again.
 const PROBE_ASKED_EVERY: Duration = Duration::from_secs(1);
 
@@ -133,8 +135,9 @@ impl Breakers {
         &self.changes
     }
 
-    /// Counts what an attempt says about the endpoint of its webhook.
-    pub fn note(&self, delivery: &Delivery, sign: Sign, error: Option<&str>) {
+    /// Counts what an attempt says about the endpoint of its webhook; `is_probe` where it was made in
+    /// spite of its open breaker.
+    pub fn note(&self, delivery: &Delivery, sign: Sign, is_probe: bool, error: Option<&str>) {
         let mut entries = self.lock();
         let id = delivery.webhook_id;
         if sign == Sign::Success && !entries.contains_key(&id) {
@@ -142,7 +145,11 @@ impl Breakers {
         }
         let entry = entries.entry(id).or_default();
         let mut signs = entry.seen.as_ref().map(|s| s.signs).unwrap_or_default();
-        signs.add(sign);
+        if is_probe {
+            signs.add_probe(sign);
+        } else {
+            signs.add(sign);
+        }
         entry.seen = Some(Box::new(Unsaid {
             signs,
             cause: delivery.clone(),

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex,
-        atomic::{AtomicI64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -17,7 +17,7 @@ use integration_worker::{
         endpoints::Endpoints,
         health::Health,
         in_hand::InHand,
-        lanes::OrderedLanes,
+        lanes::{OrderedLanes, STRETCH},
         leased::LeasedAttempts,
         leases::Leases,
         parked::ParkedLane,
@@ -66,12 +66,19 @@ pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 pub(crate) struct Floor {
     pub(crate) value: AtomicI64,
     pub(crate) asked: AtomicUsize,
+    pub(crate) is_down: AtomicBool,
 }
 
 #[async_trait]
 impl SourceFloor for Floor {
     async fn floor(&self) -> Result<i64, BusError> {
         self.asked.fetch_add(1, Ordering::SeqCst);
+        if self.is_down.load(Ordering::SeqCst) {
+            return Err(BusError {
+                what: "a question".to_owned(),
+                source: "no answer".into(),
+            });
+        }
         Ok(self.value.load(Ordering::SeqCst))
     }
 }
@@ -84,6 +91,8 @@ pub(crate) enum Does {
     Answer,
     /// Waits until it is let go, and answers then.
     Hang,
+    /// Waits until it is let go, and answers with a failure then.
+    HangAndFail,
     /// This worker's name server does not answer.
     NoNames,
 }
@@ -107,16 +116,17 @@ impl HttpSender for Endpoint {
         let body: serde_json::Value = serde_json::from_slice(&request.body).expect("JSON");
         let number = body["data"]["n"].as_i64().expect("a number");
         self.got.lock().expect("nobody panics").push(number);
-        match (self.rule)(number) {
+        let does = (self.rule)(number);
+        match does {
             Does::Answer => {}
-            Does::Hang => {
+            Does::Hang | Does::HangAndFail => {
                 let mut let_go = self.let_go.subscribe();
                 let_go.wait_for(|go| *go).await.expect("it is there");
             }
             Does::NoNames => return Err(SendError::Lookup("no answer".to_owned())),
         }
         Ok(HttpAnswer {
-            status: 200,
+            status: if does == Does::HangAndFail { 500 } else { 200 },
             retry_after: None,
             body: String::new(),
             whole: None,
@@ -148,6 +158,7 @@ pub(crate) struct World {
     pub(crate) floor: Arc<Floor>,
     pub(crate) endpoint: Arc<Endpoint>,
     pub(crate) group: Group,
+    pub(crate) stretch: Duration,
     folder: tempfile::TempDir,
 }
 
@@ -178,6 +189,7 @@ impl World {
                 let_go: watch::Sender::new(false),
             }),
             group: Group::new("test", &Alarm::default()),
+            stretch: STRETCH,
             folder,
         }
     }
@@ -222,6 +234,7 @@ impl World {
             leases: Arc::clone(&self.leases),
             wakers: Arc::clone(&wakers),
             health: Arc::clone(&health),
+            stretch: self.stretch,
         }
         .start(&self.group);
         ParkedLane {
@@ -236,8 +249,17 @@ impl World {
         .start(&self.group, &self.group);
     }
 
+    pub(crate) fn store_now(&self) -> Timestamp {
+        self.clock.store_now()
+    }
+
     /// The breaker is open, and its wait is over.
     pub(crate) async fn open_breaker(&self) {
+        self.open_breaker_of(&self.webhook).await;
+    }
+
+    /// The same, for another webhook.
+    pub(crate) async fn open_breaker_of(&self, webhook: &Webhook) {
         let state = EndpointState {
             failures: 10,
             failing_since: Some(self.clock.now()),
@@ -247,7 +269,7 @@ impl World {
             },
         };
         let mut work = self.fixture.begin().await;
-        let put = work.put_endpoint_state(self.webhook.id, &state).await;
+        let put = work.put_endpoint_state(webhook.id, &state).await;
         put.expect("it is kept");
         work.commit().await.expect("it is committed");
     }
@@ -352,6 +374,36 @@ impl World {
         };
         let done = tokio::time::timeout(PATIENCE, claimed).await;
         assert!(done.is_ok(), "{number} is not claimed");
+    }
+
+    /// The events whose deliveries block their lanes.
+    pub(crate) async fn blocking(&self) -> Vec<i64> {
+        let mut connection = self.connect().await;
+        let blocking = "SELECT lane_turn FROM deliveries WHERE lane_blocks ORDER BY lane_turn";
+        let blocking = sqlx::query_scalar(blocking)
+            .fetch_all(&mut connection)
+            .await;
+        blocking.expect("they can be read")
+    }
+
+    /// What the database answers to this.
+    pub(crate) async fn count(&self, query: &'static str) -> i64 {
+        let mut connection = self.connect().await;
+        let counted = sqlx::query_scalar(query).fetch_one(&mut connection).await;
+        counted.expect("it can be counted")
+    }
+
+    /// Waits until so many are delivered, as the store has it.
+    pub(crate) async fn until_delivered(&self, count: i64) {
+        let delivered = "SELECT count(*) FROM deliveries WHERE status = 'delivered'";
+        let waiting = async {
+            while self.count(delivered).await < count {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let done = tokio::time::timeout(PATIENCE, waiting).await;
+        let got = self.endpoint.got();
+        assert!(done.is_ok(), "{count} are wanted: {got:?}");
     }
 
     /// Waits until the endpoint has got `count` requests.

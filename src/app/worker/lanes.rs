@@ -8,7 +8,7 @@ use crate::{
         deliver::Deliverer,
         endpoints::Endpoints,
         intake::{Intake, IntakeLimits, MAX_DELIVERIES_IN_HAND},
-        lanes::OrderedLanes,
+        lanes::{OrderedLanes, STRETCH},
         leased::LeasedAttempts,
         parked::ParkedLane,
         recorder::Recorder,
@@ -88,6 +88,7 @@ pub(super) fn start(parts: &Parts, groups: &Groups, running: &Running, deliverer
         leases: Arc::clone(&running.leases),
         wakers: Arc::clone(&parts.wakers),
         health: Arc::clone(&parts.health),
+        stretch: STRETCH,
     }
     .start(&groups.lanes);
     ParkedLane {

@@ -13,7 +13,7 @@ use crate::{
     domain::{
         entities::{Attempt, Delivery},
         events::BusinessEvent,
-        interfaces::{Lease, OutboxRow, RecordBatch},
+        interfaces::{Lease, LeasedRecord, OutboxRow, RecordBatch},
         values::{DeliveryId, Timestamp},
     },
 };
@@ -96,6 +96,12 @@ impl Batch {
                 self.permits.push(permit);
             }
         }
+    }
+
+    /// Whether what is behind some of it in its order may go once it is recorded or given back.
+    pub(super) fn lets_lanes_go_on(&self) -> bool {
+        let has_lane = |r: &LeasedRecord| r.delivery.lane.is_some();
+        !self.releases.is_empty() || self.records.leased.iter().any(has_lane)
     }
 
     /// The leases to give back, by when their deliveries are due again; once.

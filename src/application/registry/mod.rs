@@ -72,6 +72,12 @@ pub struct CompiledWebhook {
 }
 
 impl CompiledWebhook {
+    /// Whether an exhausted delivery stops those behind it in its order.
+    pub fn blocks(&self) -> bool {
+        let rule = self.ordering.as_ref();
+        rule.is_some_and(|rule| rule.on_exhausted == OnExhausted::Block)
+    }
+
     /// What makes events of answers, if anything does.
     pub fn response(&self) -> Option<&ResponseRule> {
         self.endpoint.as_ref().ok()?.response()
