@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use integration_worker::domain::{
-    entities::{Delivery, LanePlace, Webhook},
+    entities::{Delivery, DeliveryStatus, LanePlace, Webhook},
     interfaces::{
         ClaimRequest, Claimed, ClaimedDelivery, FirstRecord, LaneClaim, Lease, Store, StoredEvent,
     },
@@ -14,8 +14,8 @@ use tokio::task::JoinSet;
 
 use crate::{
     deliveries::our_webhook,
-    harness::{Database, everything_due, on_postgres, on_sqlite},
-    samples::{at, delivery, integration, parked, webhook},
+    harness::{Database, everything_due, on_postgres, on_sqlite, sorted},
+    samples::{at, delivery, integration, parked, under_lease, webhook},
     support::{PATIENCE, eventually},
 };
 
@@ -28,6 +28,8 @@ both!(
     what_is_given_back_brings_its_token_back_unless_the_lease_was_lost,
     what_was_cut_off_is_due_again_and_its_token_is_spent,
     lanes_take_a_token_for_each_delivery_and_the_fronts_first,
+    no_lane_of_a_webhook_with_a_limit_is_passed_over,
+    what_a_lane_has_no_token_for_takes_no_bytes_of_other_lanes,
     a_rule_goes_with_its_webhook,
     webhooks_with_and_without_a_limit_share_the_bytes_of_a_claim,
     what_has_no_token_takes_no_bytes_of_others,
@@ -224,29 +226,36 @@ async fn what_was_cut_off_is_due_again_and_its_token_is_spent(database: &Databas
     assert_eq!(numbers_at(database, 120_000).await.len(), 2);
 }
 
-async fn lanes_take_a_token_for_each_delivery_and_the_fronts_first(database: &Database) {
-    let hook = our_webhook(database).await;
-    limit(database, &hook, rule(5, 1_000)).await;
-    let in_lane = |key: &str, turn: i64| Delivery {
+fn in_lane(hook: &Webhook, key: &str, turn: i64) -> Delivery {
+    Delivery {
         lane: Some(LanePlace {
             key: LaneKey::new(key),
             turn,
             blocks: false,
         }),
-        ..delivery(&hook, turn)
-    };
-    let lanes = ["a", "b", "c"].into_iter().cycle().zip(0..30);
-    let places = lanes.map(|(key, turn)| parked(&in_lane(key, turn)));
-    database.record_first(places.collect()).await;
-    let claim = LaneClaim {
-        now: at(1_000),
-        lease_until: at(61_000),
+        ..delivery(hook, turn)
+    }
+}
+
+fn all_lanes(now: Timestamp) -> LaneClaim {
+    LaneClaim {
+        now,
+        lease_until: now + Duration::from_mins(1),
         lanes: 100,
         per_lane: 10,
         floor: i64::MAX,
         exclude: Vec::new(),
         only: None,
-    };
+    }
+}
+
+async fn lanes_take_a_token_for_each_delivery_and_the_fronts_first(database: &Database) {
+    let hook = our_webhook(database).await;
+    limit(database, &hook, rule(5, 1_000)).await;
+    let lanes = ["a", "b", "c"].into_iter().cycle().zip(0..30);
+    let places = lanes.map(|(key, turn)| parked(&in_lane(&hook, key, turn)));
+    database.record_first(places.collect()).await;
+    let claim = all_lanes(at(1_000));
     let take = async |claim: &LaneClaim| {
         let claimed = database.store.claim_lanes(claim).await;
         claimed.expect("it claims")
@@ -286,6 +295,49 @@ async fn lanes_take_a_token_for_each_delivery_and_the_fronts_first(database: &Da
     assert_eq!(dry.next_token_at, Some(at(1_196)));
 }
 
+/// The turns that a claim of lanes gets at a time.
+async fn turns_at(database: &Database, millis: i64) -> Vec<i64> {
+    let claimed = database.store.claim_lanes(&all_lanes(at(millis))).await;
+    let lanes = claimed.expect("it claims").lanes;
+    let turn = |one: &ClaimedDelivery| one.delivery.lane.as_ref().map(|lane| lane.turn);
+    sorted(lanes.iter().flatten().filter_map(turn))
+}
+
+async fn no_lane_of_a_webhook_with_a_limit_is_passed_over(database: &Database) {
+    let hook = our_webhook(database).await;
+    limit(database, &hook, rule(1, 1_000)).await;
+    // Each lane has more, and the first lane by name began last.
+    for (key, turns) in [("c", [0, 3]), ("b", [1, 4]), ("a", [2, 5])] {
+        let places = turns.map(|turn| parked(&in_lane(&hook, key, turn)));
+        database.record_first(places.to_vec()).await;
+    }
+    for turn in 0..6 {
+        let now = 1_000 + turn * 1_000;
+        let claimed = database.store.claim_lanes(&all_lanes(at(now))).await;
+        let lanes = claimed.expect("it claims").lanes;
+        let one = lanes.into_iter().flatten().next().expect("there is one");
+        assert_eq!(one.delivery.source_sequence, Some(turn));
+        let done = under_lease(one.lease, &one.delivery, DeliveryStatus::Delivered, at(now));
+        let changed = database.record_leased(vec![done]).await;
+        assert_eq!(changed.len(), 1);
+    }
+}
+
+async fn what_a_lane_has_no_token_for_takes_no_bytes_of_other_lanes(database: &Database) {
+    let (limited, free) = hooks_of_which_one_is_free(database, 2, rule(1, 60_000)).await;
+    for (hook, key, turns) in [
+        (&limited[0], "a", 0..3),
+        (&limited[0], "b", 3..6),
+        (&free, "a", 10..13),
+    ] {
+        for turn in turns {
+            let record = large(&in_lane(hook, key, turn));
+            database.record_first(vec![record]).await;
+        }
+    }
+    assert_eq!(turns_at(database, 1_000).await, [0, 10, 11, 12]);
+}
+
 async fn a_rule_goes_with_its_webhook(database: &Database) {
     let hook = our_webhook(database).await;
     limit(database, &hook, rule(5, 1_000)).await;
@@ -318,15 +370,18 @@ async fn hooks_of_which_one_is_free(
 /// Events of which four fill a claim.
 async fn park_large(database: &Database, hook: &Webhook, numbers: std::ops::Range<i64>) {
     for number in numbers {
-        let record = parked(&delivery(hook, number));
-        let event = record.event.as_ref().map(|event| StoredEvent {
-            meta: event.meta.clone(),
-            raw: vec![b'x'; 16 << 20].into(),
-        });
-        database
-            .record_first(vec![FirstRecord { event, ..record }])
-            .await;
+        let record = large(&delivery(hook, number));
+        database.record_first(vec![record]).await;
     }
+}
+
+fn large(delivery: &Delivery) -> FirstRecord {
+    let record = parked(delivery);
+    let event = record.event.as_ref().map(|event| StoredEvent {
+        meta: event.meta.clone(),
+        raw: vec![b'x'; 16 << 20].into(),
+    });
+    FirstRecord { event, ..record }
 }
 
 fn count_of(claimed: &[ClaimedDelivery], hook: &Webhook) -> usize {
