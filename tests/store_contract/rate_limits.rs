@@ -223,7 +223,7 @@ async fn what_was_cut_off_is_due_again_and_its_token_is_spent(database: &Databas
 
     assert_eq!(numbers_at(database, 2_000).await, [0; 0]);
     assert_eq!(numbers_at(database, 40_000).await.len(), 1);
-    assert_eq!(numbers_at(database, 120_000).await.len(), 2);
+    assert_eq!(numbers_at(database, 99_000).await.len(), 2);
 }
 
 fn in_lane(hook: &Webhook, key: &str, turn: i64) -> Delivery {
