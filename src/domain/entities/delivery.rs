@@ -120,12 +120,17 @@ impl Delivery {
                 remedy: "only a pending, exhausted or cancelled delivery can be retried",
             });
         }
+        self.reopen(now);
+        Ok(())
+    }
+
+    /// Any state → due now, with its whole retry schedule anew.
+    pub fn reopen(&mut self, now: Timestamp) {
         self.status = DeliveryStatus::Pending;
         self.budget_base = self.attempt_count;
         self.next_attempt_at = Some(now);
         self.completed_at = None;
         self.unblock();
-        Ok(())
     }
 
     /// `pending` → `cancelled`; `false` when it is cancelled already. So too one that is exhausted and

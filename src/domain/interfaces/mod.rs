@@ -9,6 +9,7 @@ mod error;
 mod outbox;
 mod queries;
 mod registry;
+mod replays;
 mod sealed;
 mod unit_of_work;
 
@@ -22,6 +23,10 @@ pub use queries::{DeliveryFilter, EntityFilter, Page, PageRequest, Queries, Stor
 pub use registry::{
     RegistryChange, RegistryDelta, RegistryReader, RegistryWebhook, UnreadableWebhook,
 };
+pub use replays::{
+    Candidate, Candidates, ClaimedReplay, PageDone, Reopened, ReplayLease, ReplayPage, ReplayStore,
+    TypeCount,
+};
 pub use sealed::{Resealed, SealedKind, SealedPlace, SealedStore, StoredSealed};
 pub use unit_of_work::{
     AuditRow, Child, CommandKey, Inserted, StoredReply, UnitOfWork, UnitOfWorkFactory,
@@ -29,11 +34,23 @@ pub use unit_of_work::{
 
 /// Everything that a store offers.
 pub trait Store:
-    UnitOfWorkFactory + DeliveryStore + OutboxStore + RegistryReader + Queries + SealedStore
+    UnitOfWorkFactory
+    + DeliveryStore
+    + OutboxStore
+    + RegistryReader
+    + Queries
+    + SealedStore
+    + ReplayStore
 {
 }
 
-impl<T: UnitOfWorkFactory + DeliveryStore + OutboxStore + RegistryReader + Queries + SealedStore>
-    Store for T
+impl<T> Store for T where
+    T: UnitOfWorkFactory
+        + DeliveryStore
+        + OutboxStore
+        + RegistryReader
+        + Queries
+        + SealedStore
+        + ReplayStore
 {
 }

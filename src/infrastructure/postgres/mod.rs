@@ -19,6 +19,7 @@ mod pool;
 mod queries;
 mod record;
 mod registry;
+mod replays;
 mod rows;
 mod sealed;
 mod text;

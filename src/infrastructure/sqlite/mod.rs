@@ -20,6 +20,7 @@ mod place;
 mod queries;
 mod record;
 mod registry;
+mod replays;
 mod rows;
 mod sealed;
 mod unit_of_work;
