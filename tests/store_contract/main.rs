@@ -20,6 +20,7 @@ mod outages;
 mod outbox;
 mod races;
 mod registry;
+mod replays;
 mod replies;
 mod sealed;
 mod silence;
