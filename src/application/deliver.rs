@@ -104,6 +104,7 @@ pub struct Deliverer {
     breakers: Arc<Breakers>,
     endpoints: Endpoints,
     attempts: Semaphore,
+    max_in_flight: usize,
     slow: Semaphore,
     stopping: CancellationToken,
 }
@@ -132,6 +133,7 @@ impl Deliverer {
             breakers,
             endpoints,
             attempts: Semaphore::new(max_in_flight),
+            max_in_flight,
             slow: Semaphore::new(MAX_SLOW),
             stopping,
         }
@@ -145,6 +147,13 @@ impl Deliverer {
     /// The endpoints that are left alone for a while.
     pub fn breakers(&self) -> &Arc<Breakers> {
         &self.breakers
+    }
+
+    /// Whether an attempt more takes nothing from anybody: most of this worker's attempts are free, and
+    /// nobody waits for the endpoint.
+    pub fn has_room_to_spare(&self, webhook: WebhookId) -> bool {
+        self.attempts.available_permits() * 2 > self.max_in_flight
+            && !self.endpoints.is_waited_for(webhook)
     }
 
     /// Whether the endpoint is left alone for now.

@@ -141,6 +141,14 @@ impl Endpoints {
             .is_some_and(|state| state.window.size() <= 1)
     }
 
+    /// Whether somebody waits for a slot at the endpoint, or would have to.
+    pub fn is_waited_for(&self, webhook: WebhookId) -> bool {
+        let states = self.lock();
+        states.get(&webhook).is_some_and(|state| {
+            !state.waiting.is_empty() || state.in_flight >= state.window.size()
+        })
+    }
+
     /// Endpoints that have enough to do for now: not worth claiming for.
     pub fn saturated(&self) -> Vec<WebhookId> {
         let states = self.lock();

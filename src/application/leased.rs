@@ -73,6 +73,11 @@ impl LeasedAttempts {
         self.deliverer.breakers()
     }
 
+    /// What makes them.
+    pub(super) fn deliverer(&self) -> &Deliverer {
+        &self.deliverer
+    }
+
     /// Tries a delivery; `None` when the worker is stopping.
     pub(super) async fn attempt(
         &self,

@@ -30,6 +30,7 @@ pub mod ports;
 pub mod recorder;
 pub mod registry;
 pub mod relay;
+pub mod replays;
 pub mod rewrap;
 pub mod store_clock;
 pub mod upkeep;

@@ -9,6 +9,8 @@ pub struct Wakers {
     pub parked: Notify,
     /// Ordered deliveries may have become due.
     pub lanes: Notify,
+    /// A replay began.
+    pub replays: Notify,
     /// Events were committed to the outbox.
     pub outbox: Notify,
 }

@@ -113,7 +113,7 @@ async fn every_listed_action_is_handled_and_no_other() {
         assert_eq!(code, "validation_failed", "{entity}.{action}");
         assert!(paths.contains(&"nonsense".to_owned()), "{entity}.{action}");
     }
-    for unknown in ["integration.fly", "webhook.replay", "syncjob.create", "."] {
+    for unknown in ["integration.fly", "webhook.fly", "syncjob.create", "."] {
         assert_eq!(
             world.raw(unknown, "{}").refused().await,
             refusal("not_found", &[])
