@@ -4,7 +4,7 @@ use sqlx::postgres::PgConnection;
 
 use crate::{
     domain::{
-        entities::Replay,
+        entities::{Replay, ReplayCursor},
         interfaces::{ReplayLease, StoreError},
         values::{ReplayId, TenantId, WebhookId},
     },
@@ -78,7 +78,7 @@ pub(in super::super) async fn insert(
     .bind(new.total)
     .bind(new.done)
     .bind(new.skipped)
-    .bind(new.cursor.map(|cursor| cursor.to_text()))
+    .bind(new.cursor.map(ReplayCursor::to_text))
     .bind(new.version)
     .bind(&new.error)
     .bind(clean(&new.actor))
@@ -137,7 +137,7 @@ pub(super) async fn write(
     .bind(replay.status.as_str())
     .bind(replay.done)
     .bind(replay.skipped)
-    .bind(replay.cursor.map(|cursor| cursor.to_text()))
+    .bind(replay.cursor.map(ReplayCursor::to_text))
     .bind(replay.version)
     .bind(clean_opt(replay.error.as_ref()))
     .bind(replay.updated_at)

@@ -4,7 +4,7 @@ use sqlx::{SqliteConnection, sqlite::SqliteRow};
 
 use crate::{
     domain::{
-        entities::Replay,
+        entities::{Replay, ReplayCursor},
         interfaces::{ReplayLease, StoreError},
         values::{ReplayId, TenantId, WebhookId},
     },
@@ -95,7 +95,7 @@ pub(in super::super) async fn insert(
     .bind(new.total)
     .bind(new.done)
     .bind(new.skipped)
-    .bind(new.cursor.map(|cursor| cursor.to_text()))
+    .bind(new.cursor.map(ReplayCursor::to_text))
     .bind(new.version)
     .bind(&new.error)
     .bind(&new.actor)
@@ -151,7 +151,7 @@ pub(super) async fn write(
     .bind(replay.status.as_str())
     .bind(replay.done)
     .bind(replay.skipped)
-    .bind(replay.cursor.map(|cursor| cursor.to_text()))
+    .bind(replay.cursor.map(ReplayCursor::to_text))
     .bind(replay.version)
     .bind(&replay.error)
     .bind(replay.updated_at.timestamp_millis())
