@@ -134,6 +134,8 @@ CREATE INDEX deliveries_due ON deliveries (webhook_id, due_at, created_at)
 -- The lanes of ordered deliveries, each with its front first.
 CREATE INDEX deliveries_lanes ON deliveries (webhook_id, lane_key, lane_turn)
     WHERE lane_key IS NOT NULL AND (status = 'pending' OR lane_blocks);
+-- The same, also what is done: replays send it again in this order.
+CREATE INDEX deliveries_turns ON deliveries (webhook_id, lane_turn, id) WHERE lane_key IS NOT NULL;
 -- Lists of what waits or went wrong.
 CREATE INDEX deliveries_undelivered ON deliveries (tenant, status, created_at)
     WHERE status <> 'delivered';

@@ -109,6 +109,8 @@ WHERE status = 'pending' AND lane_key IS NULL;
 -- The lanes of ordered deliveries, each with its front first.
 CREATE INDEX deliveries_lanes ON deliveries (webhook_id, lane_key, lane_turn)
 WHERE lane_key IS NOT NULL AND (status = 'pending' OR lane_blocks);
+-- The same, also what is done: replays send it again in this order.
+CREATE INDEX deliveries_by_turn ON deliveries (webhook_id, lane_turn, id) WHERE lane_key IS NOT NULL;
 -- For lists of what was not delivered.
 CREATE INDEX deliveries_undelivered ON deliveries (tenant, status, created_at, id)
 WHERE status <> 'delivered';

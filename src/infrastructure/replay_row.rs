@@ -6,7 +6,7 @@ use uuid::Uuid;
 use crate::domain::{
     entities::{DeliveryStatus, Replay, ReplayCursor, ReplayKind, ReplaySelection, ReplayStatus},
     interfaces::{Candidate, Candidates, ClaimedReplay, ReplayLease, StoreError},
-    values::{DeliveryId, EventPattern, ReplayId, TenantId, Timestamp, WebhookId},
+    values::{EventPattern, ReplayId, TenantId, Timestamp, WebhookId},
 };
 
 /// How many recorded deliveries are looked at, at most, to find those of a page.
@@ -129,8 +129,7 @@ fn from_json<T: DeserializeOwned>(text: &str) -> Option<T> {
 
 /// A recorded delivery that was looked at.
 pub(super) struct LookedAt<T> {
-    pub(super) at: Timestamp,
-    pub(super) id: DeliveryId,
+    pub(super) place: ReplayCursor,
     pub(super) event_type: String,
     pub(super) row: T,
 }
@@ -148,7 +147,7 @@ pub(super) fn choose<T>(
         if chosen.len() == limit {
             break;
         }
-        cursor = Some(ReplayCursor::Delivery(one.at, one.id));
+        cursor = Some(one.place);
         if selection.wants(&one.event_type) {
             chosen.push(one.row);
         }
@@ -179,10 +178,19 @@ pub(super) fn candidates(
     }
 }
 
-/// After which delivery of a webhook to go on.
+/// After which place to go on among the deliveries with a turn; `None` when they are all behind.
+pub(super) fn after_turn(cursor: Option<ReplayCursor>) -> Option<(i64, Uuid)> {
+    match cursor {
+        None => Some((i64::MIN, Uuid::nil())),
+        Some(ReplayCursor::Turn(turn, id)) => Some((turn, id.0)),
+        Some(ReplayCursor::Delivery(..) | ReplayCursor::Sequence(_)) => None,
+    }
+}
+
+/// After which place to go on among the other deliveries; `None` is the beginning.
 pub(super) fn after(cursor: Option<ReplayCursor>) -> Option<(Timestamp, Uuid)> {
     match cursor {
         Some(ReplayCursor::Delivery(at, id)) => Some((at, id.0)),
-        Some(ReplayCursor::Sequence(_)) | None => None,
+        Some(ReplayCursor::Turn(..) | ReplayCursor::Sequence(_)) | None => None,
     }
 }

@@ -2,15 +2,15 @@
 
 use integration_worker::domain::{
     entities::{
-        Delivery, DeliveryStatus, Replay, ReplayCursor, ReplayKind, ReplaySelection, ReplayStatus,
-        Webhook,
+        Delivery, DeliveryStatus, LanePlace, Replay, ReplayCursor, ReplayKind, ReplaySelection,
+        ReplayStatus, Webhook,
     },
     events::Context,
     interfaces::{
         Candidate, ClaimedReplay, FirstRecord, PageDone, PageRequest, Reopened, ReplayPage,
         UnitOfWork,
     },
-    values::{ReplayId, Timestamp},
+    values::{LaneKey, ReplayId, Timestamp},
 };
 
 use crate::{
@@ -28,6 +28,7 @@ both!(
     running_replays_are_counted_for_each_tenant,
     a_replay_has_one_worker_at_a_time_and_the_one_that_waits_longest_is_next,
     candidates_come_in_the_order_of_their_creation_within_the_selection,
+    ordered_candidates_come_by_their_turns_and_before_the_others,
     candidates_are_of_the_types_and_states_that_are_meant,
     a_selection_is_counted_by_types_and_the_count_has_an_end,
     a_page_reopens_deliveries_under_leases_and_moves_the_replay,
@@ -291,6 +292,34 @@ async fn candidates_come_in_the_order_of_their_creation_within_the_selection(dat
         .await
         .expect("it reads");
     assert_eq!((last.items, last.cursor), (Vec::new(), None));
+}
+
+async fn ordered_candidates_come_by_their_turns_and_before_the_others(database: &Database) {
+    let hook = our_webhook(database).await;
+    deliver(database, &hook, &[1, 40]).await;
+    let records: Vec<FirstRecord> = [(10, 30), (11, 10), (12, 20), (12_000, 5)]
+        .into_iter()
+        .map(|(number, turn)| {
+            let mut one = delivery(&hook, number);
+            one.lane = Some(LanePlace {
+                key: LaneKey::new("a"),
+                turn,
+                blocks: false,
+            });
+            first_attempt(&one, DeliveryStatus::Delivered)
+        })
+        .collect();
+    database.record_first(records).await;
+    let mut one = replay(selection(&hook));
+    let mut numbers = Vec::new();
+    loop {
+        let found = database.store.replay_candidates(&one, 2).await;
+        let found = found.expect("it reads");
+        numbers.extend(found.items.iter().map(|one| one.delivery.source_sequence));
+        let Some(cursor) = found.cursor else { break };
+        one.cursor = Some(cursor);
+    }
+    assert_eq!(numbers, [11, 12, 10, 1, 40].map(Some));
 }
 
 async fn candidates_are_of_the_types_and_states_that_are_meant(database: &Database) {

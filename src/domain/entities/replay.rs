@@ -78,7 +78,9 @@ impl ReplayStatus {
 /// How far a replay has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReplayCursor {
-    /// All deliveries up to this one, in the order of their creation.
+    /// All deliveries with a place in a lane up to this one, in the order of their turns.
+    Turn(i64, DeliveryId),
+    /// Those, and all others up to this one, in the order of their creation.
     Delivery(Timestamp, DeliveryId),
     /// All messages of the source stream below this sequence.
     Sequence(i64),
@@ -88,19 +90,26 @@ impl ReplayCursor {
     /// For keeping.
     pub fn to_text(self) -> String {
         match self {
-            Self::Delivery(at, id) => format!("{}/{id}", at.timestamp_millis()),
-            Self::Sequence(sequence) => sequence.to_string(),
+            Self::Turn(turn, id) => format!("turn/{turn}/{id}"),
+            Self::Delivery(at, id) => format!("delivery/{}/{id}", at.timestamp_millis()),
+            Self::Sequence(sequence) => format!("sequence/{sequence}"),
         }
     }
 
     /// Reads what [`Self::to_text`] wrote.
     pub fn parse(text: &str) -> Option<Self> {
-        match text.split_once('/') {
-            Some((at, id)) => Some(Self::Delivery(
-                Timestamp::from_timestamp_millis(at.parse().ok()?)?,
-                DeliveryId(Uuid::try_parse(id).ok()?),
-            )),
-            None => Some(Self::Sequence(text.parse().ok()?)),
+        let mut parts = text.split('/');
+        let kind = parts.next()?;
+        let number = parts.next()?.parse().ok()?;
+        let id = parts.next().map(Uuid::try_parse);
+        match (kind, id) {
+            ("turn", Some(Ok(id))) => Some(Self::Turn(number, DeliveryId(id))),
+            ("delivery", Some(Ok(id))) => {
+                let at = Timestamp::from_timestamp_millis(number)?;
+                Some(Self::Delivery(at, DeliveryId(id)))
+            }
+            ("sequence", None) => Some(Self::Sequence(number)),
+            _ => None,
         }
     }
 }
@@ -400,15 +409,24 @@ mod tests {
     #[test]
     fn a_cursor_survives_being_kept() {
         let at = Timestamp::from_timestamp_millis(1_772_350_000_123).unwrap();
-        let delivery = ReplayCursor::Delivery(at, DeliveryId(Uuid::from_u128(5)));
+        let id = DeliveryId(Uuid::from_u128(5));
         for cursor in [
-            delivery,
+            ReplayCursor::Delivery(at, id),
+            ReplayCursor::Turn(i64::MIN, id),
             ReplayCursor::Sequence(0),
             ReplayCursor::Sequence(i64::MAX),
         ] {
             assert_eq!(ReplayCursor::parse(&cursor.to_text()), Some(cursor));
         }
-        for bad in ["", "x", "1/x", "x/1", "/"] {
+        for bad in [
+            "",
+            "x",
+            "turn/1",
+            "sequence",
+            "sequence/x",
+            "sequence/1/2",
+            "delivery/1/x",
+        ] {
             assert_eq!(ReplayCursor::parse(bad), None, "{bad}");
         }
     }

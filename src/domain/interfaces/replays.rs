@@ -53,7 +53,8 @@ pub struct Candidate {
 /// The next recorded deliveries of a replay.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Candidates {
-    /// In the order of their creation.
+    /// Those with a place in a lane in the order of their turns, then the others in the order of their
+    /// creation.
     pub items: Vec<Candidate>,
     /// Rows that this program does not understand.
     pub broken: i64,

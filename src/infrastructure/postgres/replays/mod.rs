@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::{
     domain::{
-        entities::{Delivery, Replay, ReplaySelection},
+        entities::{Delivery, Replay, ReplayCursor, ReplaySelection},
         events::DomainEvent,
         interfaces::{
             Candidate, Candidates, ClaimedReplay, Page, PageDone, PageRequest, ReplayLease,
@@ -29,6 +29,8 @@ use super::{
 
 pub(super) use row::{insert, locked, running, update};
 use row::{lock, write};
+
+const READ: &str = "read what a replay sends";
 
 #[derive(sqlx::FromRow)]
 struct CandidateRow {
@@ -129,19 +131,18 @@ impl ReplayStore for PostgresStore {
         replay: &Replay,
         limit: usize,
     ) -> Result<Candidates, StoreError> {
-        const OPERATION: &str = "read what a replay sends";
         let looked_at = looked_at(self, replay).await?;
         let (ids, cursor) = replay_row::choose(&replay.selection, looked_at, limit);
         let rows: Vec<CandidateRow> = sqlx::query_as(concat!(
             "SELECT ",
             delivery_columns!(),
             ", d.lease_epoch, d.event_meta, d.event_raw
-             FROM deliveries d WHERE d.id = ANY($1::uuid[]) ORDER BY d.created_at, d.id"
+             FROM deliveries d WHERE d.id = ANY($1::uuid[]) ORDER BY d.lane_turn, d.created_at, d.id"
         ))
         .bind(ids)
         .fetch_all(&self.pool)
         .await
-        .map_err(during(OPERATION))?;
+        .map_err(during(READ))?;
         let rows = rows.into_iter().map(Candidate::try_from);
         Ok(replay_row::candidates(rows, cursor))
     }
@@ -251,11 +252,17 @@ async fn looked_at(
     store: &PostgresStore,
     replay: &Replay,
 ) -> Result<Vec<LookedAt<Uuid>>, StoreError> {
+    if let Some(after) = replay_row::after_turn(replay.cursor) {
+        let with_turns = with_turns(store, &replay.selection, after).await?;
+        if !with_turns.is_empty() {
+            return Ok(with_turns);
+        }
+    }
     let selection = &replay.selection;
     let (after_time, after_id) = replay_row::after(replay.cursor).unzip();
     let rows: Vec<(Timestamp, Uuid, String)> = sqlx::query_as(
         "SELECT d.created_at, d.id, d.event_type FROM deliveries d
-         WHERE d.webhook_id = $1 AND d.tenant = $2 AND d.created_at < $4
+         WHERE d.webhook_id = $1 AND d.tenant = $2 AND d.created_at < $4 AND d.lane_key IS NULL
              AND d.created_at >= GREATEST($3, $6::timestamptz)
              AND (cardinality($5::text[]) = 0 OR d.status = ANY($5::text[]))
              AND ($6 IS NULL OR (d.created_at, d.id) > ($6, $7::uuid))
@@ -271,10 +278,42 @@ async fn looked_at(
     .bind(i64::try_from(MAX_LOOKED_AT).unwrap_or(i64::MAX))
     .fetch_all(&store.pool)
     .await
-    .map_err(during("read what a replay sends"))?;
+    .map_err(during(READ))?;
     let looked_at = rows.into_iter().map(|(at, id, event_type)| LookedAt {
-        at,
-        id: DeliveryId(id),
+        place: ReplayCursor::Delivery(at, DeliveryId(id)),
+        event_type,
+        row: id,
+    });
+    Ok(looked_at.collect())
+}
+
+/// Those with a place in a lane, by their turns.
+async fn with_turns(
+    store: &PostgresStore,
+    selection: &ReplaySelection,
+    (after_turn, after_id): (i64, Uuid),
+) -> Result<Vec<LookedAt<Uuid>>, StoreError> {
+    let rows: Vec<(i64, Uuid, String)> = sqlx::query_as(
+        "SELECT d.lane_turn, d.id, d.event_type FROM deliveries d
+         WHERE d.webhook_id = $1 AND d.tenant = $2 AND d.lane_key IS NOT NULL
+             AND d.created_at >= $3 AND d.created_at < $4
+             AND (cardinality($5::text[]) = 0 OR d.status = ANY($5::text[]))
+             AND (d.lane_turn, d.id) > ($6, $7)
+         ORDER BY d.lane_turn, d.id LIMIT $8",
+    )
+    .bind(selection.webhook_id.0)
+    .bind(selection.tenant.as_str())
+    .bind(selection.since)
+    .bind(selection.until)
+    .bind(selection.statuses.iter().map(|s| s.as_str()).bind_iter())
+    .bind(after_turn)
+    .bind(after_id)
+    .bind(i64::try_from(MAX_LOOKED_AT).unwrap_or(i64::MAX))
+    .fetch_all(&store.pool)
+    .await
+    .map_err(during(READ))?;
+    let looked_at = rows.into_iter().map(|(turn, id, event_type)| LookedAt {
+        place: ReplayCursor::Turn(turn, DeliveryId(id)),
         event_type,
         row: id,
     });

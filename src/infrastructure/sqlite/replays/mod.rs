@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::{
     domain::{
-        entities::{Replay, ReplaySelection},
+        entities::{Replay, ReplayCursor, ReplaySelection},
         events::DomainEvent,
         interfaces::{
             Candidate, Candidates, ClaimedReplay, Page, PageDone, PageRequest, ReplayLease,
@@ -31,6 +31,8 @@ use super::{
 
 pub(super) use row::{insert, one, running, update};
 use row::{is_held, read_row, write};
+
+const READ: &str = "read what a replay sends";
 
 #[async_trait]
 impl ReplayStore for SqliteStore {
@@ -124,7 +126,6 @@ impl ReplayStore for SqliteStore {
         replay: &Replay,
         limit: usize,
     ) -> Result<Candidates, StoreError> {
-        const READ: &str = "read what a replay sends";
         let mut connection = self.read(READ).await?;
         let looked_at = looked_at(&mut connection, replay).await?;
         let (chosen, cursor) = replay_row::choose(&replay.selection, looked_at, limit);
@@ -132,7 +133,7 @@ impl ReplayStore for SqliteStore {
             "SELECT d.*, e.meta, e.raw FROM json_each(?1) j
             CROSS JOIN deliveries d ON d.seq = j.value
             LEFT JOIN delivery_events e ON e.delivery = d.seq
-            ORDER BY d.created_at, d.id",
+            ORDER BY d.lane_turn, d.created_at, d.id",
         )
         .bind(sqlx::types::Json(chosen))
         .fetch_all(&mut *connection)
@@ -258,7 +259,12 @@ async fn looked_at(
     connection: &mut SqliteConnection,
     replay: &Replay,
 ) -> Result<Vec<LookedAt<i64>>, StoreError> {
-    const READ: &str = "read what a replay sends";
+    if let Some(after) = replay_row::after_turn(replay.cursor) {
+        let with_turns = with_turns(connection, &replay.selection, after).await?;
+        if !with_turns.is_empty() {
+            return Ok(with_turns);
+        }
+    }
     let selection = &replay.selection;
     let (statuses, _) = replay_row::lists(selection);
     // No id is less than the empty one.
@@ -270,7 +276,7 @@ async fn looked_at(
         "SELECT d.seq, d.id, d.created_at, d.event_type
         FROM deliveries d INDEXED BY deliveries_by_time
         WHERE d.tenant = ?1 AND (d.created_at, d.id) > (?2, ?3) AND d.created_at < ?4
-            AND d.webhook_id = ?5
+            AND d.webhook_id = ?5 AND d.lane_key IS NULL
             AND (?6 = '[]' OR d.status IN (SELECT value FROM json_each(?6)))
         ORDER BY d.created_at, d.id LIMIT ?7",
     )
@@ -286,12 +292,50 @@ async fn looked_at(
     .map_err(failed(READ))?;
     let looked_at = rows.iter().map(|row| {
         let cells = rows::Cells::new(row, "deliveries");
-        Ok(LookedAt {
-            at: cells.time("created_at")?,
-            id: DeliveryId(cells.get("id")?),
-            event_type: cells.get("event_type")?,
-            row: cells.get("seq")?,
-        })
+        let id = DeliveryId(cells.get("id")?);
+        look_at(cells, ReplayCursor::Delivery(cells.time("created_at")?, id))
     });
     looked_at.collect()
+}
+
+/// Those with a place in a lane, by their turns.
+async fn with_turns(
+    connection: &mut SqliteConnection,
+    selection: &ReplaySelection,
+    (after_turn, after_id): (i64, Uuid),
+) -> Result<Vec<LookedAt<i64>>, StoreError> {
+    let (statuses, _) = replay_row::lists(selection);
+    let rows = sqlx::query(
+        "SELECT d.seq, d.id, d.lane_turn, d.event_type
+        FROM deliveries d INDEXED BY deliveries_by_turn
+        WHERE d.webhook_id = ?1 AND d.lane_key IS NOT NULL AND (d.lane_turn, d.id) > (?2, ?3)
+            AND d.tenant = ?4 AND d.created_at >= ?5 AND d.created_at < ?6
+            AND (?7 = '[]' OR d.status IN (SELECT value FROM json_each(?7)))
+        ORDER BY d.lane_turn, d.id LIMIT ?8",
+    )
+    .bind(selection.webhook_id.0)
+    .bind(after_turn)
+    .bind(after_id)
+    .bind(selection.tenant.as_str())
+    .bind(selection.since.timestamp_millis())
+    .bind(selection.until.timestamp_millis())
+    .bind(statuses)
+    .bind(i64::try_from(MAX_LOOKED_AT).unwrap_or(i64::MAX))
+    .fetch_all(connection)
+    .await
+    .map_err(failed(READ))?;
+    let looked_at = rows.iter().map(|row| {
+        let cells = rows::Cells::new(row, "deliveries");
+        let id = DeliveryId(cells.get("id")?);
+        look_at(cells, ReplayCursor::Turn(cells.present("lane_turn")?, id))
+    });
+    looked_at.collect()
+}
+
+fn look_at(cells: rows::Cells<'_>, place: ReplayCursor) -> Result<LookedAt<i64>, StoreError> {
+    Ok(LookedAt {
+        place,
+        event_type: cells.get("event_type")?,
+        row: cells.get("seq")?,
+    })
 }
