@@ -65,6 +65,8 @@ pub const MAX_WAITING: u32 = 1_000;
 pub const MAX_WAITING_IN_LANES: u32 = 32;
 /// How often the database is asked for replays when nothing wakes the loop.
 const POLL_EVERY: Duration = Duration::from_secs(1);
+/// The same after there was one, as that may only rest: so often, and so many times.
+const POLL_SOON: (Duration, u32) = (Duration::from_millis(50), 120);
 /// How long a replay rests that has to wait for others.
 const REST: Duration = Duration::from_millis(250);
 /// How long it rests when its webhook cannot be used, or something is not there.
@@ -142,6 +144,7 @@ impl Replays {
     async fn run(self: Arc<Self>, group: Group) {
         let stopping = group.stopping();
         let in_hand = Arc::new(Semaphore::new(MAX_IN_HAND));
+        let mut quiet = POLL_SOON.1;
         loop {
             self.health.beat("replays");
             let permit = tokio::select! {
@@ -157,6 +160,7 @@ impl Replays {
                 None
             });
             if let Some(claimed) = claimed {
+                quiet = 0;
                 let this = Arc::clone(&self);
                 let stopping = group.stopping();
                 group.spawn("replay", async move {
@@ -167,10 +171,16 @@ impl Replays {
                 continue;
             }
             drop(permit);
+            let pause = if quiet < POLL_SOON.1 {
+                POLL_SOON.0
+            } else {
+                POLL_EVERY
+            };
+            quiet = quiet.saturating_add(1);
             tokio::select! {
                 () = stopping.cancelled() => return,
                 () = self.wakers.replays.notified() => {}
-                () = tokio::time::sleep(POLL_EVERY.min(REST)) => {}
+                () = tokio::time::sleep(pause) => {}
             }
         }
     }

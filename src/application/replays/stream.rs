@@ -58,7 +58,7 @@ impl Replays {
             next: None,
             is_last: false,
         };
-        let is_whole = page.messages.is_empty();
+        let is_empty = page.messages.is_empty();
         for message in &page.messages {
             if message.published_at >= replay.selection.until {
                 part.is_last = true;
@@ -80,9 +80,9 @@ impl Replays {
         }
         let next = match part.next {
             Some(next) => next,
-            None if part.is_last || page.is_end && is_whole => return Ok(Next::End),
+            None if part.is_last || page.is_end && is_empty => return Ok(Next::End),
             // A gap, or messages that can be no event.
-            None if is_whole => page.next,
+            None if is_empty => page.next,
             None => return Ok(Next::Later),
         };
         Ok(Next::Page(ReplayPage {
