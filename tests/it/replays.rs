@@ -95,14 +95,14 @@ async fn ended(erp: &Erp, begun: &Value, how: &str) -> Value {
 /// Its events have the versions 1, 2, 3, ….
 async fn assert_told_without_gaps(erp: &Erp, begun: &Value) {
     let events = erp.events().await;
-    let versions: Vec<i64> = events
+    let versions: Vec<u64> = events
         .iter()
         .filter(|event| event["subject"] == begun["replayId"])
-        .map(|event| event["aggregateversion"].as_i64().expect("a version"))
+        .map(|event| event["aggregateversion"].as_u64().expect("a version"))
         .collect();
     assert!(versions.len() > 2, "{versions:?}");
     assert!(
-        versions.iter().copied().eq(1..=versions.len() as i64),
+        versions.iter().copied().eq(1..=versions.len() as u64),
         "{versions:?}"
     );
 }

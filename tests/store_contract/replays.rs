@@ -162,8 +162,9 @@ async fn a_replay_comes_back_as_it_was_written(database: &Database) {
     });
     assert!(inserted(database, &one).await);
     let cursor = ReplayCursor::Delivery(at(7), delivery(&hook, 1).id);
-    let _ = one.come_further(i64::MAX - 5, 5, cursor, at(8));
-    let _ = one.fail("kaputt „x“", at(9));
+    let told = one.come_further(i64::MAX - 5, 5, cursor, at(8));
+    assert!(told.is_some());
+    assert_eq!(one.fail("kaputt „x“", at(9)).aggregate_version, 3);
 
     update(database, &one).await;
 
@@ -193,7 +194,7 @@ async fn one_replay_runs_for_a_webhook_at_a_time(database: &Database) {
     let hook = our_webhook(database).await;
     let mut first = begun(database, &hook).await;
     assert!(!inserted(database, &replay(selection(&hook))).await);
-    let _ = first.complete(at(5));
+    assert_eq!(first.complete(at(5)).aggregate_version, 2);
     update(database, &first).await;
     assert!(inserted(database, &replay(selection(&hook))).await);
 }

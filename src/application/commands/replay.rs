@@ -327,6 +327,10 @@ mod tests {
 
     const NOW: Timestamp = chrono::DateTime::from_timestamp(1_772_350_000, 0).unwrap();
 
+    fn tenant() -> TenantId {
+        TenantId::try_new("nord").unwrap()
+    }
+
     fn read_json(kind: ReplayKind, body: Value) -> Result<Asked, Vec<String>> {
         let Value::Object(map) = body else {
             panic!("not an object")
@@ -335,8 +339,7 @@ mod tests {
             map,
             raw: bytes::Bytes::new(),
         };
-        let tenant = TenantId::try_new("nord").unwrap();
-        read(kind, body, &tenant, NOW).map_err(|error| match error {
+        read(kind, body, &tenant(), NOW).map_err(|error| match error {
             CommandError::Refused(refusal) => {
                 let paths = refusal.details.into_iter().map(|fault| fault.path);
                 paths.collect()
@@ -345,7 +348,7 @@ mod tests {
         })
     }
 
-    fn with(more: Value) -> Value {
+    fn with(more: &Value) -> Value {
         let id = Uuid::from_u128(7);
         let mut body = json!({ "id": id, "since": "2026-01-01T00:00:00Z" });
         for (name, value) in more.as_object().unwrap() {
@@ -361,48 +364,48 @@ mod tests {
             (Replay, json!({}), vec!["id", "since"]),
             (
                 Replay,
-                with(json!({ "id": 1, "since": 2 })),
+                with(&json!({ "id": 1, "since": 2 })),
                 vec!["id", "since"],
             ),
             (
                 Replay,
-                with(json!({ "since": "2099-01-01T00:00:00Z" })),
+                with(&json!({ "since": "2099-01-01T00:00:00Z" })),
                 vec!["since"],
             ),
             (
                 Replay,
-                with(json!({ "until": "2025-12-31T23:59:59Z" })),
+                with(&json!({ "until": "2025-12-31T23:59:59Z" })),
                 vec!["until"],
             ),
-            (Replay, with(json!({ "statuses": [] })), vec!["statuses"]),
+            (Replay, with(&json!({ "statuses": [] })), vec!["statuses"]),
             (
                 Replay,
-                with(json!({ "statuses": ["pending"] })),
+                with(&json!({ "statuses": ["pending"] })),
                 vec!["statuses[0]"],
             ),
             (
                 Replay,
-                with(json!({ "statuses": "delivered" })),
+                with(&json!({ "statuses": "delivered" })),
                 vec!["statuses"],
             ),
             (
                 Replay,
-                with(json!({ "eventTypes": ["a..b", 7] })),
+                with(&json!({ "eventTypes": ["a..b", 7] })),
                 vec!["eventTypes[0]", "eventTypes[1]"],
             ),
             (
                 Replay,
-                with(json!({ "dryRun": "yes", "x": 1 })),
+                with(&json!({ "dryRun": "yes", "x": 1 })),
                 vec!["dryRun", "x"],
             ),
             (
                 Backfill,
-                with(json!({ "statuses": ["delivered"] })),
+                with(&json!({ "statuses": ["delivered"] })),
                 vec!["statuses"],
             ),
             (
                 Backfill,
-                with(json!({ "eventTypes": ["a"] })),
+                with(&json!({ "eventTypes": ["a"] })),
                 vec!["eventTypes"],
             ),
         ] {
@@ -414,7 +417,7 @@ mod tests {
 
     #[test]
     fn a_replay_ends_now_unless_it_is_to_end_earlier() {
-        let read = |body| read_json(ReplayKind::Replay, with(body)).ok().unwrap();
+        let read = |body| read_json(ReplayKind::Replay, with(&body)).ok().unwrap();
         let asked = read(json!({}));
         assert_eq!(asked.selection.until, NOW);
         assert!(!asked.dry_run);

@@ -402,7 +402,7 @@ mod tests {
         assert_eq!(event.event_type, "webhook.replay_cancelled");
         assert_eq!(replay.cancel(context(), NOW), Ok(None));
         let (mut replay, _) = started();
-        let _ = replay.complete(NOW);
+        assert_eq!(replay.complete(NOW).aggregate_version, 2);
         assert!(replay.cancel(context(), NOW).is_err());
     }
 
