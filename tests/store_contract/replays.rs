@@ -173,7 +173,7 @@ async fn a_replay_comes_back_as_it_was_written(database: &Database) {
         after: None,
     };
     let listed = database.store.list_replays(&ours(), hook.id, &whole).await;
-    assert_eq!(listed.expect("it lists").items, [one.clone()]);
+    assert_eq!(listed.expect("it lists").items, std::slice::from_ref(&one));
     for (whose, id) in [(tenant("other"), one.id), (ours(), ReplayId(new_id()))] {
         database
             .work(async |work: &mut dyn UnitOfWork| {
@@ -334,7 +334,7 @@ async fn candidates_are_of_the_types_and_states_that_are_meant(database: &Databa
         &delivery(&hook, 5),
         DeliveryStatus::Exhausted,
     ));
-    records[4].delivery.event_type = "order.updated.x".to_owned();
+    records[4].delivery.event_type = String::from("order.updated.x");
     database.record_first(records).await;
     for (statuses, types, expected) in [
         (vec![], vec![], vec![1, 2, 3, 4, 5]),
@@ -553,7 +553,10 @@ async fn an_ended_replay_is_not_claimed_and_pruned_in_time(database: &Database) 
         after: None,
     };
     let left = database.store.list_replays(&ours(), hook.id, &whole).await;
-    assert_eq!(left.expect("it lists").items, [running.clone()]);
+    assert_eq!(
+        left.expect("it lists").items,
+        std::slice::from_ref(&running)
+    );
     assert_eq!(running.status, ReplayStatus::Running);
 }
 
