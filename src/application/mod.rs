@@ -1,5 +1,6 @@
 //! What the worker does: the use cases, and the ports through which they reach the world.
 
+mod answer;
 pub mod breakers;
 pub mod client_identity;
 pub mod commands;
@@ -31,6 +32,7 @@ pub mod recorder;
 pub mod registry;
 pub mod relay;
 pub mod replays;
+pub mod response;
 pub mod rewrap;
 pub mod store_clock;
 pub mod upkeep;

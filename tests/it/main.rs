@@ -17,6 +17,7 @@ mod operations;
 mod ordering;
 mod poison;
 mod replays;
+mod responses;
 mod servers;
 mod signatures;
 mod support;

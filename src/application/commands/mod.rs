@@ -18,7 +18,7 @@ mod list;
 mod published;
 mod replay;
 mod reply;
-mod trigger;
+pub(in crate::application) mod trigger;
 mod views;
 mod webhook;
 mod webhook_secrets;

@@ -261,6 +261,7 @@ impl Taste<'_> {
     /// A filter that cannot be evaluated keeps nothing out: the delivery is recorded as exhausted.
     fn takes(&self, event: &BusinessEvent) -> bool {
         event.meta.tenant == self.webhook.meta.tenant
+            && !event.meta.is_made_by(self.webhook.id)
             && { self.webhook.events.iter() }.any(|p| p.matches(&event.meta.event_type))
             && { self.filter.iter() }.all(|f| f.is_true(&EventView::new(event)) != Ok(false))
     }

@@ -11,6 +11,6 @@ pub use integration::{Integration, IntegrationStatus, IntegrationType};
 pub use meta::{EntityMeta, InvalidTransition, Labels};
 pub use replay::{Replay, ReplayCursor, ReplayKind, ReplaySelection, ReplayStatus};
 pub use webhook::{
-    BodyFormat, HttpMethod, NewWebhook, OnExhausted, Ordering, Signing, SigningSecret, Webhook,
-    WebhookSettings, WebhookStatus,
+    BodyFormat, HttpMethod, NewWebhook, OnExhausted, Ordering, ResponseSettings, Signing,
+    SigningSecret, Webhook, WebhookSettings, WebhookStatus,
 };

@@ -329,6 +329,7 @@ impl Replay {
             aggregate_version: self.version,
             context,
             data,
+            response: None,
         }
     }
 }

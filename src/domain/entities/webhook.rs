@@ -137,6 +137,22 @@ pub struct WebhookSettings {
     pub transform: Option<String>,
     /// Which deliveries wait for each other, if any do.
     pub ordering: Option<Ordering>,
+    /// What becomes of an endpoint's answer, if anything does.
+    pub response: Option<ResponseSettings>,
+}
+
+/// A 2xx answer becomes an event for the ERP.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResponseSettings {
+    /// The event's type.
+    pub event: String,
+    /// The expression that makes its data of event and answer; without one the answer is the data.
+    pub data: Option<String>,
+}
+
+impl ResponseSettings {
+    /// Longest type, in bytes: with `ERP_RESPONSE_SUBJECT` before it, it is a NATS subject.
+    pub const MAX_TYPE: usize = 127;
 }
 
 /// Deliveries with the same key go out one after the other, in the order of the source stream.
