@@ -20,6 +20,7 @@ mod outages;
 mod outbox;
 mod races;
 mod registry;
+mod replay_pages;
 mod replays;
 mod replies;
 mod sealed;
