@@ -31,7 +31,7 @@ use crate::{
 
 use super::{
     answer::attempt_of,
-    breakers::Breakers,
+    breakers::{Breakers, PROBE_PAUSE},
     delivery_events,
     endpoints::Endpoints,
     patience::until_done,
@@ -92,12 +92,18 @@ pub const DISABLED: &str = "waiting for the webhook to be activated";
 /// Why a delivery waits without an attempt.
 pub const ORDERED: &str = "waiting for its turn";
 /// Why a delivery waits without an attempt.
+pub const RATE_LIMITED: &str = "waiting for the webhook's rate limit";
+/// Why a delivery waits without an attempt.
 pub const UNUSABLE: &str = "the webhook's configuration or signing secret cannot be read";
 
 /// Attempts that have taken longer than [`STALL`], which do not count among those in flight.
 pub const MAX_SLOW: usize = 1024;
 /// How long a claimed delivery waits for a slot before its lease is given back.
 pub const PARKED_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The same for one that has taken a token: a token is used soon or given back, so that those of a while
+/// do not go out all at once.
+pub const LIMITED_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Makes attempts.
 pub struct Deliverer {
@@ -206,11 +212,20 @@ impl Deliverer {
         let slot = match lane {
             // Who does not keep up is not waited for: others need the lane.
             Lane::Parked | Lane::Probe if !self.endpoints.is_behind(webhook.id) => {
+                let patience = if webhook.is_rate_limited {
+                    LIMITED_PATIENCE
+                } else {
+                    PARKED_PATIENCE
+                };
                 self.endpoints
-                    .enter_within(webhook.id, PARKED_PATIENCE)
+                    .enter_within(webhook.id, webhook.max_in_flight, patience)
                     .await
             }
-            _ => self.endpoints.enter(webhook.id).await,
+            _ => {
+                self.endpoints
+                    .enter(webhook.id, webhook.max_in_flight)
+                    .await
+            }
         };
         let Some(mut slot) = slot else {
             return Tried::Waits(BUSY);
@@ -293,8 +308,10 @@ impl Deliverer {
         attempt: &Attempt,
         (answer, fault): (Answer, Fault),
     ) {
-        let is_slowest = || lane == Lane::Probe || self.endpoints.is_slowest(delivery.webhook_id);
+        let id = delivery.webhook_id;
+        let is_slowest = || lane == Lane::Probe || self.endpoints.is_slowest(id);
         let sign = match fault {
+            Fault::Ours if lane == Lane::Probe => return self.breakers.keep_probe(id, PROBE_PAUSE),
             Fault::Ours => return,
             Fault::Address => Sign::Refusal,
             Fault::Endpoint => Sign::of(answer, !answer.keeps_up() && is_slowest()),

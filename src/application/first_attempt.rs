@@ -15,7 +15,7 @@ use crate::{
 };
 
 use super::{
-    deliver::{BUSY, Deliverer, Lane, OPEN, ORDERED, Tried, refused},
+    deliver::{BUSY, Deliverer, Lane, OPEN, ORDERED, RATE_LIMITED, Tried, refused},
     delivery_events,
     endpoint::Endpoint,
     leased::{BUSY_WAIT, UNUSABLE_WAIT},
@@ -60,6 +60,9 @@ impl FirstAttempt<'_> {
                 Tried::Attempted(Box::new(refused))
             }
             (None, Some(_)) => Tried::Waits(ORDERED),
+            (None, None) if self.webhook.is_rate_limited && !self.webhook.is_disabled => {
+                Tried::Waits(RATE_LIMITED)
+            }
             (None, None) => {
                 let aside = async |delivery: &Delivery| when_slow(self.aside(delivery)).await;
                 deliverer
@@ -158,7 +161,7 @@ impl FirstAttempt<'_> {
         let wait = match reason {
             BUSY => BUSY_WAIT,
             super::deliver::UNUSABLE => UNUSABLE_WAIT,
-            // Due as soon as the webhook is activated.
+            // Due as soon as the webhook is activated, its turn has come, or there is a token.
             _ => Duration::ZERO,
         };
         let mut delivery = self.delivery(clock);

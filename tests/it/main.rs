@@ -13,6 +13,7 @@ mod demo;
 mod explain;
 mod expressions;
 mod intake;
+mod limits;
 mod operations;
 mod ordering;
 mod poison;

@@ -27,6 +27,7 @@ on_both!(
     a_cancelled_replay_stops_and_another_one_may_begin,
     a_replay_ends_with_its_webhook,
     an_ordered_webhook_gets_its_deliveries_again_in_order,
+    a_limited_webhook_gets_its_deliveries_again_within_its_limit,
     a_replay_goes_on_while_live_events_come,
 );
 
@@ -340,6 +341,22 @@ async fn an_ordered_webhook_gets_its_deliveries_again_in_order(site: Site) {
         assert_eq!(again.len(), 40);
         assert!(again.is_sorted(), "{again:?}");
     }
+}
+
+async fn a_limited_webhook_gets_its_deliveries_again_within_its_limit(site: Site) {
+    let limited = json!({ "rateLimit": { "requests": 20, "per": "1s" } });
+    let (webhook, _) = delivered(&site, limited, 40).await;
+    let Site { erp, receiver, .. } = site;
+
+    let begun = begin(&erp, "replay", &webhook).await;
+
+    let requests = receiver.wait_for(80, PATIENCE).await;
+    ended(&erp, &begun, "completed").await;
+    assert!(ids(&requests).values().all(|times| *times == 2));
+    let again = &requests[40..];
+    let took = again[39].at.duration_since(again[0].at);
+    // A whole bucket at once, and the rest as it is refilled.
+    assert!(took >= Duration::from_millis(900), "{took:?}");
 }
 
 async fn a_replay_goes_on_while_live_events_come(site: Site) {

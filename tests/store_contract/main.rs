@@ -19,6 +19,7 @@ mod lists;
 mod outages;
 mod outbox;
 mod races;
+mod rate_limits;
 mod registry;
 mod replay_pages;
 mod replays;

@@ -9,7 +9,7 @@ use std::{
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::{
-    application::{delivery_events, in_hand::Ticket},
+    application::{deliver::RATE_LIMITED, delivery_events, in_hand::Ticket},
     domain::{
         entities::{Attempt, Delivery},
         events::BusinessEvent,
@@ -27,6 +27,8 @@ pub(super) struct Announcement {
     pub(super) tickets: Vec<Arc<Ticket>>,
     /// Whether some wait for their turn.
     pub(super) has_ordered: bool,
+    /// Whether some wait for a token of their webhook's rate limit.
+    pub(super) has_limited: bool,
 }
 
 /// What became of a batch's records.
@@ -110,6 +112,7 @@ impl Batch {
             } = first;
             let id = record.delivery.id;
             announcement.has_ordered |= record.delivery.lane.is_some();
+            announcement.has_limited |= record.delivery.error.as_deref() == Some(RATE_LIMITED);
             if let Some(recorded) = recorded {
                 let is_new = !written.failed.contains(&id) && !written.before.contains_key(&id);
                 // Whoever asked may be gone.

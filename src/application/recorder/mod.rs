@@ -268,6 +268,7 @@ impl Recorder {
                 rows,
                 tickets,
                 has_ordered,
+                has_limited,
             } = announcement;
             if !rows.is_empty() {
                 let never = |_: &BusError| false;
@@ -286,6 +287,9 @@ impl Recorder {
             }
             if has_ordered {
                 self.wakers.lanes.notify_one();
+            }
+            if has_limited {
+                self.wakers.parked.notify_one();
             }
         }
     }

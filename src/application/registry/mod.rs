@@ -61,6 +61,11 @@ pub struct CompiledWebhook {
     pub filter: Option<Arc<dyn Expression>>,
     /// Which deliveries wait for each other, if any do.
     pub ordering: Option<LaneRule>,
+    /// Whether it has a rate limit: its deliveries are parked without an attempt, and each claim of one
+    /// takes a token.
+    pub is_rate_limited: bool,
+    /// How many requests this worker may have under way there; `None` is as many as for any endpoint.
+    pub max_in_flight: Option<u32>,
     /// What makes requests; or why none can be made (a fault of ours or of the key ring), which parks.
     pub endpoint: Result<Endpoint, String>,
 }

@@ -377,9 +377,10 @@ impl Replays {
     }
 }
 
-/// Whether the webhook's deliveries are for its lanes to make.
+/// Whether the webhook's deliveries are for the lanes to make: in order, or within a rate limit, which
+/// claims take tokens for.
 fn waits_for_turn(webhook: &CompiledWebhook) -> bool {
-    webhook.ordering.is_some()
+    webhook.ordering.is_some() || webhook.is_rate_limited
 }
 
 /// What this worker has the leases on.

@@ -41,6 +41,8 @@ fn a_url_is_enough_and_the_rest_has_defaults() {
             response: None,
             filter: None,
             transform: None,
+            rate_limit: None,
+            max_in_flight: None,
         }
     );
 }
@@ -277,6 +279,58 @@ fn a_retry_policy_is_exponential_or_a_schedule() {
         (json!({ "schedule": ["5s", "8d"] }), at(".schedule[1]")),
     ] {
         assert_eq!(policy(bad.clone()), fault, "{bad}");
+    }
+}
+
+#[test]
+fn limits_are_read_within_their_bounds() {
+    let limits = |given: Value| {
+        let mut config = json!({ "url": "https://example.com" });
+        for (name, value) in given.as_object().unwrap() {
+            config[name] = value.clone();
+        }
+        read(config)
+    };
+    let settings = limits(json!({
+        "rateLimit": { "requests": 50, "per": "1s" }, "maxInFlight": 16,
+    }))
+    .unwrap();
+    let rule = RateLimit::new(50, Duration::from_secs(1));
+    assert_eq!(settings.rate_limit, Some(rule));
+    assert_eq!(settings.max_in_flight, Some(16));
+    for (bad, path) in [
+        (json!({ "rateLimit": 50 }), "rateLimit"),
+        (
+            json!({ "rateLimit": { "per": "1s" } }),
+            "rateLimit.requests",
+        ),
+        (json!({ "rateLimit": { "requests": 50 } }), "rateLimit.per"),
+        (
+            json!({ "rateLimit": { "requests": 0, "per": "1s" } }),
+            "rateLimit.requests",
+        ),
+        (
+            json!({ "rateLimit": { "requests": 100_001, "per": "1s" } }),
+            "rateLimit.requests",
+        ),
+        (
+            json!({ "rateLimit": { "requests": 1, "per": "99ms" } }),
+            "rateLimit.per",
+        ),
+        (
+            json!({ "rateLimit": { "requests": 1, "per": "25h" } }),
+            "rateLimit.per",
+        ),
+        (
+            json!({ "rateLimit": { "requests": 1, "per": "1s", "burst": 3 } }),
+            "rateLimit.burst",
+        ),
+        (json!({ "maxInFlight": 0 }), "maxInFlight"),
+        (json!({ "maxInFlight": 1_001 }), "maxInFlight"),
+        (json!({ "maxInFlight": "2" }), "maxInFlight"),
+    ] {
+        let paths = limits(bad.clone()).unwrap_err();
+        assert_eq!(paths, [format!("config.{path}")], "{bad}");
     }
 }
 

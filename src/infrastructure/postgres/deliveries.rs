@@ -7,11 +7,12 @@ use sqlx::{
     Connection as _,
     postgres::{PgBindIterExt as _, PgConnection},
 };
+use uuid::Uuid;
 
 use crate::domain::{
     entities::{Attempt, Delivery},
     interfaces::{
-        ClaimRequest, ClaimedDelivery, ClaimedLanes, DeliveryStore, LaneClaim, Lease, RecordBatch,
+        ClaimRequest, Claimed, ClaimedLanes, DeliveryStore, LaneClaim, Lease, RecordBatch,
         StoreError,
     },
     values::{DeliveryId, TenantId, Timestamp, WebhookId},
@@ -20,7 +21,7 @@ use crate::domain::{
 use super::{
     PostgresStore, claim, endpoints,
     error::during,
-    lanes, record,
+    lanes, rate_limits, record,
     rows::{AttemptRow, DeliveryRow, FirstAttemptRow, all, delivery_columns},
 };
 
@@ -88,7 +89,7 @@ impl DeliveryStore for PostgresStore {
         record::record(&self.pool, batch).await
     }
 
-    async fn claim_due(&self, request: &ClaimRequest) -> Result<Vec<ClaimedDelivery>, StoreError> {
+    async fn claim_due(&self, request: &ClaimRequest) -> Result<Claimed, StoreError> {
         claim::claim_due(&self.pool, &self.claimed_up_to, request).await
     }
 
@@ -105,11 +106,15 @@ impl DeliveryStore for PostgresStore {
         endpoints::take_probes(&self.pool, webhooks, now, until).await
     }
 
-    async fn renew(&self, leases: &[Lease], lease_until: Timestamp) -> Result<(), StoreError> {
+    async fn renew(
+        &self,
+        leases: &[Lease],
+        lease_until: Timestamp,
+    ) -> Result<Vec<Lease>, StoreError> {
         if leases.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
-        sqlx::query(
+        let held: Vec<(Uuid, i64)> = sqlx::query_as(
             "WITH locked AS MATERIALIZED (
                  SELECT l.id FROM deliveries l WHERE l.id = ANY($1::uuid[])
                  ORDER BY l.id FOR UPDATE
@@ -117,15 +122,20 @@ impl DeliveryStore for PostgresStore {
              UPDATE deliveries d SET due_at = GREATEST(d.next_attempt_at, $3)
              FROM UNNEST($1::uuid[], $2::bigint[]) AS l (id, epoch)
              WHERE (SELECT count(*) FROM locked) > 0
-                 AND d.id = l.id AND d.lease_epoch = l.epoch AND d.status = 'pending'",
+                 AND d.id = l.id AND d.lease_epoch = l.epoch AND d.status = 'pending'
+             RETURNING d.id, d.lease_epoch",
         )
         .bind(leases.iter().map(|lease| lease.delivery_id.0).bind_iter())
         .bind(leases.iter().map(|lease| lease.epoch).bind_iter())
         .bind(lease_until)
-        .execute(&self.pool)
+        .fetch_all(&self.pool)
         .await
         .map_err(during("prolong leases"))?;
-        Ok(())
+        let held = held.into_iter().map(|(id, epoch)| Lease {
+            delivery_id: DeliveryId(id),
+            epoch,
+        });
+        Ok(held.collect())
     }
 
     async fn release(
@@ -136,24 +146,30 @@ impl DeliveryStore for PostgresStore {
         if leases.is_empty() {
             return Ok(());
         }
-        sqlx::query(
+        let limited: Vec<(Uuid, i64)> = sqlx::query_as(
             "WITH locked AS MATERIALIZED (
                  SELECT l.id FROM deliveries l WHERE l.id = ANY($1::uuid[])
                  ORDER BY l.id FOR UPDATE
+             ), released AS (
+                 UPDATE deliveries d
+                 SET next_attempt_at = $3, due_at = $3, lease_epoch = d.lease_epoch + 1
+                 FROM UNNEST($1::uuid[], $2::bigint[]) AS l (id, epoch)
+                 WHERE (SELECT count(*) FROM locked) > 0
+                     AND d.id = l.id AND d.lease_epoch = l.epoch AND d.status = 'pending'
+                 RETURNING d.webhook_id
              )
-             UPDATE deliveries d
-             SET next_attempt_at = $3, due_at = $3, lease_epoch = d.lease_epoch + 1
-             FROM UNNEST($1::uuid[], $2::bigint[]) AS l (id, epoch)
-             WHERE (SELECT count(*) FROM locked) > 0
-                 AND d.id = l.id AND d.lease_epoch = l.epoch AND d.status = 'pending'",
+             SELECT r.webhook_id, count(*) FROM released r
+             WHERE EXISTS (SELECT FROM rate_limits x WHERE x.webhook_id = r.webhook_id)
+             GROUP BY r.webhook_id",
         )
         .bind(leases.iter().map(|lease| lease.delivery_id.0).bind_iter())
         .bind(leases.iter().map(|lease| lease.epoch).bind_iter())
         .bind(next_attempt_at)
-        .execute(&self.pool)
+        .fetch_all(&self.pool)
         .await
         .map_err(during("give deliveries back"))?;
-        Ok(())
+        // By itself: whoever deletes a webhook locks first this row and then deliveries.
+        rate_limits::give_back(&self.pool, &limited).await
     }
 
     async fn prune_deliveries(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {

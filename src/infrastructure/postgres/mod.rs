@@ -17,6 +17,7 @@ mod lent;
 mod outbox;
 mod pool;
 mod queries;
+mod rate_limits;
 mod record;
 mod registry;
 mod replays;

@@ -3,11 +3,13 @@
 use std::{collections::HashSet, sync::LazyLock};
 
 use async_trait::async_trait;
+use sqlx::SqliteConnection;
+use uuid::Uuid;
 
 use crate::domain::{
     entities::{Attempt, Delivery},
     interfaces::{
-        ClaimRequest, ClaimedDelivery, ClaimedLanes, DeliveryStore, LaneClaim, Lease, RecordBatch,
+        ClaimRequest, Claimed, ClaimedLanes, DeliveryStore, LaneClaim, Lease, RecordBatch,
         StoreError,
     },
     values::{DeliveryId, TenantId, Timestamp, WebhookId},
@@ -18,7 +20,7 @@ use super::{
     batch::{ManyRows, hex_array},
     claim, endpoints,
     error::failed,
-    lanes, record, rows,
+    lanes, rate_limits, record, rows,
 };
 
 #[async_trait]
@@ -56,7 +58,7 @@ impl DeliveryStore for SqliteStore {
         record::record(self, batch).await
     }
 
-    async fn claim_due(&self, request: &ClaimRequest) -> Result<Vec<ClaimedDelivery>, StoreError> {
+    async fn claim_due(&self, request: &ClaimRequest) -> Result<Claimed, StoreError> {
         claim::claim_due(self, request).await
     }
 
@@ -73,8 +75,19 @@ impl DeliveryStore for SqliteStore {
         endpoints::take_probes(self, webhooks, now, until).await
     }
 
-    async fn renew(&self, leases: &[Lease], lease_until: Timestamp) -> Result<(), StoreError> {
-        on_leases(self, "renew leases", &RENEW, leases, lease_until).await
+    async fn renew(
+        &self,
+        leases: &[Lease],
+        lease_until: Timestamp,
+    ) -> Result<Vec<Lease>, StoreError> {
+        const RENEWED: &str = "renew leases";
+        if leases.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut transaction = self.write(RENEWED).await?;
+        let held = on_leases(&mut transaction, RENEWED, &RENEW, leases, lease_until).await?;
+        transaction.commit().await.map_err(failed(RENEWED))?;
+        Ok(held.into_iter().map(|(lease, _)| lease).collect())
     }
 
     async fn release(
@@ -82,7 +95,22 @@ impl DeliveryStore for SqliteStore {
         leases: &[Lease],
         next_attempt_at: Timestamp,
     ) -> Result<(), StoreError> {
-        on_leases(self, "release leases", &RELEASE, leases, next_attempt_at).await
+        const RELEASED: &str = "release leases";
+        if leases.is_empty() {
+            return Ok(());
+        }
+        let mut transaction = self.write(RELEASED).await?;
+        let held = on_leases(
+            &mut transaction,
+            RELEASED,
+            &RELEASE,
+            leases,
+            next_attempt_at,
+        )
+        .await?;
+        let webhooks: Vec<Uuid> = held.into_iter().map(|(_, webhook)| webhook).collect();
+        rate_limits::give_back(&mut transaction, &webhooks).await?;
+        transaction.commit().await.map_err(failed(RELEASED))
     }
 
     async fn prune_deliveries(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
@@ -132,7 +160,8 @@ static RENEW: LazyLock<ManyRows> = LazyLock::new(|| {
         ")
         UPDATE deliveries SET due_at = max(next_attempt_at, v.until) FROM v
         WHERE deliveries.id = v.id AND deliveries.lease_epoch = v.epoch
-            AND deliveries.status = 'pending'",
+            AND deliveries.status = 'pending'
+        RETURNING id, lease_epoch, webhook_id",
     )
 });
 
@@ -145,33 +174,38 @@ static RELEASE: LazyLock<ManyRows> = LazyLock::new(|| {
         UPDATE deliveries SET next_attempt_at = v.at, due_at = v.at, lease_epoch = lease_epoch + 1
         FROM v
         WHERE deliveries.id = v.id AND deliveries.lease_epoch = v.epoch
-            AND deliveries.status = 'pending'",
+            AND deliveries.status = 'pending'
+        RETURNING id, lease_epoch, webhook_id",
     )
 });
 
+/// Answers the leases that were held, as they are now, each with its webhook.
 async fn on_leases(
-    store: &SqliteStore,
+    connection: &mut SqliteConnection,
     operation: &'static str,
     statement: &ManyRows,
     leases: &[Lease],
     time: Timestamp,
-) -> Result<(), StoreError> {
-    if leases.is_empty() {
-        return Ok(());
-    }
-    let mut transaction = store.write(operation).await?;
+) -> Result<Vec<(Lease, Uuid)>, StoreError> {
+    let mut held = Vec::with_capacity(leases.len());
     for (sql, piece) in statement.pieces(leases) {
-        let mut query = sqlx::query(sql);
+        let mut query = sqlx::query_as(sql);
         for lease in piece {
             query = query
                 .bind(lease.delivery_id.0)
                 .bind(lease.epoch)
                 .bind(time.timestamp_millis());
         }
-        let done = query.execute(&mut *transaction).await;
-        done.map_err(failed(operation))?;
+        let rows: Vec<(Uuid, i64, Uuid)> = query
+            .fetch_all(&mut *connection)
+            .await
+            .map_err(failed(operation))?;
+        held.extend(rows.into_iter().map(|(id, epoch, webhook)| {
+            let delivery_id = DeliveryId(id);
+            (Lease { delivery_id, epoch }, webhook)
+        }));
     }
-    transaction.commit().await.map_err(failed(operation))
+    Ok(held)
 }
 
 // ---- Pruning ------------------------------------------------------------------------------

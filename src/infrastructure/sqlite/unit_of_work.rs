@@ -12,13 +12,13 @@ use crate::domain::{
         AuditRow, Child, CommandKey, Inserted, RegistryChange, StoreError, StoredEvent,
         StoredReply, UnitOfWork, UnitOfWorkFactory,
     },
-    policies::EndpointState,
+    policies::{EndpointState, RateLimit},
     values::{DeliveryId, IntegrationId, ReplayId, TenantId, Timestamp, WebhookId},
 };
 
 use super::{
-    SqliteStore, batch::ManyRows, endpoints, entities, error::failed, outbox, record, registry,
-    replays, rows,
+    SqliteStore, batch::ManyRows, endpoints, entities, error::failed, outbox, rate_limits, record,
+    registry, replays, rows,
 };
 
 #[async_trait]
@@ -123,6 +123,14 @@ impl UnitOfWork for Unit {
         state: &EndpointState,
     ) -> Result<(), StoreError> {
         endpoints::put(&mut self.0, webhook, state).await
+    }
+
+    async fn put_rate_limit(
+        &mut self,
+        webhook: WebhookId,
+        rule: Option<RateLimit>,
+    ) -> Result<(), StoreError> {
+        rate_limits::put(&mut self.0, webhook, rule).await
     }
 
     async fn delivery(
