@@ -23,6 +23,7 @@ on_both!(
     what_was_delivered_goes_out_again_with_the_same_webhook_id,
     a_dry_run_counts_and_sends_nothing,
     a_replay_is_of_the_states_and_types_that_are_meant,
+    what_the_stream_holds_no_more_is_skipped,
     a_backfill_delivers_once_what_matched_before_the_webhook_was_made,
     a_cancelled_replay_stops_and_another_one_may_begin,
     a_replay_ends_with_its_webhook,
@@ -224,6 +225,30 @@ async fn a_replay_is_of_the_states_and_types_that_are_meant(site: Site) {
     }
     erp.wait_delivery(&webhook, json!({ "eventId": "f", "status": "delivered" }))
         .await;
+}
+
+async fn what_the_stream_holds_no_more_is_skipped(site: Site) {
+    let (webhook, _) = delivered(&site, json!({}), 10).await;
+    let Site { erp, receiver, .. } = site;
+    let stream = erp
+        .jetstream
+        .get_stream("ERP_EVENTS")
+        .await
+        .expect("it is there");
+    stream
+        .purge()
+        .sequence(5)
+        .await
+        .expect("it forgets the first four");
+
+    let begun = begin(&erp, "replay", &webhook).await;
+
+    let told = ended(&erp, &begun, "completed").await;
+    assert_eq!(
+        (&told["data"]["done"], &told["data"]["skipped"]),
+        (&json!(6), &json!(4))
+    );
+    assert_eq!(receiver.requests().len(), 16);
 }
 
 async fn a_backfill_delivers_once_what_matched_before_the_webhook_was_made(site: Site) {
