@@ -1,5 +1,8 @@
 //! What the worker does: the use cases, and the ports through which they reach the world.
 
+mod admittance;
+mod batch_attempt;
+pub mod batches;
 pub mod breakers;
 pub mod client_identity;
 pub mod commands;

@@ -3,6 +3,7 @@
 
 mod authentication;
 mod bad_days;
+mod batches;
 mod breaker;
 mod clocks;
 mod commands;

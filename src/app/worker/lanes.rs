@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     application::{
+        batches::Batches,
         breakers::{BreakerSettings, Breakers},
         deliver::Deliverer,
         endpoints::Endpoints,
@@ -83,6 +84,16 @@ pub(super) fn start(parts: &Parts, groups: &Groups, running: &Running, deliverer
     OrderedLanes {
         store: Arc::clone(store),
         floor: Arc::new(ConsumerFloor::new(&parts.connection, &parts.topology)),
+        registry: Arc::clone(&registry),
+        clock: Arc::clone(&parts.clock),
+        attempts: Arc::clone(&attempts),
+        leases: Arc::clone(&running.leases),
+        wakers: Arc::clone(&parts.wakers),
+        health: Arc::clone(&parts.health),
+    }
+    .start(&groups.lanes);
+    Batches {
+        store: Arc::clone(store),
         registry: Arc::clone(&registry),
         clock: Arc::clone(&parts.clock),
         attempts: Arc::clone(&attempts),

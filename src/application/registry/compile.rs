@@ -59,6 +59,7 @@ impl<'a> Compiler<'a> {
             |_| RetryPolicy::default(),
             |settings| settings.retry.clone(),
         );
+        let batch = settings.as_ref().ok().and_then(|settings| settings.batch);
         let ordering = match &settings {
             Ok(settings) => self.lane_rule(settings.ordering.as_ref()),
             Err(_) => Ok(None),
@@ -105,6 +106,7 @@ impl<'a> Compiler<'a> {
                 retry,
                 filter,
                 ordering,
+                batch,
                 endpoint,
             },
             problem,

@@ -25,7 +25,7 @@ use tokio::{sync::Mutex, time::Instant};
 
 use crate::{
     domain::{
-        entities::OnExhausted,
+        entities::{BatchRule, OnExhausted},
         interfaces::{RegistryDelta, RegistryWebhook, Store, StoreError, UnreadableWebhook},
         policies::RetryPolicy,
         values::{IntegrationId, TenantId, WebhookId},
@@ -60,6 +60,8 @@ pub struct CompiledWebhook {
     pub filter: Option<Arc<dyn Expression>>,
     /// Which deliveries wait for each other, if any do.
     pub ordering: Option<LaneRule>,
+    /// How many events go out in one request, if not one.
+    pub batch: Option<BatchRule>,
     /// What makes requests; or why none can be made (a fault of ours or of the key ring), which parks.
     pub endpoint: Result<Endpoint, String>,
 }

@@ -116,6 +116,7 @@ impl Snapshot {
             retry: RetryPolicy::default(),
             filter: None,
             ordering: None,
+            batch: None,
             endpoint: Err(row.problem),
         };
         let is_known = row.events.is_some();

@@ -1,6 +1,7 @@
 //! Reads the settings of a webhook from its configuration: when it is saved, and when it is loaded.
 
 mod authentication;
+mod batch;
 
 use std::{sync::Arc, time::Duration};
 
@@ -33,7 +34,7 @@ const MAX_LABEL: usize = 63;
 /// How long an attempt may take when nothing is said.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 /// What the contract names and this version cannot do yet.
-const UNSUPPORTED: [&str; 4] = ["rateLimit", "maxInFlight", "batch", "response"];
+const UNSUPPORTED: [&str; 3] = ["rateLimit", "maxInFlight", "response"];
 
 /// What a configuration is held to when it is saved, besides its form.
 #[derive(Debug, Clone, Copy)]
@@ -58,6 +59,8 @@ pub fn webhook_settings(
     rules: Option<&SavingRules<'_>>,
 ) -> Result<WebhookSettings, Faults> {
     let mut fields = Fields::new(config.clone(), "config");
+    // Before the others are read: it goes with some of them only.
+    let batch = batch::read(&mut fields, config);
     fields.need(&["url"]);
     let url = fields.text("url", Text::Line(MAX_URL));
     if let Some(problem) = url.as_deref().and_then(|url| url_problem(url, rules)) {
@@ -96,6 +99,7 @@ pub fn webhook_settings(
         retry: retry.unwrap_or_default(),
         format: format.unwrap_or(BodyFormat::Standard),
         ordering,
+        batch,
         filter,
         transform,
     };

@@ -38,6 +38,7 @@ fn a_url_is_enough_and_the_rest_has_defaults() {
             retry: RetryPolicy::default(),
             format: BodyFormat::Standard,
             ordering: None,
+            batch: None,
             filter: None,
             transform: None,
         }

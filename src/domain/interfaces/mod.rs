@@ -13,8 +13,8 @@ mod sealed;
 mod unit_of_work;
 
 pub use deliveries::{
-    ClaimRequest, ClaimedDelivery, ClaimedLanes, DeliveryStore, FirstRecord, LaneClaim, Lease,
-    LeasedRecord, RecordBatch, StoredEvent,
+    BatchClaim, ClaimRequest, ClaimedBatch, ClaimedDelivery, ClaimedLanes, DeliveryStore,
+    FirstRecord, LaneClaim, Lease, LeasedRecord, RecordBatch, StoredEvent,
 };
 pub use error::StoreError;
 pub use outbox::{OutboxClaim, OutboxRow, OutboxStore};

@@ -11,14 +11,14 @@ use sqlx::{
 use crate::domain::{
     entities::{Attempt, Delivery},
     interfaces::{
-        ClaimRequest, ClaimedDelivery, ClaimedLanes, DeliveryStore, LaneClaim, Lease, RecordBatch,
-        StoreError,
+        BatchClaim, ClaimRequest, ClaimedBatch, ClaimedDelivery, ClaimedLanes, DeliveryStore,
+        LaneClaim, Lease, RecordBatch, StoreError,
     },
     values::{DeliveryId, TenantId, Timestamp, WebhookId},
 };
 
 use super::{
-    PostgresStore, claim, endpoints,
+    PostgresStore, batches, claim, endpoints,
     error::during,
     lanes, record,
     rows::{AttemptRow, DeliveryRow, FirstAttemptRow, all, delivery_columns},
@@ -94,6 +94,10 @@ impl DeliveryStore for PostgresStore {
 
     async fn claim_lanes(&self, claim: &LaneClaim) -> Result<ClaimedLanes, StoreError> {
         lanes::claim_lanes(&self.pool, &self.last_lane, claim).await
+    }
+
+    async fn claim_batches(&self, claim: &BatchClaim) -> Result<Vec<ClaimedBatch>, StoreError> {
+        batches::claim_batches(&self.pool, &self.last_batch, claim).await
     }
 
     async fn take_probes(

@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use crate::domain::{
     entities::{Attempt, Delivery},
     interfaces::{
-        ClaimRequest, ClaimedDelivery, ClaimedLanes, DeliveryStore, LaneClaim, Lease, RecordBatch,
-        StoreError,
+        BatchClaim, ClaimRequest, ClaimedBatch, ClaimedDelivery, ClaimedLanes, DeliveryStore,
+        LaneClaim, Lease, RecordBatch, StoreError,
     },
     values::{DeliveryId, TenantId, Timestamp, WebhookId},
 };
@@ -16,7 +16,7 @@ use crate::domain::{
 use super::{
     SqliteStore,
     batch::{ManyRows, hex_array},
-    claim, endpoints,
+    batches, claim, endpoints,
     error::failed,
     lanes, record, rows,
 };
@@ -62,6 +62,10 @@ impl DeliveryStore for SqliteStore {
 
     async fn claim_lanes(&self, claim: &LaneClaim) -> Result<ClaimedLanes, StoreError> {
         lanes::claim_lanes(self, claim).await
+    }
+
+    async fn claim_batches(&self, claim: &BatchClaim) -> Result<Vec<ClaimedBatch>, StoreError> {
+        batches::claim_batches(self, claim).await
     }
 
     async fn take_probes(
