@@ -122,3 +122,40 @@ impl Endpoint {
         self.signed(batch.0, body, headers, trace, now)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filled(as_lines: bool, max_bytes: usize, parts: &[&str]) -> (String, usize) {
+        let mut body = BatchBody {
+            bytes: Vec::new(),
+            events: 0,
+            max_bytes,
+            as_lines,
+        };
+        let taken = parts.iter().take_while(|part| body.push(part.as_bytes()));
+        let taken = taken.count();
+        let (bytes, _) = body.finish();
+        (String::from_utf8(bytes.to_vec()).unwrap(), taken)
+    }
+
+    #[test]
+    fn a_body_takes_what_fits_and_always_its_first_event() {
+        let parts = ["{1}", "{2}", "{3}"];
+        for (as_lines, max_bytes, expected, taken) in [
+            (false, 100, "[{1},{2},{3}]", 3),
+            (false, 13, "[{1},{2},{3}]", 3),
+            (false, 12, "[{1},{2}]", 2),
+            (false, 1, "[{1}]", 1),
+            (true, 100, "{1}\n{2}\n{3}\n", 3),
+            (true, 13, "{1}\n{2}\n{3}\n", 3),
+            (true, 9, "{1}\n{2}\n", 2),
+            (true, 1, "{1}\n", 1),
+        ] {
+            let made = filled(as_lines, max_bytes, &parts);
+            assert_eq!(made, (expected.to_owned(), taken), "{max_bytes}");
+            assert!(made.0.len() <= max_bytes || taken == 1, "{max_bytes}");
+        }
+    }
+}
