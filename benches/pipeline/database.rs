@@ -35,6 +35,18 @@ impl Database {
         u64::try_from(self.number(count).await).unwrap_or(0)
     }
 
+    /// Runs a statement on a PostgreSQL.
+    pub(crate) async fn run(&self, statement: &'static str) {
+        let Self::Postgres(database) = self else {
+            panic!("it is written for PostgreSQL");
+        };
+        let options: PgConnectOptions = database.url().parse().expect("a URL");
+        let options = options.ssl_mode(sqlx::postgres::PgSslMode::Disable);
+        let mut connection = options.connect().await.expect("it takes a connection");
+        let done = sqlx::query(statement).execute(&mut connection).await;
+        done.expect("the database does it");
+    }
+
     /// One number, on a connection of its own.
     pub(crate) async fn number(&self, statement: &'static str) -> i64 {
         let number = match self {

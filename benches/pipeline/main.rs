@@ -8,9 +8,13 @@ mod database;
 mod matching;
 mod memory;
 mod obstacles;
+mod ordered;
 mod processes;
 mod raw;
+mod registry;
 mod report;
+mod retention;
+mod sharing;
 mod sink;
 #[path = "../../tests/it/support/mod.rs"]
 #[expect(
@@ -45,7 +49,7 @@ impl Effort {
     }
 }
 
-const SCENARIOS: [&str; 8] = [
+const SCENARIOS: [&str; 12] = [
     "one-webhook",
     "ten-webhooks",
     "latency",
@@ -54,7 +58,13 @@ const SCENARIOS: [&str; 8] = [
     "parked",
     "sqlite",
     "matching",
+    "ordered",
+    "sharing",
+    "registry",
+    "retention",
 ];
+/// Those that take long, and run when they are asked for.
+const LONG: [&str; 2] = ["registry", "retention"];
 
 fn scenario<'a>(name: &str, effort: Effort, report: &'a mut Report) -> LocalBoxFuture<'a, ()> {
     match name {
@@ -65,6 +75,10 @@ fn scenario<'a>(name: &str, effort: Effort, report: &'a mut Report) -> LocalBoxF
         "dead-endpoint" => obstacles::dead_endpoint(effort, report).boxed_local(),
         "parked" => obstacles::parked(effort, report).boxed_local(),
         "sqlite" => throughput::sqlite(effort, report).boxed_local(),
+        "ordered" => ordered::ordered(effort, report).boxed_local(),
+        "sharing" => sharing::sharing(effort, report).boxed_local(),
+        "registry" => registry::registry(effort, report).boxed_local(),
+        "retention" => retention::retention(effort, report).boxed_local(),
         _ => async move { matching::matching(effort, report) }.boxed_local(),
     }
 }
@@ -99,9 +113,14 @@ fn chosen(arguments: &[String]) -> Result<(Vec<&'static str>, Effort), String> {
             }
         }
     }
-    let names = SCENARIOS
-        .into_iter()
-        .filter(|name| wanted.is_empty() || wanted.contains(name));
+    let is_chosen = |name: &&str| {
+        if wanted.is_empty() {
+            !LONG.contains(name)
+        } else {
+            wanted.contains(name)
+        }
+    };
+    let names = SCENARIOS.into_iter().filter(is_chosen);
     Ok((names.collect(), effort))
 }
 

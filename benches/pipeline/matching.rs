@@ -2,16 +2,26 @@
 
 use std::{hint::black_box, time::Instant};
 
-use integration_worker::domain::{
-    policies::Matcher,
-    values::{EventPattern, TenantId, WebhookId},
+use integration_worker::{
+    application::{
+        event_view::EventView,
+        normalise::Normaliser,
+        ports::{Expressions as _, Scope, SourceMessage},
+    },
+    domain::{
+        events::BusinessEvent,
+        policies::Matcher,
+        values::{EventPattern, TenantId, Timestamp, WebhookId},
+    },
+    infrastructure::expression::Cel,
 };
+use serde_json::json;
 use uuid::Uuid;
 
 use crate::{
     Effort,
     report::{Bar, Report},
-    world::{EVENT_TYPE, float},
+    world::{EVENT_TYPE, event, float},
 };
 
 /// How much more an event may cost beside 10,000 times the webhooks, with colder caches.
@@ -25,9 +35,42 @@ pub(crate) fn matching(effort: Effort, report: &mut Report) {
         let what = format!("an event beside {webhooks} webhooks that do not match");
         report.figure("matching", &what, cost, " ns", Bar::None);
     }
+    filter(events / 10, report);
     let [few, _, many] = costs;
     let what = "100,000 of them against 10";
     report.figure("matching", what, many / few, "", Bar::LessThan(FLAT));
+}
+
+/// A filter over an event of the usual size, which is read for it.
+fn filter(events: u64, report: &mut Report) {
+    let filter = Cel.compile("data.totalNet > 1000", Scope::Event);
+    let filter = filter.expect("an expression");
+    let event = business_event();
+    let start = Instant::now();
+    for _ in 0..events {
+        let view = EventView::new(black_box(&event));
+        assert!(black_box(filter.is_true(&view)).expect("it is a comparison"));
+    }
+    let cost = start.elapsed().as_secs_f64() * 1e6 / float(events);
+    let what = "a filter on the data of an event of 1 KiB";
+    report.figure("matching", what, cost, " µs", Bar::None);
+}
+
+fn business_event() -> BusinessEvent {
+    let normaliser = Normaliser {
+        stream: "ERP_EVENTS".to_owned(),
+        default_tenant: TenantId::try_new("default").expect("a tenant"),
+        max_bytes: 1 << 20,
+    };
+    let message = SourceMessage {
+        subject: EVENT_TYPE.to_owned(),
+        headers: Vec::new(),
+        body: event("1", &json!({})).into(),
+        sequence: 1,
+        published_at: Timestamp::default(),
+        deliveries: 1,
+    };
+    normaliser.event(&message).expect("an event")
 }
 
 /// One webhook matches; the others share the event's tenant and some of its tokens.

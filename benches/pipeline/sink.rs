@@ -101,6 +101,8 @@ impl<'a> Request<'a> {
         let head = buffer.get(..end)?;
         let mut lines = head.split(|byte| *byte == b'\n');
         let path = lines.next()?.split(|byte| *byte == b' ').nth(1)?;
+        // A query tells webhooks apart that mean the same here.
+        let path = path.split(|byte| *byte == b'?').next()?;
         let body_length = lines.find_map(content_length).unwrap_or(0);
         let length = end + 4 + body_length;
         let body = buffer.get(end + 4..length)?;

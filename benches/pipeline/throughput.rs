@@ -116,25 +116,40 @@ pub(crate) async fn latency(effort: Effort, report: &mut Report) {
     }
     world.served(events).await;
 
-    let answer = world.tell_sink("latencies").await;
-    let mut latencies: Vec<u64> = answer
-        .split(' ')
-        .filter_map(|one| one.parse().ok())
-        .collect();
-    assert!(latencies.len() >= 100, "the sink tells them");
-    latencies.sort_unstable();
-    let percentile = |percent: usize| {
-        let position = (latencies.len() * percent).div_ceil(100).saturating_sub(1);
-        float(latencies.get(position).copied().unwrap_or(0)) / 1e6
-    };
+    let latencies = Latencies::told(&world).await;
+    assert!(latencies.count() >= 100, "the sink tells them");
     let bars = [(50, Bar::LessThan(5.0)), (99, Bar::LessThan(20.0))];
     for (percent, bar) in bars {
         let what = format!("publish → received, idle, p{percent}");
-        report.figure("latency", &what, percentile(percent), " ms", bar);
+        report.figure("latency", &what, latencies.percentile(percent), " ms", bar);
     }
-    let (least, most) = (percentile(0), percentile(100));
+    let (least, most) = (latencies.percentile(0), latencies.percentile(100));
     report.remark(format!(
         "latency: {} events, least {least:.2} ms, most {most:.2} ms",
-        latencies.len(),
+        latencies.count(),
     ));
+}
+
+/// From the moment before each publish call until the sink had read the request.
+pub(crate) struct Latencies(Vec<u64>);
+
+impl Latencies {
+    /// Of the events that came to `/latency` since the sink was reset.
+    pub(crate) async fn told(world: &World) -> Self {
+        let answer = world.tell_sink("latencies").await;
+        let each = answer.split(' ').filter_map(|one| one.parse().ok());
+        let mut latencies: Vec<u64> = each.collect();
+        latencies.sort_unstable();
+        Self(latencies)
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// In milliseconds.
+    pub(crate) fn percentile(&self, percent: usize) -> f64 {
+        let position = (self.0.len() * percent).div_ceil(100).saturating_sub(1);
+        float(self.0.get(position).copied().unwrap_or(0)) / 1e6
+    }
 }

@@ -43,6 +43,8 @@ pub(crate) struct World {
     postmaster: Option<u32>,
     /// The stream's last message.
     last_sequence: u64,
+    /// How many were published without waiting for the stream.
+    unconfirmed: u64,
     _nats: NatsServer,
     pub(crate) database: Database,
 }
@@ -76,6 +78,7 @@ impl World {
             commands,
             postmaster,
             last_sequence: 0,
+            unconfirmed: 0,
             _nats: nats,
             database,
         };
@@ -89,7 +92,7 @@ impl World {
     }
 
     /// Waits until the worker is ready and its commands are answered.
-    async fn wait_answers(&mut self) {
+    pub(crate) async fn wait_answers(&mut self) {
         if let Some(worker) = &mut self.worker {
             worker.wait_ready().await;
         }
@@ -115,18 +118,29 @@ impl World {
 
     /// A webhook for all events: its id.
     pub(crate) async fn webhook(&self, path: &str) -> String {
+        self.webhook_for(EVENT_TYPE, path, json!({})).await
+    }
+
+    /// A webhook for the events of a type, with more in its configuration than the URL: its id.
+    pub(crate) async fn webhook_for(&self, kind: &str, path: &str, config: Value) -> String {
         let url = self.sink_url(path);
-        self.erp.webhook(&url, &[EVENT_TYPE], json!({})).await.0
+        self.erp.webhook(&url, &[kind], config).await.0
     }
 
     /// Publishes events with ids that were not published before.
     pub(crate) async fn publish(&mut self, count: u64) {
+        self.publish_each(count, |_| json!({})).await;
+    }
+
+    /// The same, with more in each payload: what it makes of the event's number.
+    pub(crate) async fn publish_each(&mut self, count: u64, more: impl Fn(u64) -> Value) {
         let mut left = count;
         while left > 0 {
             let now = left.min(PUBLISH_AT_ONCE);
             let mut sent = Vec::new();
             for number in 1..=now {
-                let body = event(&(self.last_sequence + number).to_string(), &json!({}));
+                let number = self.last_sequence + number;
+                let body = event(&number.to_string(), &more(number));
                 let publishing = self.erp.jetstream.publish(EVENT_TYPE, body.into());
                 sent.push(publishing.await.expect("it is sent"));
             }
@@ -140,11 +154,24 @@ impl World {
 
     /// One event with `sentAt`, the moment before it is given to the client.
     pub(crate) async fn publish_now(&mut self) {
+        self.publish_now_as(EVENT_TYPE).await;
+    }
+
+    /// The same of another type.
+    pub(crate) async fn publish_now_as(&mut self, kind: &str) {
         let id = (self.last_sequence + 1).to_string();
-        let body = event(&id, &json!({ "sentAt": sink::wall_nanos() }));
-        let publishing = self.erp.jetstream.publish(EVENT_TYPE, body.into());
+        let body = event_of(kind, &id, &json!({ "sentAt": sink::wall_nanos() }));
+        let publishing = self.erp.jetstream.publish(kind.to_owned(), body.into());
         let ack = publishing.await.expect("it is sent");
         self.last_sequence = ack.await.expect("the stream takes it").sequence;
+    }
+
+    /// One event of a type, without waiting for the stream.
+    pub(crate) async fn publish_unconfirmed(&mut self, kind: &str) {
+        self.unconfirmed += 1;
+        let body = event_of(kind, &format!("u{}", self.unconfirmed), &json!({}));
+        let publishing = self.erp.client.publish(kind.to_owned(), body.into());
+        publishing.await.expect("it is sent");
     }
 
     /// Waits until every event is recorded and acknowledged: when, in nanoseconds since 1970.
@@ -203,6 +230,15 @@ impl World {
         .await
     }
 
+    /// Waits until a number of the database is less than it was.
+    pub(crate) async fn falls(&self, statement: &'static str, from: i64) {
+        watch(async || {
+            let now = self.database.number(statement).await;
+            Some(((now < from).then_some(()), now.unsigned_abs()))
+        })
+        .await;
+    }
+
     pub(crate) fn cpu(&self) -> Cpu {
         Cpu::now(self.postmaster)
     }
@@ -242,6 +278,10 @@ async fn watch<T>(mut look: impl AsyncFnMut() -> Option<(Option<T>, u64)>) -> T 
 
 /// An event of [`EVENT_BYTES`] in the ERP's own envelope.
 pub(crate) fn event(id: &str, more: &Value) -> String {
+    event_of(EVENT_TYPE, id, more)
+}
+
+fn event_of(kind: &str, id: &str, more: &Value) -> String {
     let mut payload = json!({
         "orderId": id, "customerId": "K-10443", "orderNumber": "AU-2026-004711",
         "totalNet": 18450.25, "totalGross": 21955.80,
@@ -253,7 +293,7 @@ pub(crate) fn event(id: &str, more: &Value) -> String {
         let mut payload = payload.clone();
         payload["note"] = note.into();
         json!({
-            "eventId": id, "eventType": EVENT_TYPE, "occurredAt": "2026-11-02T08:14:09.120Z",
+            "eventId": id, "eventType": kind, "occurredAt": "2026-11-02T08:14:09.120Z",
             "tenantId": "default", "payload": payload,
         })
         .to_string()

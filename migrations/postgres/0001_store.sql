@@ -185,6 +185,8 @@ CREATE TABLE outbox (
     position     bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     id           uuid        NOT NULL UNIQUE,
     event_type   text        NOT NULL,
+    -- Whether it was made of an endpoint's answer, and goes to the ERP.
+    is_response  boolean     NOT NULL,
     traceparent  text,
     tracestate   text,
     body         bytea       NOT NULL,

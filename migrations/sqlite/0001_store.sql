@@ -159,6 +159,7 @@ CREATE TABLE outbox (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
     id BLOB NOT NULL UNIQUE,
     event_type TEXT NOT NULL,
+    is_response INTEGER NOT NULL, -- made of an endpoint's answer, and goes to the ERP
     traceparent TEXT,
     tracestate TEXT,
     body BLOB NOT NULL,

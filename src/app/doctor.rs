@@ -130,6 +130,9 @@ async fn check_nats(config: &Config, report: &mut Report) {
             ),
         );
     }
+    if let Some(note) = nats::responses_note(&config.nats) {
+        report.note("NATS", note);
+    }
     check_streams(config, &client, report).await;
 }
 

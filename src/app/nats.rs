@@ -74,6 +74,17 @@ pub(crate) fn topology(config: &NatsConfig) -> Result<Topology, RunError> {
     }))
 }
 
+/// What is to be said where events that are made of answers are kept nowhere.
+pub(crate) fn responses_note(config: &NatsConfig) -> Option<String> {
+    let subject = &config.response_subject;
+    (!config.captures_responses()).then(|| {
+        format!(
+            "ERP_SUBJECTS does not capture {subject}> (ERP_RESPONSE_SUBJECT): what is made of answers \
+             reaches whoever listens at that moment, and no webhook"
+        )
+    })
+}
+
 /// Connects, and creates what is missing.
 ///
 /// # Errors
@@ -84,6 +95,9 @@ pub(crate) async fn wait_for(
     health: &Health,
 ) -> Result<(Connection, Arc<Topology>), RunError> {
     let topology = topology(config)?;
+    if let Some(note) = responses_note(config) {
+        tracing::warn!("{note}");
+    }
     let servers = config.servers.join(",");
     health.starting(NATS, servers.clone());
     let connection = connect(&settings(config), clock)

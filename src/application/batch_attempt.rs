@@ -76,7 +76,7 @@ impl Deliverer {
         let request = endpoint.batch_request(packed.body, id, number, started_at);
         slot.begin();
         let sending = self.send(lane, request, number, started_at);
-        let (attempt, answer, fault) = self
+        let (attempt, answer, fault, _) = self
             .let_others_pass(sending, permit, async { when_slow() })
             .await;
         self.note(lane, &first.delivery, &attempt, (answer, fault));

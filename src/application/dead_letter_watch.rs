@@ -174,6 +174,7 @@ fn expiring_event(tenant: &str, letters: &Expiring, now: Timestamp) -> Option<Do
     let name = format!("deadletter.expiring:{tenant}:{}", now.date_naive());
     let id = Uuid::new_v5(&Uuid::NAMESPACE_URL, name.as_bytes());
     Some(DomainEvent {
+        response: None,
         id,
         event_type: "deadletter.expiring".to_owned(),
         subject: id.to_string(),

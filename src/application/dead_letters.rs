@@ -58,6 +58,7 @@ pub fn dead_letter_id(letter: &DeadLetter) -> Uuid {
 fn added_event(letter: &DeadLetter, tenant: &TenantId, now: Timestamp) -> OutboxRow {
     let id = dead_letter_id(letter);
     let event = DomainEvent {
+        response: None,
         id: Uuid::new_v5(&id, b"deadletter.added"),
         event_type: "deadletter.added".to_owned(),
         subject: id.to_string(),
@@ -79,6 +80,7 @@ fn added_event(letter: &DeadLetter, tenant: &TenantId, now: Timestamp) -> Outbox
         }),
     };
     OutboxRow {
+        is_response: false,
         id: event.id,
         event_type: event.event_type.clone(),
         trace: None,

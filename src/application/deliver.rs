@@ -25,12 +25,14 @@ use crate::{
 };
 
 use super::{
+    answer::attempt_of,
     breakers::Breakers,
     delivery_events,
     endpoints::Endpoints,
     patience::until_done,
-    ports::{Clock, HttpAnswer, HttpSender, OutboundRequest, SendError},
+    ports::{Clock, HttpSender, OutboundRequest, SendError},
     registry::{CompiledWebhook, LaneRule},
+    response::WholeAnswer,
     webhook_changes::Cause,
 };
 
@@ -191,12 +193,12 @@ impl Deliverer {
         };
         slot.begin();
         let sending = self.send(lane, request, number, started_at);
-        let (attempt, answer, fault) = self
+        let (attempt, answer, fault, whole) = self
             .let_others_pass(sending, permit, when_slow(&delivery))
             .await;
         self.note(lane, &delivery, &attempt, (answer, fault));
         slot.finish(answer);
-        self.conclude(lane, webhook, event, delivery, (attempt, answer))
+        self.conclude(lane, webhook, event, delivery, (attempt, answer, whole))
             .await
     }
 
@@ -206,9 +208,9 @@ impl Deliverer {
         request: OutboundRequest,
         number: i32,
         started_at: Timestamp,
-    ) -> (Attempt, Answer, Fault) {
+    ) -> (Attempt, Answer, Fault, WholeAnswer) {
         let start = Instant::now();
-        let result = self.sender.send(request).await;
+        let mut result = self.sender.send(request).await;
         let took = start.elapsed();
         histogram!(ATTEMPT_SECONDS, "lane" => lane.as_str()).record(took.as_secs_f64());
         let duration_ms = i64::try_from(took.as_millis()).unwrap_or(i64::MAX);
@@ -217,8 +219,9 @@ impl Deliverer {
             Err(SendError::Refused(_)) => Fault::Address,
             _ => Fault::Endpoint,
         };
+        let whole = result.as_mut().ok().and_then(|http| http.whole.take());
         let (attempt, answer) = attempt_of(number, started_at, duration_ms, result);
-        (attempt, answer, fault)
+        (attempt, answer, fault, whole)
     }
 
     /// Tells the breaker what the attempt says about the endpoint.
@@ -244,7 +247,7 @@ impl Deliverer {
         webhook: &CompiledWebhook,
         event: &BusinessEvent,
         mut delivery: Delivery,
-        (attempt, answer): (Attempt, Answer),
+        (attempt, answer, whole): (Attempt, Answer, WholeAnswer),
     ) -> Tried {
         let now = self.clock.now();
         let budget = u32::try_from(attempt.number - delivery.budget_base).unwrap_or(1);
@@ -267,7 +270,10 @@ impl Deliverer {
         if step == NextStep::Disable {
             delivery.next_attempt_at = Some(due);
         }
-        let events = apply(lane, &mut delivery, &attempt, step, now, trace);
+        let mut events = apply(lane, &mut delivery, &attempt, step, now, trace);
+        if let (NextStep::Done, Some(rule)) = (step, webhook.response()) {
+            events.extend(rule.apply(&mut delivery, event, whole, now));
+        }
         count(lane, step);
         log(&delivery, &attempt, step);
         Tried::Attempted(Box::new(Attempted {
@@ -340,34 +346,6 @@ pub(super) fn refused(
         attempt: None,
         events: vec![told],
     }
-}
-
-/// What the sender's result says, as an attempt to keep and an answer to decide by.
-fn attempt_of(
-    number: i32,
-    started_at: Timestamp,
-    duration_ms: i64,
-    result: Result<HttpAnswer, SendError>,
-) -> (Attempt, Answer) {
-    let (answer, status_code, error, response) = match result {
-        Ok(http) => {
-            let answer = Answer::Status(http.status, http.retry_after);
-            let error = (!answer.is_success()).then(|| format!("HTTP {}", http.status));
-            // PostgreSQL keeps no NUL in texts.
-            let response = (!http.body.is_empty()).then(|| http.body.replace('\0', "\u{fffd}"));
-            (answer, Some(http.status), error, response)
-        }
-        Err(error) => (Answer::None, None, Some(error.to_string()), None),
-    };
-    let attempt = Attempt {
-        number,
-        started_at,
-        duration_ms,
-        status_code,
-        error,
-        response,
-    };
-    (attempt, answer)
 }
 
 /// Moves the delivery on and answers what is to be told.

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::domain::{
     entities::{Attempt, Delivery, DeliveryStatus},
-    events::{BusinessEvent, Context, DomainEvent},
+    events::{BusinessEvent, Context, DomainEvent, Response},
     interfaces::OutboxRow,
     values::{DeliveryId, Timestamp, TraceContext, WebhookId, format_time},
 };
@@ -100,6 +100,21 @@ pub fn never_sent(
     event(delivery, "webhook.exhausted", now, data, trace)
 }
 
+/// The business event of this type that is made of the endpoint's answer.
+pub fn response(
+    delivery: &Delivery,
+    event_type: &str,
+    response: Response,
+    now: Timestamp,
+    trace: Option<&TraceContext>,
+) -> DomainEvent {
+    DomainEvent {
+        id: delivery.id.response_id(),
+        response: Some(response),
+        ..event(delivery, event_type, now, Value::Null, trace)
+    }
+}
+
 /// What is to be published about a recorded delivery that succeeded at its first attempt; the events
 /// of all others go through the outbox.
 pub fn first_success(
@@ -126,6 +141,7 @@ pub fn first_success(
 /// The event as the publisher takes it.
 fn to_row<D: Serialize>(event: DomainEvent<D>) -> OutboxRow {
     OutboxRow {
+        is_response: false,
         id: event.id,
         body: event.to_json(),
         event_type: event.event_type,
@@ -178,6 +194,7 @@ fn event<D>(
 ) -> DomainEvent<D> {
     let version = delivery.event_version;
     DomainEvent {
+        response: None,
         id: delivery.id.event_id(version),
         event_type: event_type.to_owned(),
         subject: delivery.id.to_string(),

@@ -78,16 +78,11 @@ impl FirstAttempt<'_> {
         };
         let (delivery, attempt) = (attempted.delivery, attempted.attempt);
         let announce = delivery_events::first_success(&delivery, attempt.as_ref(), self.event);
-        let events = if announce.is_some() {
-            Vec::new()
-        } else {
-            attempted.events
-        };
         let record = FirstRecord {
             event: self.kept(&delivery),
             delivery,
             attempt,
-            events,
+            events: attempted.events,
         };
         Some((Box::new(record), announce))
     }

@@ -111,6 +111,8 @@ pub struct OutboundRequest {
     pub body: Bytes,
     /// Connecting, sending and reading the capped answer.
     pub timeout: Duration,
+    /// Up to how many bytes the answer is wanted as a whole; `None` where its beginning is enough.
+    pub whole_up_to: Option<usize>,
     /// The certificate to connect with, if the endpoint asks for one.
     pub identity: Option<Arc<ClientIdentity>>,
 }
@@ -135,10 +137,23 @@ pub struct HttpAnswer {
     pub retry_after: Option<Duration>,
     /// The first bytes of the body, as text (invalid UTF-8 replaced).
     pub body: String,
+    /// The body as it came, where it was wanted as a whole.
+    pub whole: Option<Result<Bytes, CutAnswer>>,
+}
+
+/// Why an answer is not there as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CutAnswer {
+    /// It is longer than that many bytes.
+    #[error("the answer has more than {0} bytes")]
+    TooLong(usize),
+    /// The connection broke, or the time was up.
+    #[error("the answer broke off")]
+    BrokenOff,
 }
 
 impl HttpAnswer {
-    /// How much of an answer is read and kept: 2 KiB.
+    /// How much of an answer is kept, and read where it is not wanted as a whole: 2 KiB.
     pub const MAX_BODY: usize = 2048;
 }
 

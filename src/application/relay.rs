@@ -153,6 +153,7 @@ mod tests {
     #[test]
     fn two_events_about_one_subject_are_in_different_waves() {
         let row = |n: u128, subject: &str| OutboxRow {
+            is_response: false,
             id: Uuid::from_u128(n),
             event_type: "a.b".to_owned(),
             trace: None,

@@ -303,6 +303,7 @@ fn event(
         data.insert("error".to_owned(), json!(error));
     }
     DomainEvent {
+        response: None,
         id,
         event_type: format!("webhook.{}", change.change.as_str()),
         subject: webhook.id.to_string(),

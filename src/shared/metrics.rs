@@ -11,6 +11,8 @@ pub const FILTERED: &str = "integration_event_matches_filtered_total";
 /// Counter, label `expression` (`filter`, `transform`): deliveries that ended because theirs could not be
 /// evaluated.
 pub const EXPRESSION_FAULTS: &str = "integration_expression_faults_total";
+/// Counter, label `result` (`event`, `fault`, `loop`): answers of webhooks with `response`.
+pub const RESPONSES: &str = "integration_responses_total";
 /// Counter, labels `lane` (`fast`, `parked`) and `outcome` (`delivered`, `failed`, `exhausted`).
 pub const ATTEMPTS: &str = "integration_delivery_attempts_total";
 /// Histogram in seconds, label `lane`.
@@ -75,6 +77,7 @@ pub fn describe() {
         EXPRESSION_FAULTS,
         "Deliveries that ended because an expression could not be evaluated"
     );
+    describe_responses();
     describe_counter!(ATTEMPTS, "Requests to endpoints by lane and outcome");
     describe_histogram!(
         ATTEMPT_SECONDS,
@@ -130,6 +133,13 @@ pub fn describe() {
         CLOCK_SKEW,
         Unit::Seconds,
         "How far this machine's clock is ahead of the database's"
+    );
+}
+
+fn describe_responses() {
+    describe_counter!(
+        RESPONSES,
+        "Answers that were to become events, by what became of them"
     );
 }
 

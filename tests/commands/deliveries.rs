@@ -131,6 +131,7 @@ async fn a_test_answers_what_the_endpoint_said_and_leaves_no_delivery() {
     let answered = |status, body: &str| {
         let body = body.to_owned();
         Ok(HttpAnswer {
+            whole: None,
             status,
             retry_after: None,
             body,

@@ -68,6 +68,7 @@ impl HttpSender for PlayedEndpoints {
         let answer = self.answers.lock().unwrap().pop_front();
         answer.unwrap_or_else(|| {
             Ok(HttpAnswer {
+                whole: None,
                 status: 200,
                 retry_after: None,
                 body: "ok".to_owned(),

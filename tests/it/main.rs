@@ -16,6 +16,7 @@ mod intake;
 mod operations;
 mod ordering;
 mod poison;
+mod responses;
 mod servers;
 mod signatures;
 mod support;

@@ -87,7 +87,13 @@ impl Installation {
     }
 
     pub(crate) fn publisher(&self) -> JetStreamPublisher {
-        JetStreamPublisher::new(&self.connection, self.prefix.clone(), &self.topology)
+        self.publisher_of_responses("erp.")
+    }
+
+    /// It publishes what is made of answers on this and the type.
+    pub(crate) fn publisher_of_responses(&self, subject: &str) -> JetStreamPublisher {
+        let (connection, prefix) = (&self.connection, self.prefix.clone());
+        JetStreamPublisher::new(connection, prefix, subject.to_owned(), &self.topology)
     }
 
     /// Publishes and waits for the acknowledgement; tries again while the server is away.

@@ -22,6 +22,7 @@ const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
 fn rows(count: u64) -> Vec<OutboxRow> {
     let row = |n| OutboxRow {
+        is_response: false,
         id: Uuid::from_u64_pair(1, n),
         event_type: "webhook.triggered".to_owned(),
         trace: TraceContext::read((n == 0).then_some(TRACE), Some("vendor=1,other=2")),
@@ -111,6 +112,48 @@ async fn a_missing_stream_is_an_error_and_is_there_at_the_next_try() {
         .expect("it is there again");
     let messages = installation.messages("INTEGRATION_EVENTS").await;
     assert_eq!(messages.len(), 3);
+}
+
+#[tokio::test]
+async fn an_event_made_of_an_answer_goes_to_the_erp() {
+    let installation = Installation::start().await;
+    let publisher = installation.publisher();
+    let mut rows = rows(2);
+    rows[1].is_response = true;
+    publisher.publish(&rows).await.expect("published");
+    publisher.publish(&rows).await.expect("published again");
+
+    let messages = installation.messages("ERP_EVENTS").await;
+
+    assert_eq!(messages.len(), 1);
+    assert_eq!(messages[0].subject.as_str(), "erp.webhook.triggered");
+    let id = rows[1].id.to_string();
+    assert_eq!(header(&messages[0], "Nats-Msg-Id"), Some(id.as_str()));
+    assert_eq!(installation.messages("INTEGRATION_EVENTS").await.len(), 1);
+
+    let delete = installation.context.delete_stream("ERP_EVENTS");
+    delete.await.expect("it was there");
+    publisher.publish(&rows).await.expect_err("no stream");
+    publisher.publish(&rows).await.expect("it is there again");
+    assert_eq!(installation.messages("ERP_EVENTS").await.len(), 1);
+}
+
+#[tokio::test]
+async fn an_event_that_no_stream_keeps_reaches_who_listens_and_holds_nothing_back() {
+    let installation = Installation::start().await;
+    let publisher = installation.publisher_of_responses("elsewhere.");
+    let mut rows = rows(2);
+    rows[0].is_response = true;
+    publisher.publish(&rows).await.expect("nobody listens");
+    assert_eq!(installation.messages("INTEGRATION_EVENTS").await.len(), 1);
+
+    let client = &installation.connection.client;
+    let mut heard = client.subscribe("elsewhere.>").await.expect("subscribed");
+    client.flush().await.expect("the server knows");
+    publisher.publish(&rows).await.expect("somebody listens");
+    let heard = tokio::time::timeout(PATIENCE, heard.next()).await;
+    let heard = heard.expect("in time").expect("a message");
+    assert_eq!(heard.payload, rows[0].body);
 }
 
 #[tokio::test]

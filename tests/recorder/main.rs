@@ -74,6 +74,7 @@ fn event() -> Arc<BusinessEvent> {
     let raw = Bytes::from_static(b"{}");
     Arc::new(BusinessEvent {
         meta: EventMeta {
+            made_by: None,
             id: "e-1".to_owned(),
             event_type: "a.b".to_owned(),
             source: "/erp".to_owned(),
@@ -183,6 +184,7 @@ impl World {
         ticket.expect(1, (permit(), permit()));
         ticket.done().await;
         let announce = OutboxRow {
+            is_response: false,
             id: announce,
             event_type: "webhook.triggered".to_owned(),
             trace: None,

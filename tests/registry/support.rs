@@ -207,6 +207,7 @@ fn no_config() -> SecretConfig {
 
 pub(crate) fn event(event_type: &str) -> EventMeta {
     EventMeta {
+        made_by: None,
         id: "e".to_owned(),
         event_type: event_type.to_owned(),
         source: "/erp".to_owned(),

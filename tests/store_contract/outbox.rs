@@ -3,9 +3,9 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use integration_worker::domain::{
-    events::DomainEvent,
+    events::{DomainEvent, MadeBy, Response},
     interfaces::{OutboxClaim, OutboxRow},
-    values::{Timestamp, TraceContext},
+    values::{Timestamp, TraceContext, WebhookId},
 };
 use serde_json::Value;
 use tokio::task::JoinSet;
@@ -58,7 +58,15 @@ async fn an_event_comes_out_as_it_is_published(database: &Database) {
         .expect("it is JSON");
     let mut stateless = event("b", 1);
     stateless.context.trace = TraceContext::read(Some(TRACE), None);
-    let events = [event("a", 1), bare, stateless];
+    let mut made = event("c", 1);
+    made.response = Some(Response {
+        made_by: MadeBy {
+            webhook: WebhookId(Uuid::from_u128(1)),
+            hops: 1,
+        },
+        data: r#"{"n":18450.00}"#.to_owned(),
+    });
+    let events = [event("a", 1), bare, stateless, made];
     assert!(
         events[0]
             .context
@@ -70,6 +78,7 @@ async fn an_event_comes_out_as_it_is_published(database: &Database) {
     add(database, &events).await;
 
     let expected = events.each_ref().map(|event| OutboxRow {
+        is_response: event.response.is_some(),
         id: event.id,
         event_type: event.event_type.clone(),
         trace: event.context.trace.clone(),

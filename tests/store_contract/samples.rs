@@ -216,6 +216,7 @@ pub(crate) fn under_lease(
 
 fn delivery_event(delivery: &Delivery) -> DomainEvent {
     DomainEvent {
+        response: None,
         id: delivery.id.event_id(delivery.event_version),
         time: delivery.created_at,
         ..event(&delivery.id.to_string(), delivery.event_version)
@@ -227,6 +228,7 @@ pub(crate) const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b716920
 
 pub(crate) fn event(subject: &str, version: i64) -> DomainEvent {
     DomainEvent {
+        response: None,
         id: new_id(),
         event_type: "webhook.updated".to_owned(),
         subject: subject.to_owned(),

@@ -137,6 +137,7 @@ async fn increment(store: Arc<dyn Store>, id: IntegrationId) {
     let written = work.update_integration(&one).await;
     assert_eq!(written.expect("nobody was faster"), Inserted::Yes);
     let told = DomainEvent {
+        response: None,
         event_type: "integration.updated".to_owned(),
         ..event(&id.to_string(), change.version)
     };

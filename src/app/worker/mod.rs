@@ -203,7 +203,8 @@ async fn prepare(
     let (connection, topology) = nats::wait_for(&config.nats, Arc::clone(&clock), &health).await?;
     let prefix = nats::prefix(&config.nats)?;
     let dead_letters = JetStreamDeadLetters::new(&connection, prefix.clone(), &topology);
-    let publisher = Arc::new(JetStreamPublisher::new(&connection, prefix, &topology));
+    let responses = config.nats.response_subject.clone();
+    let publisher = JetStreamPublisher::new(&connection, prefix, responses, &topology);
     Ok(Parts {
         config,
         tenant,
@@ -216,7 +217,7 @@ async fn prepare(
         connection,
         topology,
         sender: Arc::new(sender),
-        publisher,
+        publisher: Arc::new(publisher),
         dead_letters: Arc::new(dead_letters),
     })
 }

@@ -179,6 +179,7 @@ impl Command {
             id.push_str(&self.message_id.to_string());
         }
         DomainEvent {
+            response: None,
             id: Uuid::new_v5(&Uuid::NAMESPACE_URL, id.as_bytes()),
             event_type: event_type.to_owned(),
             subject: context.command_id.clone(),

@@ -16,7 +16,7 @@ mod labels;
 mod list;
 mod published;
 mod reply;
-mod trigger;
+pub(in crate::application) mod trigger;
 mod views;
 mod webhook;
 mod webhook_secrets;

@@ -172,7 +172,8 @@ fn raw_payload(body: &[u8]) -> Option<Bytes> {
     Some(Bytes::copy_from_slice(given.payload.get().as_bytes()))
 }
 
-fn type_problem(text: &str) -> Option<String> {
+/// What keeps a text from being the type of an event.
+pub(in crate::application) fn type_problem(text: &str) -> Option<String> {
     match EventPattern::try_new(text) {
         Err(error) => Some(error.to_string()),
         Ok(pattern) => pattern
@@ -209,6 +210,7 @@ fn event(command: &Command, event_type: String, payload: Bytes, now: Timestamp) 
     let context = &command.context;
     BusinessEvent {
         meta: EventMeta {
+            made_by: None,
             id: context.command_id.clone(),
             subject: event_type.clone(),
             event_type,

@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::{
     application::{
         endpoint::{Endpoint, SigningKey},
+        ports::Scope,
         webhook_settings::{authentication, compiled, signing, webhook_settings},
     },
     domain::{
@@ -109,7 +110,8 @@ pub(super) fn endpoint(
     }
     let authentication = authentication(&webhook.config, |s| ports.cipher.open(s, &context))?;
     let expressions = ports.settings.expressions.as_ref();
-    compiled(expressions, "transform", settings.transform.as_deref())
+    let transform = settings.transform.as_deref();
+    compiled(expressions, "transform", transform, Scope::Event)
         .and_then(|transform| {
             let endpoint = Endpoint::compile(settings, keys)?.with_transform(transform);
             endpoint.with_authentication(authentication)

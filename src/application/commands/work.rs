@@ -143,6 +143,7 @@ impl Work<'_> {
         }
         self.effects.audit.push(row);
         self.effects.events.push(DomainEvent {
+            response: None,
             id: self.ports.clock.new_id(),
             event_type: format!("{entity}.{}", change.as_str()),
             subject: id,

@@ -119,7 +119,11 @@ impl Endpoint {
         let (body, content_type) = body.finish();
         headers.insert(CONTENT_TYPE, content_type);
         let trace = (trace::of_its_own(batch.0, attempt), None);
-        self.signed(batch.0, body, headers, trace, now)
+        OutboundRequest {
+            // One answer to several events is no answer to any of them.
+            whole_up_to: None,
+            ..self.signed(batch.0, body, headers, trace, now)
+        }
     }
 }
 

@@ -26,6 +26,7 @@ use super::{
     client_identity::ClientIdentity,
     event_view::EventView,
     ports::{Expression, OutboundRequest},
+    response::{MAX_ANSWER, ResponseRule},
 };
 use headers::{TRACEPARENT, TRACESTATE, WEBHOOK_ID, WEBHOOK_SIGNATURE, WEBHOOK_TIMESTAMP};
 
@@ -57,6 +58,7 @@ pub struct Endpoint {
     keys: Vec<SigningKey>,
     transform: Option<Arc<dyn Expression>>,
     identity: Option<Arc<ClientIdentity>>,
+    response: Option<ResponseRule>,
 }
 
 impl Endpoint {
@@ -73,6 +75,7 @@ impl Endpoint {
             keys,
             transform: None,
             identity: None,
+            response: None,
         })
     }
 
@@ -96,6 +99,18 @@ impl Endpoint {
     pub fn with_transform(mut self, transform: Option<Arc<dyn Expression>>) -> Self {
         self.transform = transform;
         self
+    }
+
+    /// Makes events of answers.
+    #[must_use]
+    pub fn with_response(mut self, response: Option<ResponseRule>) -> Self {
+        self.response = response;
+        self
+    }
+
+    /// What makes events of answers, if anything does.
+    pub fn response(&self) -> Option<&ResponseRule> {
+        self.response.as_ref()
     }
 
     /// How long an attempt may take.
@@ -168,6 +183,7 @@ impl Endpoint {
             headers,
             body,
             timeout: self.settings.timeout,
+            whole_up_to: self.response.is_some().then_some(MAX_ANSWER),
             identity: self.identity.clone(),
         }
     }

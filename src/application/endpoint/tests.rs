@@ -33,6 +33,7 @@ fn settings(format: BodyFormat, headers: &[(&str, &str)]) -> WebhookSettings {
         format,
         ordering: None,
         batch: None,
+        response: None,
         filter: None,
         transform: None,
     }
@@ -51,6 +52,7 @@ fn endpoint(format: BodyFormat, headers: &[(&str, &str)]) -> Endpoint {
 
 fn event(payload: Payload, content_type: Option<&str>) -> BusinessEvent {
     let meta = EventMeta {
+        made_by: None,
         id: "e 1".to_owned(),
         event_type: "sales.order.created".to_owned(),
         source: "/erp".to_owned(),

@@ -8,6 +8,7 @@ use percent_encoding::percent_decode_str;
 
 use crate::{
     application::ports::SourceMessage,
+    domain::events::MadeBy,
     domain::values::{TenantError, TenantId, Timestamp, TraceContext},
 };
 
@@ -26,6 +27,8 @@ pub(super) struct Envelope<'a> {
     pub(super) source: Option<Cow<'a, str>>,
     pub(super) correlation: Option<Cow<'a, str>>,
     pub(super) trace: Option<TraceContext>,
+    /// Set where it was made of an endpoint's answer.
+    pub(super) made_by: Option<MadeBy>,
     /// Set where the data has another content type than the message.
     pub(super) content_type: Option<Cow<'a, str>>,
     pub(super) data: Data<'a>,
@@ -54,6 +57,7 @@ impl<'a> Envelope<'a> {
             source: None,
             correlation: None,
             trace: None,
+            made_by: None,
             content_type: None,
             data,
         }
@@ -81,6 +85,10 @@ impl<'a> Envelope<'a> {
                 header("ce-traceparent").as_deref(),
                 header("ce-tracestate").as_deref(),
             ),
+            made_by: values::made_by(
+                header("ce-integrationwebhookid").as_deref(),
+                header("ce-integrationhops").as_deref(),
+            ),
             content_type: values::content_type(header("ce-datacontenttype")),
             data: Data::Body,
         })
@@ -107,6 +115,10 @@ impl<'a> Envelope<'a> {
             trace: TraceContext::read(
                 object.string(Field::Traceparent).as_deref(),
                 object.string(Field::Tracestate).as_deref(),
+            ),
+            made_by: values::made_by(
+                object.string(Field::MadeByWebhook).as_deref(),
+                object.raw(Field::MadeByHops),
             ),
             content_type,
             data,

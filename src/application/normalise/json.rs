@@ -24,6 +24,8 @@ pub(super) enum Field {
     DataBase64,
     Traceparent,
     Tracestate,
+    MadeByWebhook,
+    MadeByHops,
     // All envelopes
     Data,
     Payload,
@@ -60,6 +62,8 @@ impl Field {
             b"data_base64" => Self::DataBase64,
             b"traceparent" => Self::Traceparent,
             b"tracestate" => Self::Tracestate,
+            b"integrationwebhookid" => Self::MadeByWebhook,
+            b"integrationhops" => Self::MadeByHops,
             b"data" => Self::Data,
             b"payload" => Self::Payload,
             b"metadata" => Self::Metadata,

@@ -128,6 +128,7 @@ impl Normaliser {
                 .map(Cow::into_owned),
             trace: trace.or(envelope.trace),
             content_type: content_type.map(Cow::into_owned),
+            made_by: envelope.made_by,
             source_sequence: i64::try_from(message.sequence).ok(),
         }
     }

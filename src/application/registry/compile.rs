@@ -5,8 +5,9 @@ use std::{collections::HashSet, fmt, sync::Arc};
 use crate::{
     application::{
         endpoint::{Authentication, Endpoint, SigningKey},
-        ports::{Cipher, CipherError, Expression, Expressions},
+        ports::{Cipher, CipherError, Expression, Expressions, Scope},
         registry::{CompiledWebhook, LaneRule},
+        response::ResponseRule,
         webhook_settings::{Unauthenticated, authentication, compiled, webhook_settings},
     },
     domain::{
@@ -120,10 +121,21 @@ impl<'a> Compiler<'a> {
         keys: Vec<SigningKey>,
         authentication: Option<Authentication>,
     ) -> Result<(Endpoint, Option<Arc<dyn Expression>>), String> {
-        let filter = compiled(self.expressions, "filter", settings.filter.as_deref())?;
-        let transform = compiled(self.expressions, "transform", settings.transform.as_deref())?;
+        let event = |name, text: &Option<String>| {
+            compiled(self.expressions, name, text.as_deref(), Scope::Event)
+        };
+        let filter = event("filter", &settings.filter)?;
+        let transform = event("transform", &settings.transform)?;
+        let response = settings.response.as_ref();
+        let response = response.map(|response| {
+            let (name, data) = ("response.data", response.data.as_deref());
+            let data = compiled(self.expressions, name, data, Scope::Answer)?;
+            Ok::<_, String>(ResponseRule::new(response.event.clone(), data))
+        });
+        let response = response.transpose()?;
         let endpoint = Endpoint::compile(settings, keys)?.with_authentication(authentication)?;
-        Ok((endpoint.with_transform(transform), filter))
+        let endpoint = endpoint.with_transform(transform);
+        Ok((endpoint.with_response(response), filter))
     }
 
     fn authentication(
@@ -136,7 +148,7 @@ impl<'a> Compiler<'a> {
 
     fn lane_rule(&self, ordering: Option<&Ordering>) -> Result<Option<LaneRule>, String> {
         let key = ordering.map(|ordering| ordering.key.as_str());
-        let key = compiled(self.expressions, "ordering key", key)?;
+        let key = compiled(self.expressions, "ordering key", key, Scope::Event)?;
         Ok(key.zip(ordering).map(|(key, ordering)| LaneRule {
             key,
             on_exhausted: ordering.on_exhausted,

@@ -36,6 +36,7 @@ use crate::{
 use super::{
     endpoint::Endpoint,
     ports::{Cipher, Expression, Expressions},
+    response::ResponseRule,
 };
 
 use compile::Compiler;
@@ -64,6 +65,13 @@ pub struct CompiledWebhook {
     pub batch: Option<BatchRule>,
     /// What makes requests; or why none can be made (a fault of ours or of the key ring), which parks.
     pub endpoint: Result<Endpoint, String>,
+}
+
+impl CompiledWebhook {
+    /// What makes events of answers, if anything does.
+    pub fn response(&self) -> Option<&ResponseRule> {
+        self.endpoint.as_ref().ok()?.response()
+    }
 }
 
 /// The rule by which deliveries get their lanes.

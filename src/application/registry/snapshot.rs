@@ -47,10 +47,12 @@ pub(super) fn receives(webhook: &Webhook) -> bool {
 }
 
 impl Snapshot {
-    /// The webhooks that an event goes to, each once, in the order of their ids.
+    /// The webhooks that an event goes to, each once, in the order of their ids. One that was made of an
+    /// answer never goes to the webhook that got the answer.
     pub fn matches(&self, event: &EventMeta) -> Vec<Arc<CompiledWebhook>> {
         let ids = self.matcher.matches(&event.tenant, &event.event_type);
         ids.into_iter()
+            .filter(|id| !event.is_made_by(*id))
             .filter_map(|id| self.webhook(id).map(Arc::clone))
             .collect()
     }

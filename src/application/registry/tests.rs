@@ -10,7 +10,7 @@ use crate::{
     application::ports::CipherError,
     domain::{
         entities::{EntityMeta, SigningSecret, Webhook, WebhookStatus},
-        events::{BusinessEvent, EventMeta, Payload},
+        events::{BusinessEvent, EventMeta, MadeBy, Payload},
         values::{DeliveryId, EventPattern, SealedSecrets, SecretConfig, Timestamp},
     },
 };
@@ -81,6 +81,7 @@ fn webhook(id: u128, events: &[&str]) -> Webhook {
 
 fn event(event_type: &str) -> EventMeta {
     EventMeta {
+        made_by: None,
         id: "e".to_owned(),
         event_type: event_type.to_owned(),
         source: "/erp".to_owned(),
@@ -142,6 +143,24 @@ fn a_snapshot_follows_its_webhooks_and_the_former_one_stays() {
 
     assert_eq!(matched(&former, "a.b"), [1, 2]);
     assert_eq!((matched(&former, "c"), former.len()), (vec![2], 2));
+}
+
+#[test]
+fn what_is_made_of_an_answer_does_not_go_to_the_webhook_that_got_it() {
+    let mut snapshot = Snapshot::default();
+    for id in 1..=3 {
+        take(&mut snapshot, webhook(id, &["a"]), true);
+    }
+    let made = EventMeta {
+        made_by: Some(MadeBy {
+            webhook: WebhookId(Uuid::from_u128(2)),
+            hops: 1,
+        }),
+        ..event("a")
+    };
+    let found = snapshot.matches(&made);
+    let found: Vec<_> = found.iter().map(|one| one.id.0.as_u128()).collect();
+    assert_eq!(found, [1, 3]);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod authentication;
 mod batch;
+mod response;
 
 use std::{sync::Arc, time::Duration};
 
@@ -34,7 +35,7 @@ const MAX_LABEL: usize = 63;
 /// How long an attempt may take when nothing is said.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 /// What the contract names and this version cannot do yet.
-const UNSUPPORTED: [&str; 3] = ["rateLimit", "maxInFlight", "response"];
+const UNSUPPORTED: [&str; 2] = ["rateLimit", "maxInFlight"];
 
 /// What a configuration is held to when it is saved, besides its form.
 #[derive(Debug, Clone, Copy)]
@@ -78,9 +79,10 @@ pub fn webhook_settings(
     let retry = retry_policy(&mut fields);
     let format = fields.choice("format", &BodyFormat::ALL, |format| format.as_str());
     fields.choice("signing", &Signing::ALL, |signing| signing.as_str());
-    let filter = expression(&mut fields, "filter", rules);
-    let transform = expression(&mut fields, "transform", rules);
+    let filter = expression(&mut fields, "filter", Scope::Event, rules);
+    let transform = expression(&mut fields, "transform", Scope::Event, rules);
     let ordering = ordering(&mut fields, rules);
+    let response = response::read(&mut fields, rules);
     if transform.is_some() && format == Some(BodyFormat::Raw) {
         let message =
             "cannot be used with the format raw, which is the message as it was published";
@@ -100,6 +102,7 @@ pub fn webhook_settings(
         format: format.unwrap_or(BodyFormat::Standard),
         ordering,
         batch,
+        response,
         filter,
         transform,
     };
@@ -110,13 +113,14 @@ pub fn webhook_settings(
 fn expression(
     fields: &mut Fields,
     name: &'static str,
+    scope: Scope,
     rules: Option<&SavingRules<'_>>,
 ) -> Option<String> {
     let Value::String(text) = fields.value(name)? else {
         fields.fault(name, "must be a string that holds an expression");
         return None;
     };
-    if let Some(Err(fault)) = rules.map(|r| r.expressions.compile(&text, Scope::Event)) {
+    if let Some(Err(fault)) = rules.map(|r| r.expressions.compile(&text, scope)) {
         fields.fault(name, fault.to_string());
     }
     Some(text)
@@ -126,7 +130,7 @@ fn expression(
 fn ordering(fields: &mut Fields, rules: Option<&SavingRules<'_>>) -> Option<Ordering> {
     fields.object("ordering", |ordering| {
         ordering.need(&["key"]);
-        let key = expression(ordering, "key", rules);
+        let key = expression(ordering, "key", Scope::Event, rules);
         let on_exhausted = ordering.choice("onExhausted", &OnExhausted::ALL, |one| one.as_str());
         Some(Ordering {
             key: key?,
@@ -143,8 +147,9 @@ pub fn compiled(
     expressions: &dyn Expressions,
     name: &str,
     text: Option<&str>,
+    scope: Scope,
 ) -> Result<Option<Arc<dyn Expression>>, String> {
-    let compiled = text.map(|text| expressions.compile(text, Scope::Event));
+    let compiled = text.map(|text| expressions.compile(text, scope));
     let compiled = compiled.transpose();
     compiled.map_err(|fault| format!("its {name} cannot be used: {fault}"))
 }

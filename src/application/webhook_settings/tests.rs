@@ -39,6 +39,7 @@ fn a_url_is_enough_and_the_rest_has_defaults() {
             format: BodyFormat::Standard,
             ordering: None,
             batch: None,
+            response: None,
             filter: None,
             transform: None,
         }
@@ -327,6 +328,48 @@ fn expressions_are_compiled_when_they_are_saved() {
     assert_eq!(tests::faults(raw), ["config.transform"]);
     let raw = json!({ "url": "https://example.com", "format": "raw", "filter": "true" });
     assert!(read(raw).is_ok());
+}
+
+#[test]
+fn a_response_names_the_type_of_its_event() {
+    let url = "https://example.com";
+    let with = |response: Value| json!({ "url": url, "response": response });
+    let longest = "x".repeat(127);
+    for (response, event, data) in [
+        (json!({ "event": "a.b" }), "a.b", None),
+        (json!({ "event": longest }), longest.as_str(), None),
+        (
+            json!({ "event": "a", "data": "response.n" }),
+            "a",
+            Some("response.n"),
+        ),
+    ] {
+        let read_back = read(with(response)).unwrap().response.unwrap();
+        assert_eq!(read_back.event, event);
+        assert_eq!(read_back.data.as_deref(), data);
+    }
+    let long = "x".repeat(128);
+    let wide = "ä".repeat(64);
+    for event in [
+        "", ".", "a.", ".a", "a..b", "a b", "a\tb", "a.*", ">", "*", "a.>", "a*", &long, &wide,
+    ] {
+        let path = ["config.response.event"];
+        assert_eq!(faults(with(json!({ "event": event }))), path, "{event:?}");
+    }
+    for (response, path) in [
+        (json!({}), "config.response.event"),
+        (json!({ "data": "true" }), "config.response.event"),
+        (json!({ "event": 1 }), "config.response.event"),
+        (
+            json!({ "event": "a", "data": "true &&" }),
+            "config.response.data",
+        ),
+        (json!({ "event": "a", "data": {} }), "config.response.data"),
+        (json!({ "event": "a", "more": 1 }), "config.response.more"),
+        (json!("a"), "config.response"),
+    ] {
+        assert_eq!(faults(with(response.clone())), [path], "{response}");
+    }
 }
 
 #[test]

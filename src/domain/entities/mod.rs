@@ -9,6 +9,6 @@ pub use delivery::{Attempt, Batching, Delivery, DeliveryStatus, LanePlace};
 pub use integration::{Integration, IntegrationStatus, IntegrationType};
 pub use meta::{EntityMeta, InvalidTransition, Labels};
 pub use webhook::{
-    BatchRule, BodyFormat, HttpMethod, NewWebhook, OnExhausted, Ordering, Signing, SigningSecret,
-    Webhook, WebhookSettings, WebhookStatus,
+    BatchRule, BodyFormat, HttpMethod, NewWebhook, OnExhausted, Ordering, ResponseSettings,
+    Signing, SigningSecret, Webhook, WebhookSettings, WebhookStatus,
 };

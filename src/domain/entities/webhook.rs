@@ -139,6 +139,8 @@ pub struct WebhookSettings {
     pub ordering: Option<Ordering>,
     /// How many events go out in one request, if not one.
     pub batch: Option<BatchRule>,
+    /// What becomes of an endpoint's answer, if anything does.
+    pub response: Option<ResponseSettings>,
 }
 
 /// When events that wait are sent together: as soon as one of these is reached.
@@ -169,6 +171,20 @@ impl Default for BatchRule {
             max_wait: Duration::from_secs(1),
         }
     }
+}
+
+/// A 2xx answer becomes an event for the ERP.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResponseSettings {
+    /// The event's type.
+    pub event: String,
+    /// The expression that makes its data of event and answer; without one the answer is the data.
+    pub data: Option<String>,
+}
+
+impl ResponseSettings {
+    /// Longest type, in bytes: with `ERP_RESPONSE_SUBJECT` before it, it is a NATS subject.
+    pub const MAX_TYPE: usize = 127;
 }
 
 /// Deliveries with the same key go out one after the other, in the order of the source stream.

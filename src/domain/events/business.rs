@@ -4,7 +4,22 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::domain::values::{TenantId, Timestamp, TraceContext};
+use crate::domain::values::{TenantId, Timestamp, TraceContext, WebhookId};
+
+/// Of what answer an event was made (`response` of a webhook).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MadeBy {
+    /// The webhook whose endpoint answered; it never gets the event.
+    pub webhook: WebhookId,
+    /// How many events were made so, each of an answer to the one before; 1 is the first.
+    pub hops: u8,
+}
+
+impl MadeBy {
+    /// How many events may be made so: webhooks that answer each other go round no longer.
+    pub const MAX_HOPS: u8 = 8;
+}
 
 /// Everything about an event but its bytes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -35,6 +50,17 @@ pub struct EventMeta {
     /// Its sequence in the source stream; `None` for `trigger` and `test`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_sequence: Option<i64>,
+    /// Set where it was made of an endpoint's answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_by: Option<MadeBy>,
+}
+
+impl EventMeta {
+    /// Whether it was made of this webhook's answer: then it never goes to that webhook.
+    pub fn is_made_by(&self, webhook: WebhookId) -> bool {
+        self.made_by
+            .is_some_and(|made_by| made_by.webhook == webhook)
+    }
 }
 
 /// The event's data; a part of the message's bytes, unless it had to be decoded from them.
@@ -158,6 +184,10 @@ mod tests {
                 ),
                 content_type: None,
                 source_sequence: Some(7),
+                made_by: Some(MadeBy {
+                    webhook: WebhookId(uuid::Uuid::from_u128(1)),
+                    hops: 2,
+                }),
             },
             payload: Payload::Json(raw.slice(11..25)),
             raw: raw.clone(),

@@ -1,9 +1,10 @@
 //! The events that the worker publishes: CloudEvents 1.0 in structured JSON.
 
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, value::RawValue};
 use uuid::Uuid;
 
+use super::MadeBy;
 use crate::domain::values::{
     IntegrationId, TenantId, Timestamp, TraceContext, WebhookId, format_time,
 };
@@ -93,6 +94,15 @@ pub struct Context {
     pub trace: Option<TraceContext>,
 }
 
+/// A business event that was made of an endpoint's answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Response {
+    /// Whose answer, and how many there were before.
+    pub made_by: MadeBy,
+    /// JSON text: its numbers keep their written form.
+    pub data: String,
+}
+
 /// An event to publish on `<prefix>.events.<type>`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DomainEvent<D = Value> {
@@ -110,6 +120,9 @@ pub struct DomainEvent<D = Value> {
     pub context: Context,
     /// What happened, in detail.
     pub data: D,
+    /// Set where it is no event of the worker's own, but one for the ERP: then it is published on
+    /// `ERP_RESPONSE_SUBJECT` + type, has this for its data, and no version.
+    pub response: Option<Response>,
 }
 
 #[derive(Serialize)]
@@ -126,8 +139,20 @@ struct CloudEvent<'a, D> {
     correlationid: &'a str,
     causationid: &'a str,
     actor: &'a str,
-    aggregateversion: i64,
-    data: &'a D,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    aggregateversion: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    integrationwebhookid: Option<WebhookId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    integrationhops: Option<u8>,
+    data: Data<'a, D>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Data<'a, D> {
+    Own(&'a D),
+    Written(&'a RawValue),
 }
 
 impl DomainEvent {
@@ -138,6 +163,12 @@ impl DomainEvent {
 impl<D: Serialize> DomainEvent<D> {
     /// The message body.
     pub fn to_json(&self) -> Vec<u8> {
+        let made_by = self.response.as_ref().map(|response| response.made_by);
+        // What is no JSON never gets here.
+        let written = self
+            .response
+            .as_ref()
+            .map(|response| serde_json::from_str(&response.data).unwrap_or(RawValue::NULL));
         let event = CloudEvent {
             specversion: "1.0",
             id: self.id,
@@ -150,9 +181,55 @@ impl<D: Serialize> DomainEvent<D> {
             correlationid: &self.context.correlation_id,
             causationid: &self.context.causation_id,
             actor: &self.context.actor,
-            aggregateversion: self.aggregate_version,
-            data: &self.data,
+            aggregateversion: made_by.is_none().then_some(self.aggregate_version),
+            integrationwebhookid: made_by.map(|made_by| made_by.webhook),
+            integrationhops: made_by.map(|made_by| made_by.hops),
+            data: written.map_or(Data::Own(&self.data), Data::Written),
         };
         serde_json::to_vec(&event).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_made_of_an_answer_names_the_webhook_and_has_no_version() {
+        let own = DomainEvent {
+            id: Uuid::nil(),
+            event_type: "a.b".to_owned(),
+            subject: "s".to_owned(),
+            time: chrono::DateTime::UNIX_EPOCH,
+            aggregate_version: 3,
+            context: Context {
+                tenant: TenantId::try_new("nord").unwrap(),
+                actor: "system".to_owned(),
+                correlation_id: "c".to_owned(),
+                causation_id: "e".to_owned(),
+                trace: None,
+            },
+            data: serde_json::json!({ "n": 1 }),
+            response: None,
+        };
+        let made = DomainEvent {
+            response: Some(Response {
+                made_by: MadeBy {
+                    webhook: WebhookId(Uuid::nil()),
+                    hops: 2,
+                },
+                data: r#"{"n": 18450.00}"#.to_owned(),
+            }),
+            ..own.clone()
+        };
+        let text = |event: &DomainEvent| String::from_utf8(event.to_json()).unwrap();
+        let (own, made) = (text(&own), text(&made));
+        assert!(own.ends_with(r#""actor":"system","aggregateversion":3,"data":{"n":1}}"#));
+        assert!(!own.contains("integrationwebhookid"), "{own}");
+        let nil = Uuid::nil();
+        let end = format!(
+            r#""actor":"system","integrationwebhookid":"{nil}","integrationhops":2,"data":{{"n": 18450.00}}}}"#
+        );
+        assert!(made.ends_with(&end), "{made}");
     }
 }

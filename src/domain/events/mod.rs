@@ -3,5 +3,5 @@
 mod business;
 mod domain_event;
 
-pub use business::{BusinessEvent, EventMeta, Payload};
-pub use domain_event::{Change, Context, DomainEvent, IntegrationChange, WebhookChange};
+pub use business::{BusinessEvent, EventMeta, MadeBy, Payload};
+pub use domain_event::{Change, Context, DomainEvent, IntegrationChange, Response, WebhookChange};

@@ -16,6 +16,8 @@ pub struct OutboxRow {
     pub id: Uuid,
     /// The event's type; the subject is the prefix and this.
     pub event_type: String,
+    /// Whether it was made of an endpoint's answer: then the prefix is `ERP_RESPONSE_SUBJECT`.
+    pub is_response: bool,
     /// The trace that it belongs to; goes into the headers.
     pub trace: Option<TraceContext>,
     /// The CloudEvent.

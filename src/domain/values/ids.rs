@@ -69,6 +69,11 @@ impl DeliveryId {
         Self(Uuid::new_v5(&webhook.0, parts.join("\0").as_bytes()))
     }
 
+    /// The id of the event that is made of the endpoint's answer, the same on every publication.
+    pub fn response_id(self) -> Uuid {
+        Uuid::new_v5(&self.0, b"event made of the answer")
+    }
+
     /// The id of the domain event at `version` of this delivery, the same on every publication.
     pub fn event_id(self, version: i64) -> Uuid {
         Uuid::new_v5(&self.0, &version.to_be_bytes())

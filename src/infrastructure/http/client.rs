@@ -22,7 +22,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::{
     application::{
         client_identity::ClientIdentity,
-        ports::{Clock, HttpAnswer, HttpSender, OutboundRequest, SendError},
+        ports::{Clock, CutAnswer, HttpAnswer, HttpSender, OutboundRequest, SendError},
     },
     domain::policies::EgressPolicy,
 };
@@ -115,29 +115,49 @@ impl EndpointClient {
         })
     }
 
-    async fn answer(&self, response: Response<Incoming>, deadline: Instant) -> HttpAnswer {
+    async fn answer(
+        &self,
+        response: Response<Incoming>,
+        deadline: Instant,
+        whole_up_to: Option<usize>,
+    ) -> HttpAnswer {
         let retry_after = response
             .headers()
             .get(RETRY_AFTER)
             .and_then(|value| parse_retry_after(value.as_bytes(), self.clock.now()));
         let status = response.status().as_u16();
         let mut incoming = response.into_body();
+        // One byte more shows that it is too long.
+        let limit = whole_up_to.map_or(HttpAnswer::MAX_BODY, |max| max + 1);
         let mut body = Vec::new();
+        let mut is_broken = false;
         // The status has decided: a body that breaks or takes too long is kept as far as it came.
-        while body.len() < HttpAnswer::MAX_BODY && !incoming.is_end_stream() {
-            let Ok(Some(Ok(frame))) = timeout_at(deadline, incoming.frame()).await else {
-                break;
+        while body.len() < limit && !incoming.is_end_stream() {
+            let frame = match timeout_at(deadline, incoming.frame()).await {
+                Ok(Some(Ok(frame))) => frame,
+                Ok(None) => break,
+                Ok(Some(Err(_))) | Err(_) => {
+                    is_broken = true;
+                    break;
+                }
             };
             let Ok(chunk) = frame.into_data() else {
                 continue;
             };
-            let room = HttpAnswer::MAX_BODY - body.len();
+            let room = limit - body.len();
             body.extend_from_slice(chunk.get(..room).unwrap_or(&chunk));
         }
+        let text = text(body.get(..HttpAnswer::MAX_BODY).unwrap_or(&body));
+        let whole = whole_up_to.map(|max| match body {
+            body if body.len() > max => Err(CutAnswer::TooLong(max)),
+            _ if is_broken => Err(CutAnswer::BrokenOff),
+            body => Ok(Bytes::from(body)),
+        });
         HttpAnswer {
             status,
             retry_after,
-            body: text(&body),
+            body: text,
+            whole,
         }
     }
 }
@@ -148,13 +168,13 @@ impl HttpSender for EndpointClient {
         if let Some(identity) = request.identity.take() {
             return self.of(&identity)?.send(request).await;
         }
-        let timeout = request.timeout;
+        let (timeout, whole_up_to) = (request.timeout, request.whole_up_to);
         let deadline = Instant::now() + timeout;
         let prepared = prepare(request)?;
         match timeout_at(deadline, self.client.request(prepared)).await {
             Err(_) => Err(SendError::Timeout(timeout)),
             Ok(Err(error)) => Err(send_error(&error)),
-            Ok(Ok(response)) => Ok(self.answer(response, deadline).await),
+            Ok(Ok(response)) => Ok(self.answer(response, deadline, whole_up_to).await),
         }
     }
 }

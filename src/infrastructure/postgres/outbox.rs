@@ -23,16 +23,18 @@ pub(super) async fn insert(
     let each = || events.iter();
     let traces = || each().map(|e| e.context.trace.as_ref());
     sqlx::query(
-        "INSERT INTO outbox (id, event_type, traceparent, tracestate, body, created_at)
-         SELECT e.id, e.event_type, e.traceparent, e.tracestate, e.body, e.created_at
-         FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bytea[],
-             $6::timestamptz[])
-             WITH ORDINALITY AS e (id, event_type, traceparent, tracestate, body, created_at, place)
+        "INSERT INTO outbox (id, event_type, is_response, traceparent, tracestate, body, created_at)
+         SELECT e.id, e.event_type, e.is_response, e.traceparent, e.tracestate, e.body, e.created_at
+         FROM UNNEST($1::uuid[], $2::text[], $3::boolean[], $4::text[], $5::text[], $6::bytea[],
+             $7::timestamptz[])
+             WITH ORDINALITY AS e (id, event_type, is_response, traceparent, tracestate, body,
+                 created_at, place)
          ORDER BY e.place
          ON CONFLICT (id) DO NOTHING",
     )
     .bind(each().map(|e| e.id).bind_iter())
     .bind(each().map(|e| e.event_type.as_str()).bind_iter())
+    .bind(each().map(|e| e.response.is_some()).bind_iter())
     .bind(traces().map(|t| t.map(TraceContext::parent)).bind_iter())
     .bind(traces().map(|t| t?.state()).bind_iter())
     .bind(each().map(|e| e.to_json()).bind_iter())
@@ -47,6 +49,7 @@ pub(super) async fn insert(
 struct Row {
     id: Uuid,
     event_type: String,
+    is_response: bool,
     traceparent: Option<String>,
     tracestate: Option<String>,
     body: Vec<u8>,
@@ -57,6 +60,7 @@ impl From<Row> for OutboxRow {
         Self {
             id: row.id,
             event_type: row.event_type,
+            is_response: row.is_response,
             trace: TraceContext::read(row.traceparent.as_deref(), row.tracestate.as_deref()),
             body: row.body,
         }
@@ -85,7 +89,8 @@ impl OutboxStore for PostgresStore {
             return Ok(None);
         }
         let rows: Vec<Row> = sqlx::query_as(
-            "SELECT id, event_type, traceparent, tracestate, body FROM outbox
+            "SELECT id, event_type, is_response, traceparent, tracestate, body
+             FROM outbox
              WHERE published_at IS NULL ORDER BY position LIMIT $1",
         )
         .bind(i64::from(claim.limit))

@@ -23,8 +23,9 @@ use super::{
 static INSERT: LazyLock<ManyRows> = LazyLock::new(|| {
     ManyRows::new(
         64,
-        "INSERT INTO outbox (id, event_type, traceparent, tracestate, body, created_at) VALUES",
-        6,
+        "INSERT INTO outbox (id, event_type, is_response, traceparent, tracestate, body, created_at)
+        VALUES",
+        7,
         "ON CONFLICT (id) DO NOTHING",
     )
 });
@@ -41,6 +42,7 @@ pub(super) async fn add_events(
             query = query
                 .bind(event.id)
                 .bind(&event.event_type)
+                .bind(event.response.is_some())
                 .bind(trace.map(TraceContext::parent))
                 .bind(trace.and_then(TraceContext::state))
                 .bind(event.to_json())
@@ -98,7 +100,8 @@ impl OutboxStore for SqliteStore {
             return Ok(None);
         }
         let rows = sqlx::query(
-            "SELECT id, event_type, traceparent, tracestate, body FROM outbox
+            "SELECT id, event_type, is_response, traceparent, tracestate, body
+            FROM outbox
             WHERE published_at IS NULL ORDER BY seq LIMIT ?1",
         )
         .bind(claim.limit)
@@ -112,6 +115,7 @@ impl OutboxStore for SqliteStore {
             Ok(OutboxRow {
                 id: cells.get("id")?,
                 event_type: cells.get("event_type")?,
+                is_response: cells.get("is_response")?,
                 trace: TraceContext::read(parent.as_deref(), state.as_deref()),
                 body: cells.get("body")?,
             })

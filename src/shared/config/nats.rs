@@ -8,7 +8,9 @@ use url::Url;
 
 use super::{
     reader::{Reader, is_pem},
-    subjects::{check_prefix, check_source_subjects, check_stream},
+    subjects::{
+        check_prefix, check_response_subject, check_source_subjects, check_stream, includes,
+    },
 };
 
 /// How NATS is reached, and what is used there.
@@ -26,6 +28,8 @@ pub struct NatsConfig {
     pub source_stream: String,
     /// The subjects that it captures; none overlaps another one or the worker's own.
     pub source_subjects: Vec<String>,
+    /// What events that are made of answers are published on, with their type behind it; ends in a dot.
+    pub response_subject: String,
     /// How long an event may go without a sign of life from its worker before another one gets it.
     pub source_ack_wait: Duration,
 }
@@ -68,6 +72,14 @@ impl NatsConfig {
         )
     }
 
+    /// Whether the source stream captures the events that are made of answers, whatever their type.
+    pub fn captures_responses(&self) -> bool {
+        let all = format!("{}>", self.response_subject);
+        self.source_subjects
+            .iter()
+            .any(|subject| includes(subject, &all))
+    }
+
     pub(super) fn read(reader: &mut Reader<'_>) -> Self {
         let (servers, from_url) = reader.parse(
             "NATS_URL",
@@ -86,6 +98,7 @@ impl NatsConfig {
             prefix,
             source_stream: String::new(),
             source_subjects: Vec::new(),
+            response_subject: String::new(),
             source_ack_wait: reader.duration("ERP_ACK_WAIT", "3s", "1h"),
         };
         let own = ["COMMANDS", "EVENTS", "DEAD_LETTERS"].map(|kind| config.stream_name(kind));
@@ -99,6 +112,9 @@ impl NatsConfig {
         config.source_subjects = reader.parse("ERP_SUBJECTS", Vec::new(), |text| {
             let subjects: Vec<String> = list(text).map(str::to_owned).collect();
             check_source_subjects(&subjects, &config.prefix).map(|()| subjects)
+        });
+        config.response_subject = reader.parse("ERP_RESPONSE_SUBJECT", String::new(), |text| {
+            check_response_subject(text, &config.prefix).map(|()| text.to_owned())
         });
         config
     }

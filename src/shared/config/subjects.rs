@@ -75,6 +75,33 @@ pub(super) fn overlap(one: &str, other: &str) -> bool {
     }
 }
 
+/// Whether the subject `all` captures everything that `part`, which ends in `>`, does.
+pub(super) fn includes(all: &str, part: &str) -> bool {
+    let (mut all, mut part) = (all.split('.'), part.split('.'));
+    loop {
+        match (all.next(), part.next()) {
+            (Some(">"), Some(_)) => return true,
+            (Some(_), Some(">")) => return false,
+            (Some(a), Some(b)) if a == b || a == "*" => {}
+            (all, part) => return all.is_none() && part.is_none(),
+        }
+    }
+}
+
+/// Checks what the events that are made of answers are published on: `erp.`. No type behind it may make
+/// one of the worker's own subjects of it.
+pub(super) fn check_response_subject(text: &str, prefix: &str) -> Result<(), String> {
+    let tokens = text.strip_suffix('.');
+    let tokens = tokens.ok_or_else(|| format!("{text:?} ends without a dot: a type follows it"))?;
+    check_prefix(tokens)?;
+    if overlap(&format!("{text}>"), &format!("{prefix}.>")) {
+        return Err(format!(
+            "{text:?} with a type behind it may be one of the worker's own subjects ({prefix}.>)"
+        ));
+    }
+    Ok(())
+}
+
 /// Checks the subjects of the source stream: each by itself, against each other, and against the
 /// worker's own.
 pub(super) fn check_source_subjects(subjects: &[String], prefix: &str) -> Result<(), String> {

@@ -81,6 +81,21 @@ const REFUSED: &[(&str, &[&str])] = &[
     ),
     ("ERP_STREAM", &["a.b", "a b", "INTEGRATION_EVENTS"]),
     (
+        "ERP_RESPONSE_SUBJECT",
+        &[
+            "erp",
+            ".",
+            "a..",
+            "*.",
+            "a.>.",
+            "a b.",
+            "größe.",
+            "$JS.",
+            "integration.",
+            "integration.commands.",
+        ],
+    ),
+    (
         "ERP_SUBJECTS",
         &[
             "a..b",
@@ -152,6 +167,40 @@ fn each_fault_names_its_variable() {
         for value in *values {
             assert_eq!(faulty(&[(name, value)]), [*name], "{name}={value}");
         }
+    }
+}
+
+#[test]
+fn what_is_made_of_answers_goes_beside_the_workers_own_subjects() {
+    let given = [
+        ("NATS_SUBJECT_PREFIX", "erp.integration"),
+        ("ERP_SUBJECTS", "sales.>"),
+    ];
+    assert_eq!(faulty(&given), ["ERP_RESPONSE_SUBJECT"]);
+    let apart = [given[0], given[1], ("ERP_RESPONSE_SUBJECT", "erp.partner.")];
+    assert_eq!(faulty(&apart), [""; 0]);
+}
+
+#[test]
+fn it_is_known_whether_the_source_stream_captures_what_is_made_of_answers() {
+    for (subjects, response, expected) in [
+        ("erp.>", "erp.", true),
+        ("a.>,erp.>", "erp.", true),
+        ("erp.>", "erp.partner.", true),
+        ("erp.*.>", "erp.partner.", true),
+        ("*.partner.>", "erp.partner.", true),
+        ("erp.*.>", "erp.", false),
+        ("erp.*", "erp.", false),
+        ("sales.>", "erp.", false),
+        ("erp", "erp.", false),
+    ] {
+        let given = [
+            ("ERP_SUBJECTS", subjects),
+            ("ERP_RESPONSE_SUBJECT", response),
+        ];
+        let config = read(&with(&given)).unwrap();
+        let captures = config.nats.captures_responses();
+        assert_eq!(captures, expected, "{subjects} {response}");
     }
 }
 

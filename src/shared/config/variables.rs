@@ -111,6 +111,11 @@ const NATS: &[Variable] = &[
         "The subjects that this stream captures, comma-separated.",
     ),
     default(
+        "ERP_RESPONSE_SUBJECT",
+        "erp.",
+        "What an event made of an endpoint's answer (response of a webhook) is published on, with its type behind it: dot-separated tokens of [A-Za-z0-9_-] with a dot at the end, outside of NATS_SUBJECT_PREFIX. ERP_SUBJECTS should capture it.",
+    ),
+    default(
         "ERP_ACK_WAIT",
         "30s",
         "How long an event of a worker that died waits before another worker gets it, 3s to 1h.",

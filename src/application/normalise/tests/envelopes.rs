@@ -27,6 +27,28 @@ fn fixture(text: &str) -> BusinessEvent {
     event
 }
 
+#[test]
+fn of_which_webhooks_answer_a_cloudevent_was_made_is_kept() {
+    let webhook = "0193a5b0-7d5a-7000-8000-000000000001";
+    let structured = format!(
+        r#"{{"specversion":"1.0","id":"1","type":"a","source":"/integration",
+            "integrationwebhookid":"{webhook}","integrationhops":3,"data":{{}}}}"#
+    );
+    let binary = [
+        ("ce-specversion", "1.0"),
+        ("ce-integrationwebhookid", webhook),
+        ("ce-integrationhops", "3"),
+    ];
+    for meta in [meta(&structured), event(&binary, "{}").meta] {
+        let made_by = meta.made_by.unwrap();
+        assert_eq!(made_by.webhook.to_string(), webhook);
+        assert_eq!(made_by.hops, 3);
+    }
+    // The ERP's own envelopes know of no such thing.
+    let own = format!(r#"{{"eventType":"a","payload":{{}},"integrationwebhookid":"{webhook}"}}"#);
+    assert_eq!(meta(&own).made_by, None);
+}
+
 macro_rules! text {
     ($name:literal) => {
         include_str!(concat!("../../../../tests/fixtures/erp-events/", $name))

@@ -26,6 +26,7 @@ const ORDER: &str = r#"{"orderId":"SO-2026-1042","customerId":"K-10027","totalNe
 fn event(payload: Payload) -> BusinessEvent {
     BusinessEvent {
         meta: EventMeta {
+            made_by: None,
             id: "e-1".to_owned(),
             event_type: "sales.order.created".to_owned(),
             source: "/erp".to_owned(),

@@ -46,6 +46,7 @@ fn request(url: &str, timeout: Duration) -> OutboundRequest {
     let mut headers = HeaderMap::new();
     headers.insert("authorization", HeaderValue::from_static("Bearer canary"));
     OutboundRequest {
+        whole_up_to: None,
         uri: url.parse().unwrap(),
         method: Method::POST,
         headers,
@@ -211,6 +212,37 @@ async fn an_answer_beyond_the_cap_is_dropped_and_not_read_further() {
     assert_eq!(answer.status, 500);
     assert_eq!(answer.body, "x".repeat(HttpAnswer::MAX_BODY));
     told(broken).await;
+}
+
+#[tokio::test]
+async fn an_answer_is_there_as_a_whole_where_that_is_wanted_and_possible() {
+    let whole = |length: usize| Some(Ok(Bytes::from("x".repeat(length))));
+    for (length, sent, wanted, expected) in [
+        (5000, 5000, None, None),
+        (5000, 5000, Some(5000), whole(5000)),
+        (5000, 5000, Some(6000), whole(5000)),
+        (0, 0, Some(10), whole(0)),
+        (5000, 5000, Some(4999), Some(Err(CutAnswer::TooLong(4999)))),
+        (5000, 100, Some(6000), Some(Err(CutAnswer::BrokenOff))),
+    ] {
+        let (address, _) = receiver(move |_, mut stream| {
+            read_request(&mut stream);
+            let body = "x".repeat(sent);
+            write!(
+                stream,
+                "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}"
+            )
+            .unwrap();
+        });
+        let wanted = OutboundRequest {
+            whole_up_to: wanted,
+            ..to(address)
+        };
+        let answer = client().send(wanted).await.unwrap();
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.body.len(), sent.min(HttpAnswer::MAX_BODY));
+        assert_eq!(answer.whole, expected, "{length} {sent}");
+    }
 }
 
 #[tokio::test]

@@ -10,7 +10,10 @@ use async_nats::{
     header::{HeaderName, HeaderValue},
     jetstream::{
         self, Context,
-        context::{PublishAckFuture, PublishError, PublishErrorKind},
+        context::{
+            GetStreamByNameError, GetStreamByNameErrorKind, PublishAckFuture, PublishError,
+            PublishErrorKind,
+        },
         message::PublishMessage,
     },
 };
@@ -44,11 +47,15 @@ const MAX_IN_FLIGHT: usize = 64 * 1024;
 
 pub(super) const MSG_ID: &str = "Nats-Msg-Id";
 
+/// An event that waits for its acknowledgement.
+type Sent<'a> = (&'a OutboxRow, PublishAckFuture);
+
 /// The publisher over JetStream.
 pub struct JetStreamPublisher {
     client: Client,
     context: Context,
     prefix: SubjectPrefix,
+    response_subject: String,
     topology: Arc<Topology>,
 }
 
@@ -61,8 +68,14 @@ impl fmt::Debug for JetStreamPublisher {
 }
 
 impl JetStreamPublisher {
-    /// Publishes below the prefix; makes the topology's streams again where they are gone.
-    pub fn new(connection: &Connection, prefix: SubjectPrefix, topology: &Arc<Topology>) -> Self {
+    /// Publishes below the prefix, and what is made of answers on `response_subject` + type; makes the
+    /// topology's streams again where they are gone.
+    pub fn new(
+        connection: &Connection,
+        prefix: SubjectPrefix,
+        response_subject: String,
+        topology: &Arc<Topology>,
+    ) -> Self {
         let client = connection.client.clone();
         let context = jetstream::context::ContextBuilder::new()
             .timeout(ACK_TIMEOUT)
@@ -73,6 +86,7 @@ impl JetStreamPublisher {
             client,
             context,
             prefix,
+            response_subject,
             topology: Arc::clone(topology),
         }
     }
@@ -101,21 +115,58 @@ impl JetStreamPublisher {
     }
 
     async fn publish_all(&self, rows: &[OutboxRow]) -> Result<(), PublishError> {
-        let mut waiting: VecDeque<PublishAckFuture> = VecDeque::with_capacity(WINDOW);
+        let mut waiting: VecDeque<Sent<'_>> = VecDeque::with_capacity(WINDOW);
         for row in rows {
             if waiting.len() == WINDOW
                 && let Some(oldest) = waiting.pop_front()
             {
-                oldest.await?;
+                self.acknowledged(oldest).await?;
             }
-            let subject = self.prefix.event(&row.event_type);
             let message = self.event_message(row);
-            waiting.push_back(self.context.send_publish(subject, message).await?);
+            let sent = self.context.send_publish(self.subject(row), message);
+            waiting.push_back((row, sent.await?));
         }
-        for ack in waiting {
-            ack.await?;
+        for sent in waiting {
+            self.acknowledged(sent).await?;
         }
         Ok(())
+    }
+
+    fn subject(&self, row: &OutboxRow) -> String {
+        if row.is_response {
+            format!("{}{}", self.response_subject, row.event_type)
+        } else {
+            self.prefix.event(&row.event_type)
+        }
+    }
+
+    async fn acknowledged(&self, (row, ack): Sent<'_>) -> Result<(), PublishError> {
+        let Err(error) = ack.await else {
+            return Ok(());
+        };
+        if row.is_response && self.is_captured_nowhere(&self.subject(row)).await {
+            // It went to whoever listens now; to wait for a stream would hold all other events back.
+            tracing::warn!(
+                event = %row.id, event_type = row.event_type,
+                "an event made of an answer is kept by no stream: ERP_SUBJECTS does not capture it"
+            );
+            return Ok(());
+        }
+        Err(error)
+    }
+
+    /// Whether no stream takes the subject, although the ERP's own is there.
+    async fn is_captured_nowhere(&self, subject: &str) -> bool {
+        let found = self.context.stream_by_subject(subject).await;
+        let is_nowhere = |error: GetStreamByNameError| {
+            matches!(error.kind(), GetStreamByNameErrorKind::NotFound)
+        };
+        found.is_err_and(is_nowhere)
+            && self
+                .context
+                .get_stream(&self.topology.erp.name)
+                .await
+                .is_ok()
     }
 
     async fn publish_letter(&self, letter: &DeadLetter) -> Result<(), PublishError> {

@@ -48,6 +48,7 @@ mod tests {
 
     fn row(body: &Value) -> OutboxRow {
         OutboxRow {
+            is_response: false,
             id: uuid::Uuid::nil(),
             event_type: "webhook.created".to_owned(),
             trace: None,
