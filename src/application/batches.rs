@@ -30,6 +30,7 @@ use crate::{
 
 use super::{
     batch_attempt::{BatchTried, Member},
+    breakers::PROBE_PAUSE,
     deliver::{Lane, OPEN, UNUSABLE},
     health::Health,
     leased::{BEHIND_WAIT, BUSY_WAIT, LeasedAttempts, UNUSABLE_WAIT},
@@ -205,7 +206,6 @@ impl Batches {
         if free == 0 {
             return Ok(0);
         }
-        let began = Instant::now();
         let mut claimed = self.claim(free, room).await?;
         let probes = self.claim_probes().await;
         let probed: HashSet<BatchId> = probes.iter().map(|batch| batch.id).collect();
@@ -213,24 +213,27 @@ impl Batches {
         if claimed.is_empty() {
             return Ok(0);
         }
-        let leases = || claimed.iter().flat_map(leases_of);
-        leases().for_each(|lease| self.leases.hold(lease, began));
+        let lane_of = |batch: &ClaimedBatch| {
+            if probed.contains(&batch.id) {
+                Lane::Probe
+            } else {
+                Lane::Parked
+            }
+        };
         // After the claim: whoever made it due has answered its command before.
         let snapshot = match self.registry.refresh().await {
             Ok(snapshot) => snapshot,
             Err(error) => {
-                self.leases.forget(&leases().collect::<Vec<_>>());
+                for batch in &claimed {
+                    self.no_sign(lane_of(batch), batch, Duration::ZERO);
+                    self.leases.forget(&leases_of(batch).collect::<Vec<_>>());
+                }
                 return Err(error);
             }
         };
         let found = claimed.len();
         for batch in claimed {
-            let lane = if probed.contains(&batch.id) {
-                Lane::Probe
-            } else {
-                Lane::Parked
-            };
-            self.spawn(lane, batch, &snapshot, (group, room));
+            self.spawn(lane_of(&batch), batch, &snapshot, (group, room));
         }
         Ok(found)
     }
@@ -272,19 +275,36 @@ impl Batches {
             .await?;
         histogram!(STORE_SECONDS, "operation" => "claim_batches")
             .record(start.elapsed().as_secs_f64());
+        self.hold(&claimed, start);
         Ok(claimed)
+    }
+
+    fn no_sign(&self, lane: Lane, batch: &ClaimedBatch, pause: Duration) {
+        if let Some(first) = batch.deliveries.first() {
+            self.attempts
+                .no_sign(lane, first.delivery.webhook_id, pause);
+        }
     }
 
     /// One batch for each endpoint that has waited long enough and that this worker may try.
     async fn claim_probes(&self) -> Vec<ClaimedBatch> {
         let now = self.clock.store_now();
+        let breakers = self.attempts.breakers();
         let mut probes = Vec::new();
-        for webhook in self.attempts.breakers().held(now) {
+        for webhook in breakers.held(now) {
+            // Another lane may have taken it meanwhile.
+            if !breakers.use_probe(webhook, now) {
+                continue;
+            }
+            let began = Instant::now();
             let request = self.request(1, Vec::new(), Some(webhook));
-            match self.store.claim_batches(&request).await {
-                Ok(claimed) if claimed.is_empty() => {}
+            let claimed = self.store.claim_batches(&request).await;
+            if claimed.as_ref().map_or(true, Vec::is_empty) {
+                breakers.keep_probe(webhook, Duration::ZERO);
+            }
+            match claimed {
                 Ok(claimed) => {
-                    self.attempts.breakers().use_probe(webhook, now);
+                    self.hold(&claimed, began);
                     probes.extend(claimed);
                 }
                 Err(error) => {
@@ -294,6 +314,12 @@ impl Batches {
             }
         }
         probes
+    }
+
+    /// From now on the leases on what was claimed are renewed.
+    fn hold(&self, claimed: &[ClaimedBatch], began: Instant) {
+        let leases = claimed.iter().flat_map(leases_of);
+        leases.for_each(|lease| self.leases.hold(lease, began));
     }
 
     fn request(
@@ -322,18 +348,20 @@ impl Batches {
         when_slow: impl FnOnce(),
     ) -> Option<Settled> {
         let leases: Vec<Lease> = leases_of(&batch).collect();
-        let webhook = batch.deliveries.first()?.delivery.webhook_id;
+        let id = batch.deliveries.first()?.delivery.webhook_id;
         let released = |leases: Vec<Lease>, at: Timestamp| Settled {
             records: Vec::new(),
             released: Some((leases, at)),
         };
         let now = self.clock.store_now();
-        let Some(webhook) = snapshot.webhook(webhook) else {
+        let Some(webhook) = snapshot.webhook(id) else {
+            self.attempts.no_sign(lane, id, PROBE_PAUSE);
             return Some(released(leases, now + BUSY_WAIT));
         };
         let (members, unreadable) = members(batch.deliveries);
         let unreadable = (!unreadable.is_empty()).then(|| (unreadable, now + UNUSABLE_WAIT));
         if members.is_empty() {
+            self.attempts.no_sign(lane, id, Duration::ZERO);
             return Some(Settled {
                 records: Vec::new(),
                 released: unreadable,
@@ -343,8 +371,13 @@ impl Batches {
         let tried = deliverer
             .attempt_batch(lane, webhook, batch.id, members, when_slow)
             .await;
-        if let (Lane::Probe, BatchTried::Waits(_)) = (lane, &tried) {
-            self.attempts.breakers().keep_probe(webhook.id);
+        match &tried {
+            BatchTried::Waits(_) => self.attempts.no_sign(lane, id, PROBE_PAUSE),
+            // The events' fault, and others may be better.
+            BatchTried::Recorded(records) if records.iter().all(|one| one.attempt.is_none()) => {
+                self.attempts.no_sign(lane, id, Duration::ZERO);
+            }
+            BatchTried::Recorded(_) | BatchTried::Stopping => {}
         }
         let now = self.clock.store_now();
         match tried {
@@ -356,10 +389,10 @@ impl Batches {
                 let at = match reason {
                     UNUSABLE => now + UNUSABLE_WAIT,
                     OPEN => {
-                        let until = self.attempts.breakers().open_until(webhook.id);
+                        let until = self.attempts.breakers().open_until(id);
                         until.map_or(now, |at| at.max(now))
                     }
-                    _ if deliverer.endpoints().is_behind(webhook.id) => now + BEHIND_WAIT,
+                    _ if deliverer.endpoints().is_behind(id) => now + BEHIND_WAIT,
                     _ => now + BUSY_WAIT,
                 };
                 Some(released(leases, at))

@@ -6,7 +6,7 @@
 //! nothing is wrong, costs one look into a map.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -40,12 +40,14 @@ pub const FLUSH_EVERY: Duration = Duration::from_millis(200);
 pub const REFRESH_EVERY: Duration = Duration::from_secs(1);
 /// Troubled endpoints that are known at a time, those with an open breaker first.
 pub const MAX_ENDPOINTS: u32 = 10_000;
-/// How long a worker that has the right to a probe may look for a delivery to make it with.
-const PROBE_HELD: Duration = Duration::from_secs(30);
-/// How long that right lasts: the probe may begin late, and takes as long as its timeout.
+/// How long the right to a probe lasts. The worker that has it may use it all that time: what there is to
+/// try the endpoint with waits in the database, so whichever worker looks there finds it.
 const PROBE_LASTS: Duration = Duration::from_mins(2);
 /// When a worker that did not get the right to a probe asks for it again.
 const PROBE_ASKED_EVERY: Duration = Duration::from_secs(1);
+
+/// How long a probe that could not be made is left, where the next one would most likely fare the same.
+pub const PROBE_PAUSE: Duration = Duration::from_secs(1);
 
 /// When breakers open and webhooks are given up.
 #[derive(Debug, Clone, Copy)]
@@ -87,9 +89,11 @@ struct Unsaid {
 enum Probe {
     #[default]
     Unknown,
-    /// It is this worker's to make, up to this time.
-    Held(Timestamp),
-    /// It is not, or is under way; asked again then.
+    /// It is this worker's to make, between these times.
+    Held(Timestamp, Timestamp),
+    /// The same, and one of its lanes looks for a delivery or makes it. It lasts up to this time.
+    Used(Timestamp),
+    /// It is another worker's; asked again then.
     Later(Timestamp),
 }
 
@@ -182,50 +186,61 @@ impl Breakers {
                 .take_probes(&wanted, now, now + PROBE_LASTS)
                 .await?;
             self.set_probes(&wanted, Probe::Later(now + PROBE_ASKED_EVERY));
-            self.set_probes(&taken, Probe::Held(now + PROBE_HELD));
+            self.set_probes(&taken, Probe::Held(now, now + PROBE_LASTS));
         }
-        let held = self.held(now);
-        if held.is_empty() {
+        let mut used = self.held(now);
+        used.retain(|webhook| self.use_probe(*webhook, now));
+        if used.is_empty() {
             return Ok(Vec::new());
         }
         let request = ClaimRequest {
             per_webhook: 1,
             exclude: Vec::new(),
-            only: Some(held),
+            only: Some(used.clone()),
             ..request.clone()
         };
-        let claimed = self.store.claim_due(&request).await?;
-        let used: Vec<WebhookId> = claimed.iter().map(|c| c.delivery.webhook_id).collect();
-        self.set_probes(&used, Probe::Later(now + PROBE_LASTS));
-        Ok(claimed)
+        let claimed = self.store.claim_due(&request).await;
+        let found = claimed.iter().flatten().map(|one| one.delivery.webhook_id);
+        let found: HashSet<WebhookId> = found.collect();
+        for webhook in used.into_iter().filter(|id| !found.contains(id)) {
+            self.keep_probe(webhook, Duration::ZERO);
+        }
+        claimed
     }
 
     /// The endpoints that this worker may try now.
     pub fn held(&self, now: Timestamp) -> Vec<WebhookId> {
         let entries = self.lock();
-        let held = entries
-            .iter()
-            .filter(|(_, entry)| matches!(entry.probe, Probe::Held(until) if until > now));
+        let held = entries.iter().filter(|(_, entry)| entry.probe.is_held(now));
         held.map(|(id, _)| *id).collect()
     }
 
-    /// Takes this worker's right to a probe for use; whether it was still there.
+    /// Takes this worker's right to a probe for use, before a delivery is claimed for it; whether it was
+    /// still there, so that one lane of the worker has it at a time. Without a sign of the endpoint it is
+    /// to be kept ([`Self::keep_probe`]).
     pub fn use_probe(&self, webhook: WebhookId, now: Timestamp) -> bool {
         let mut entries = self.lock();
         let Some(entry) = entries.get_mut(&webhook) else {
             return false;
         };
-        let is_held = matches!(entry.probe, Probe::Held(until) if until > now);
-        if is_held {
-            entry.probe = Probe::Later(now + PROBE_LASTS);
+        match entry.probe {
+            Probe::Held(_, until) if entry.probe.is_held(now) => {
+                entry.probe = Probe::Used(until);
+                true
+            }
+            _ => false,
         }
-        is_held
     }
 
-    /// The probe of this worker could not be made; another delivery may serve.
-    pub fn keep_probe(&self, webhook: WebhookId) {
-        let until = self.clock.store_now() + PROBE_HELD;
-        self.set_probes(&[webhook], Probe::Held(until));
+    /// The right that was taken for use has brought no sign of the endpoint: another delivery may serve,
+    /// after this `pause`, for as long as the right lasts.
+    pub fn keep_probe(&self, webhook: WebhookId, pause: Duration) {
+        let from = self.clock.store_now() + pause;
+        if let Some(entry) = self.lock().get_mut(&webhook)
+            && let Probe::Used(until) = entry.probe
+        {
+            entry.probe = Probe::Held(from, until);
+        }
     }
 
     /// Those that may be tried, and that nobody is known to try.
@@ -235,7 +250,7 @@ impl Breakers {
             let is_over = entry.known.open_until().is_some_and(|until| until <= now);
             let is_asked = match entry.probe {
                 Probe::Unknown => true,
-                Probe::Held(at) | Probe::Later(at) => at <= now,
+                Probe::Held(_, at) | Probe::Used(at) | Probe::Later(at) => at <= now,
             };
             is_over && is_asked
         });
@@ -355,6 +370,12 @@ impl Breakers {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<WebhookId, Entry>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Probe {
+    fn is_held(self, now: Timestamp) -> bool {
+        matches!(self, Self::Held(from, until) if from <= now && now < until)
     }
 }
 

@@ -26,7 +26,7 @@ use crate::{
 
 use super::{
     answer::attempt_of,
-    breakers::Breakers,
+    breakers::{Breakers, PROBE_PAUSE},
     delivery_events,
     endpoints::Endpoints,
     patience::until_done,
@@ -234,7 +234,12 @@ impl Deliverer {
     ) {
         let is_slowest = || lane == Lane::Probe || self.endpoints.is_slowest(delivery.webhook_id);
         let sign = match fault {
-            Fault::Ours => return,
+            Fault::Ours => {
+                if lane == Lane::Probe {
+                    self.breakers.keep_probe(delivery.webhook_id, PROBE_PAUSE);
+                }
+                return;
+            }
             Fault::Address => Sign::Refusal,
             Fault::Endpoint => Sign::of(answer, !answer.keeps_up() && is_slowest()),
         };

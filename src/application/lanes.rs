@@ -18,7 +18,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    domain::interfaces::{ClaimedDelivery, ClaimedLanes, LaneClaim, Store, StoreError},
+    domain::{
+        interfaces::{ClaimedDelivery, ClaimedLanes, LaneClaim, Lease, Store, StoreError},
+        values::{Timestamp, WebhookId},
+    },
     shared::{
         error_chain::Chain,
         lifecycle::Group,
@@ -29,7 +32,7 @@ use crate::{
 use super::{
     deliver::Lane,
     health::Health,
-    leased::{LeasedAttempts, Settled},
+    leased::{LeasedAttempts, MAX_BYTES_IN_HAND, Settled, give_back, room_for},
     leases::{LEASE, Leases},
     ports::{BusError, Clock, SourceFloor},
     registry::{Registry, Snapshot},
@@ -40,8 +43,6 @@ use super::{
 pub const MAX_LANES: u32 = 256;
 /// Deliveries of one lane that are taken at a time.
 pub const MAX_PER_LANE: u32 = 32;
-/// Bytes of events in hand: 64 MiB.
-pub const MAX_BYTES_IN_HAND: u32 = 64 << 20;
 /// Outcomes that wait to be recorded.
 const MAX_OUTCOMES: usize = 1_000;
 /// How often the database is asked when nothing wakes the loop.
@@ -50,6 +51,10 @@ const POLL_EVERY: Duration = Duration::from_millis(250);
 const FLOOR_WAITS: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(100));
 /// How long the loop waits for room before it looks again all the same.
 const CROWDED_PAUSE: Duration = Duration::from_secs(5);
+/// The same where something was found that there was no room for: something smaller may have some.
+const NO_ROOM_PAUSE: Duration = Duration::from_secs(1);
+/// How long a floor is taken for true. It falls when the source stream was deleted and made anew.
+const FLOOR_HOLDS: Duration = Duration::from_secs(3);
 
 /// The ports of the ordered lanes.
 pub struct OrderedLanes {
@@ -84,6 +89,22 @@ struct Room {
     outcomes: Arc<Semaphore>,
 }
 
+/// A lane that there is room for, each of its deliveries with its bytes.
+struct Seated {
+    place: OwnedSemaphorePermit,
+    deliveries: Vec<(ClaimedDelivery, OwnedSemaphorePermit)>,
+}
+
+/// The floor as it was last told.
+#[derive(Default)]
+struct KnownFloor {
+    sequence: i64,
+    asked: Option<Instant>,
+}
+
+/// Deliveries of one lane, and what they are taken for.
+type Taken = (Lane, Vec<ClaimedDelivery>);
+
 /// What work on a lane needs besides.
 #[derive(Clone, Copy)]
 struct Hands<'a> {
@@ -102,8 +123,11 @@ enum LaneError {
 }
 
 /// What a turn of the loop found.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Found {
     Lanes,
+    /// Lanes that there is no room for at present.
+    Crowded,
     /// Nothing up to the floor, something beyond it.
     AboveFloor,
     Nothing,
@@ -122,7 +146,7 @@ impl OrderedLanes {
             bytes: Arc::new(Semaphore::new(MAX_BYTES_IN_HAND as usize)),
             outcomes: Arc::new(Semaphore::new(MAX_OUTCOMES)),
         };
-        let mut floor = 0;
+        let mut floor = KnownFloor::default();
         let mut floor_wait = FLOOR_WAITS.0;
         loop {
             self.health.beat("ordered lanes");
@@ -134,18 +158,20 @@ impl OrderedLanes {
             });
             let pause = match found {
                 Found::Lanes => CROWDED_PAUSE,
+                Found::Crowded => NO_ROOM_PAUSE,
                 Found::AboveFloor => floor_wait,
                 Found::Nothing => POLL_EVERY,
             };
             floor_wait = match found {
                 Found::AboveFloor => (floor_wait * 2).min(FLOOR_WAITS.1),
-                Found::Lanes | Found::Nothing => FLOOR_WAITS.0,
+                Found::Lanes | Found::Crowded | Found::Nothing => FLOOR_WAITS.0,
             };
             tokio::select! {
                 () = stopping.cancelled() => return,
                 // There may be more: claim again as soon as there is room for it.
-                _ = room.lanes.acquire(), if matches!(found, Found::Lanes) => {}
-                () = self.wakers.lanes.notified(), if matches!(found, Found::Nothing) => {}
+                _ = room.lanes.acquire(), if found == Found::Lanes => {}
+                () = room.for_more(), if found == Found::Crowded => {}
+                () = self.wakers.lanes.notified(), if found == Found::Nothing => {}
                 () = tokio::time::sleep(pause) => {}
             }
         }
@@ -156,112 +182,197 @@ impl OrderedLanes {
         self: &Arc<Self>,
         group: &Group,
         room: &Room,
-        floor: &mut i64,
+        floor: &mut KnownFloor,
     ) -> Result<Found, LaneError> {
         let free = u32::try_from(room.lanes.available_permits()).unwrap_or(0);
-        if free == 0 {
-            return Ok(Found::Lanes);
+        if free == 0 || room.bytes.available_permits() == 0 {
+            return Ok(Found::Crowded);
         }
-        let mut began = Instant::now();
-        let mut claimed = self.claim(free, *floor).await?;
-        if claimed.lanes.is_empty() && claimed.above_floor {
-            *floor = self.floor.floor().await?;
-            began = Instant::now();
-            claimed = self.claim(free, *floor).await?;
-        }
-        let probes = self.claim_probes(*floor).await.unwrap_or_else(|error| {
-            tracing::debug!(error = %Chain(&error), "ordered probes could not be claimed");
-            Vec::new()
-        });
-        if claimed.lanes.is_empty() && probes.is_empty() {
-            return Ok(if claimed.above_floor {
+        let (lanes, above_floor) = self.look(free, floor).await?;
+        if lanes.is_empty() {
+            return Ok(if above_floor {
                 Found::AboveFloor
             } else {
                 Found::Nothing
             });
         }
-        let lanes = claimed.lanes.into_iter().map(|lane| (Lane::Parked, lane));
-        let lanes = lanes.chain(probes.into_iter().map(|lane| (Lane::Probe, lane)));
-        let lanes: Vec<(Lane, Vec<ClaimedDelivery>)> = lanes.collect();
-        let leases = || lanes.iter().flat_map(|(_, lane)| lane).map(|one| one.lease);
-        leases().for_each(|lease| self.leases.hold(lease, began));
         // After the claim: whoever made it due has answered its command before.
         let snapshot = match self.registry.refresh().await {
             Ok(snapshot) => snapshot,
             Err(error) => {
-                self.leases.forget(&leases().collect::<Vec<_>>());
+                let lost = self.let_go(lanes);
+                self.leases.forget(&lost);
                 return Err(error.into());
             }
         };
+        let mut left = Vec::new();
         for (kind, lane) in lanes {
-            let Some(permits) = room.for_lane(&lane).await else {
-                break;
-            };
-            let (this, snapshot) = (Arc::clone(self), Arc::clone(&snapshot));
-            let (outcomes, stopping) = (Arc::clone(&room.outcomes), group.stopping());
-            group.spawn("ordered lane", async move {
-                let hands = Hands {
-                    snapshot: &snapshot,
-                    outcomes: &outcomes,
-                    stopping: &stopping,
-                };
-                this.work_off(kind, lane, hands).await;
-                drop(permits);
-                this.wakers.lanes.notify_one();
-            });
+            let (seated, rest) = room.seat(lane);
+            if !rest.is_empty() {
+                left.push((kind, rest));
+            }
+            if let Some(seated) = seated {
+                self.begin(group, room, &snapshot, (kind, seated));
+            }
         }
-        Ok(Found::Lanes)
+        if left.is_empty() {
+            return Ok(Found::Lanes);
+        }
+        let (store, leases) = (Arc::clone(&self.store), Arc::clone(&self.leases));
+        let (left, now) = (self.let_go(left), self.clock.store_now());
+        group.spawn("ordered lanes without room", async move {
+            give_back(store.as_ref(), &leases, &left, now).await;
+        });
+        Ok(Found::Crowded)
+    }
+
+    /// Claims lanes and probes, and asks for the floor where it is too old or something waits above it.
+    /// Answers also whether something does.
+    async fn look(
+        &self,
+        free: u32,
+        floor: &mut KnownFloor,
+    ) -> Result<(Vec<Taken>, bool), LaneError> {
+        let mut is_fresh = false;
+        if floor.asked.is_none_or(|at| at.elapsed() >= FLOOR_HOLDS) {
+            // The last one will do while the bus is down.
+            is_fresh = self.ask_floor(floor).await.is_ok();
+        }
+        let mut claimed = self.claim(free, floor.sequence).await?;
+        if claimed.lanes.is_empty() && claimed.above_floor && !is_fresh {
+            self.ask_floor(floor).await?;
+            is_fresh = true;
+            claimed = self.claim(free, floor.sequence).await?;
+        }
+        let mut probes = self.claim_probes(floor.sequence).await;
+        // What was claimed before is not lost by a fault.
+        if probes.lanes.is_empty()
+            && probes.above_floor
+            && !is_fresh
+            && self.ask_floor(floor).await.is_ok()
+        {
+            probes = self.claim_probes(floor.sequence).await;
+        }
+        let above_floor = claimed.above_floor || probes.above_floor;
+        let lanes = claimed.lanes.into_iter().map(|lane| (Lane::Parked, lane));
+        let probes = probes.lanes.into_iter().map(|lane| (Lane::Probe, lane));
+        Ok((lanes.chain(probes).collect(), above_floor))
+    }
+
+    async fn ask_floor(&self, floor: &mut KnownFloor) -> Result<(), BusError> {
+        floor.asked = Some(Instant::now());
+        match self.floor.floor().await {
+            Ok(sequence) => {
+                floor.sequence = sequence;
+                Ok(())
+            }
+            Err(error) => {
+                tracing::debug!(error = %Chain(&error), "the floor of the source stream is not known");
+                Err(error)
+            }
+        }
     }
 
     async fn claim(&self, lanes: u32, floor: i64) -> Result<ClaimedLanes, StoreError> {
-        let now = self.clock.store_now();
         let mut exclude = self.attempts.saturated();
         exclude.extend(self.attempts.breakers().open());
-        let start = Instant::now();
-        let claimed = self
-            .store
-            .claim_lanes(&LaneClaim {
-                now,
-                lease_until: now + LEASE,
-                lanes,
-                per_lane: MAX_PER_LANE,
-                floor,
-                exclude,
-                only: None,
-            })
-            .await?;
-        histogram!(STORE_SECONDS, "operation" => "claim_lanes")
-            .record(start.elapsed().as_secs_f64());
-        Ok(claimed)
+        let now = self.clock.store_now();
+        self.take(LaneClaim {
+            now,
+            lease_until: now + LEASE,
+            lanes,
+            per_lane: MAX_PER_LANE,
+            floor,
+            exclude,
+            only: None,
+        })
+        .await
     }
 
     /// One delivery for each endpoint that has waited long enough and that this worker may try.
-    async fn claim_probes(&self, floor: i64) -> Result<Vec<Vec<ClaimedDelivery>>, StoreError> {
+    async fn claim_probes(&self, floor: i64) -> ClaimedLanes {
         let now = self.clock.store_now();
-        let mut probes = Vec::new();
-        for webhook in self.attempts.breakers().held(now) {
-            let claimed = self
-                .store
-                .claim_lanes(&LaneClaim {
-                    now,
-                    lease_until: now + LEASE,
-                    lanes: 1,
-                    per_lane: 1,
-                    floor,
-                    exclude: Vec::new(),
-                    only: Some(webhook),
-                })
-                .await?;
-            if !claimed.lanes.is_empty() {
-                self.attempts.breakers().use_probe(webhook, now);
-                probes.extend(claimed.lanes);
+        let breakers = self.attempts.breakers();
+        let mut probes = ClaimedLanes::default();
+        for webhook in breakers.held(now) {
+            // The parked lane may have taken it meanwhile.
+            if !breakers.use_probe(webhook, now) {
+                continue;
+            }
+            match self
+                .take(probe_of(webhook, floor, self.clock.store_now()))
+                .await
+            {
+                Ok(claimed) => {
+                    probes.above_floor |= claimed.above_floor;
+                    if claimed.lanes.is_empty() {
+                        breakers.keep_probe(webhook, Duration::ZERO);
+                    }
+                    probes.lanes.extend(claimed.lanes);
+                }
+                Err(error) => {
+                    breakers.keep_probe(webhook, Duration::ZERO);
+                    tracing::debug!(error = %Chain(&error), "ordered probes could not be claimed");
+                    break;
+                }
             }
         }
-        Ok(probes)
+        probes
+    }
+
+    /// From now on the leases on what was claimed are renewed.
+    async fn take(&self, claim: LaneClaim) -> Result<ClaimedLanes, StoreError> {
+        let start = Instant::now();
+        let claimed = self.store.claim_lanes(&claim).await?;
+        histogram!(STORE_SECONDS, "operation" => "claim_lanes")
+            .record(start.elapsed().as_secs_f64());
+        for one in claimed.lanes.iter().flatten() {
+            self.leases.hold(one.lease, start);
+        }
+        Ok(claimed)
+    }
+
+    /// Keeps the probes among them for others, and answers the leases.
+    fn let_go(&self, lanes: Vec<Taken>) -> Vec<Lease> {
+        let mut leases = Vec::new();
+        for (kind, lane) in lanes {
+            if let Some(first) = lane.first() {
+                let webhook = first.delivery.webhook_id;
+                self.attempts.no_sign(kind, webhook, Duration::ZERO);
+            }
+            leases.extend(lane.iter().map(|one| one.lease));
+        }
+        leases
+    }
+
+    fn begin(
+        self: &Arc<Self>,
+        group: &Group,
+        room: &Room,
+        snapshot: &Arc<Snapshot>,
+        (kind, lane): (Lane, Seated),
+    ) {
+        let (this, snapshot) = (Arc::clone(self), Arc::clone(snapshot));
+        let (outcomes, stopping) = (Arc::clone(&room.outcomes), group.stopping());
+        group.spawn("ordered lane", async move {
+            let hands = Hands {
+                snapshot: &snapshot,
+                outcomes: &outcomes,
+                stopping: &stopping,
+            };
+            this.work_off(kind, lane.deliveries, hands).await;
+            drop(lane.place);
+            this.wakers.lanes.notify_one();
+        });
     }
 
     /// Sends one delivery after the other; gives back what has to wait behind one that does.
-    async fn work_off(&self, kind: Lane, lane: Vec<ClaimedDelivery>, hands: Hands<'_>) {
+    async fn work_off(
+        &self,
+        kind: Lane,
+        lane: Vec<(ClaimedDelivery, OwnedSemaphorePermit)>,
+        hands: Hands<'_>,
+    ) {
         let Hands {
             snapshot,
             outcomes,
@@ -269,14 +380,19 @@ impl OrderedLanes {
         } = hands;
         let mut rest = lane.into_iter();
         let mut due_again = self.clock.store_now();
-        for one in rest.by_ref() {
-            // Somebody else may have the lane by now.
+        for (one, bytes) in rest.by_ref() {
+            // Somebody else may have the lane by now, or has it as soon as this lease has run out.
             if !self.leases.is_in_force(&one.lease) {
-                return;
+                let webhook = one.delivery.webhook_id;
+                self.attempts.no_sign(kind, webhook, Duration::ZERO);
+                self.leases.forget([&one.lease]);
+                break;
             }
             let Some(settled) = self.attempts.attempt(kind, one, snapshot).await else {
+                // The worker gives back all leases that are held, before it ends.
                 return;
             };
+            drop(bytes);
             let go_on = settled.lets_others_go() && !stopping.is_cancelled();
             if let Settled::Released(_, at) = settled {
                 due_again = at;
@@ -286,7 +402,8 @@ impl OrderedLanes {
                 break;
             }
         }
-        for one in rest {
+        for (one, bytes) in rest {
+            drop(bytes);
             let settled = Settled::Released(one.lease, due_again);
             self.hand_in(settled, outcomes).await;
         }
@@ -300,21 +417,44 @@ impl OrderedLanes {
     }
 }
 
+/// One delivery of this webhook.
+fn probe_of(webhook: WebhookId, floor: i64, now: Timestamp) -> LaneClaim {
+    LaneClaim {
+        now,
+        lease_until: now + LEASE,
+        lanes: 1,
+        per_lane: 1,
+        floor,
+        exclude: Vec::new(),
+        only: Some(webhook),
+    }
+}
+
 impl Room {
-    /// One lane and its bytes; one that is larger than all room takes all of it.
-    async fn for_lane(
-        &self,
-        lane: &[ClaimedDelivery],
-    ) -> Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)> {
-        let bytes: usize = lane.iter().map(|one| one.event.raw.len()).sum();
-        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        let bytes = bytes.clamp(1, MAX_BYTES_IN_HAND);
-        let lanes = Arc::clone(&self.lanes).acquire_owned().await.ok()?;
-        // The leases are renewed meanwhile.
-        let bytes = Arc::clone(&self.bytes)
-            .acquire_many_owned(bytes)
-            .await
-            .ok()?;
-        Some((lanes, bytes))
+    /// As much of the front of a lane as there is room for, and the rest.
+    fn seat(&self, lane: Vec<ClaimedDelivery>) -> (Option<Seated>, Vec<ClaimedDelivery>) {
+        let Ok(place) = Arc::clone(&self.lanes).try_acquire_owned() else {
+            return (None, lane);
+        };
+        let mut deliveries = Vec::with_capacity(lane.len());
+        let mut lane = lane.into_iter();
+        let mut rest = Vec::new();
+        for one in lane.by_ref() {
+            if let Some(bytes) = room_for(&self.bytes, &one) {
+                deliveries.push((one, bytes));
+            } else {
+                rest.push(one);
+                break;
+            }
+        }
+        rest.extend(lane);
+        let seated = (!deliveries.is_empty()).then_some(Seated { place, deliveries });
+        (seated, rest)
+    }
+
+    /// Waits until there is a good deal of it.
+    async fn for_more(&self) {
+        let (lane, half) = (self.lanes.acquire(), MAX_BYTES_IN_HAND / 2);
+        let _both = tokio::join!(lane, self.bytes.acquire_many(half));
     }
 }

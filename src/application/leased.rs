@@ -3,18 +3,22 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::domain::{
-    entities::DeliveryStatus,
-    events::BusinessEvent,
-    interfaces::{ClaimedDelivery, Lease, LeasedRecord},
-    values::{Timestamp, WebhookId},
+use crate::{
+    domain::{
+        entities::DeliveryStatus,
+        events::BusinessEvent,
+        interfaces::{ClaimedDelivery, Lease, LeasedRecord, Store},
+        values::{Timestamp, WebhookId},
+    },
+    shared::error_chain::Chain,
 };
 
 use super::{
-    breakers::Breakers,
+    breakers::{Breakers, PROBE_PAUSE},
     deliver::{Deliverer, Lane, OPEN, Tried, UNUSABLE},
+    leases::Leases,
     ports::Clock,
     recorder::{Outcome, Outcomes},
     registry::Snapshot,
@@ -26,6 +30,28 @@ pub const BUSY_WAIT: Duration = Duration::from_secs(1);
 pub const BEHIND_WAIT: Duration = Duration::from_secs(5);
 /// When a delivery whose webhook cannot be used is due again.
 pub const UNUSABLE_WAIT: Duration = Duration::from_mins(1);
+
+/// Bytes of events that each of the lanes has in hand: 64 MiB.
+pub const MAX_BYTES_IN_HAND: u32 = 64 << 20;
+
+/// Room for the event of a claimed delivery, if there is some now: nobody waits for it with leases in
+/// hand. One that is larger than all room takes all of it.
+pub(super) fn room_for(
+    bytes: &Arc<Semaphore>,
+    one: &ClaimedDelivery,
+) -> Option<OwnedSemaphorePermit> {
+    let size = u32::try_from(one.event.raw.len()).unwrap_or(u32::MAX);
+    let size = size.clamp(1, MAX_BYTES_IN_HAND);
+    Arc::clone(bytes).try_acquire_many_owned(size).ok()
+}
+
+/// Gives leases back whose deliveries are not worked on; they are due at once.
+pub(super) async fn give_back(store: &dyn Store, leases: &Leases, given: &[Lease], now: Timestamp) {
+    if let Err(error) = store.release(given, now).await {
+        tracing::warn!(error = %Chain(&error), "leases were not given back and will run out");
+    }
+    leases.forget(given);
+}
 
 /// What is recorded about a claimed delivery.
 #[derive(Debug)]
@@ -73,7 +99,8 @@ impl LeasedAttempts {
         self.deliverer.breakers()
     }
 
-    /// Tries a delivery; `None` when the worker is stopping.
+    /// Tries a delivery; `None` when the worker is stopping. A probe that brings no sign of the endpoint
+    /// leaves the right to it for another delivery.
     pub(super) async fn attempt(
         &self,
         lane: Lane,
@@ -85,15 +112,18 @@ impl LeasedAttempts {
             delivery,
             event,
         } = one;
+        let id = delivery.webhook_id;
         let released =
             |wait: Duration| Some(Settled::Released(lease, self.clock.store_now() + wait));
-        let Some(webhook) = snapshot.webhook(delivery.webhook_id) else {
+        let Some(webhook) = snapshot.webhook(id) else {
+            self.no_sign(lane, id, PROBE_PAUSE);
             return released(BUSY_WAIT);
         };
         let event = match BusinessEvent::from_stored(&event.meta, Bytes::clone(&event.raw)) {
             Ok(event) => event,
             Err(problem) => {
                 tracing::error!(delivery = %delivery.id, problem, "a stored event cannot be read");
+                self.no_sign(lane, id, Duration::ZERO);
                 return released(UNUSABLE_WAIT);
             }
         };
@@ -101,8 +131,13 @@ impl LeasedAttempts {
             .deliverer
             .attempt(lane, webhook, &event, delivery, async |_| {})
             .await;
-        if let (Lane::Probe, Tried::Waits(_)) = (lane, &tried) {
-            self.breakers().keep_probe(webhook.id);
+        match &tried {
+            Tried::Waits(_) => self.no_sign(lane, id, PROBE_PAUSE),
+            // The event's fault, and another one may be better.
+            Tried::Attempted(attempted) if attempted.attempt.is_none() => {
+                self.no_sign(lane, id, Duration::ZERO);
+            }
+            Tried::Attempted(_) | Tried::Stopping => {}
         }
         match tried {
             Tried::Attempted(attempted) => Some(Settled::Recorded(Box::new(LeasedRecord {
@@ -114,17 +149,22 @@ impl LeasedAttempts {
             Tried::Waits(UNUSABLE) => released(UNUSABLE_WAIT),
             Tried::Waits(OPEN) => {
                 let now = self.clock.store_now();
-                let until = self.breakers().open_until(webhook.id);
+                let until = self.breakers().open_until(id);
                 Some(Settled::Released(
                     lease,
                     until.map_or(now, |at| at.max(now)),
                 ))
             }
-            Tried::Waits(_) if self.deliverer.endpoints().is_behind(webhook.id) => {
-                released(BEHIND_WAIT)
-            }
+            Tried::Waits(_) if self.deliverer.endpoints().is_behind(id) => released(BEHIND_WAIT),
             Tried::Waits(_) => released(BUSY_WAIT),
             Tried::Stopping => None,
+        }
+    }
+
+    /// What was on this lane said nothing about the endpoint; the next probe of it may follow after `pause`.
+    pub(super) fn no_sign(&self, lane: Lane, webhook: WebhookId, pause: Duration) {
+        if lane == Lane::Probe {
+            self.breakers().keep_probe(webhook, pause);
         }
     }
 

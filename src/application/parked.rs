@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     domain::{
-        interfaces::{ClaimRequest, Store, StoreError},
+        interfaces::{ClaimRequest, ClaimedDelivery, Lease, Store, StoreError},
         values::{Timestamp, WebhookId},
     },
     shared::{
@@ -25,7 +25,7 @@ use crate::{
 use super::{
     deliver::Lane,
     health::Health,
-    leased::LeasedAttempts,
+    leased::{LeasedAttempts, MAX_BYTES_IN_HAND, give_back, room_for},
     leases::{LEASE, Leases, RENEW_EVERY},
     patience::until_done,
     ports::Clock,
@@ -35,8 +35,6 @@ use super::{
 
 /// Parked deliveries in hand at a time.
 pub const MAX_IN_HAND: u32 = 1000;
-/// Bytes of their events.
-pub const MAX_BYTES_IN_HAND: u32 = 64 * 1024 * 1024;
 /// Of one webhook, in one claim.
 pub const MAX_PER_WEBHOOK: u32 = 250;
 /// How often the database is asked for due deliveries when nothing wakes the lane.
@@ -45,6 +43,9 @@ pub const POLL_EVERY: Duration = Duration::from_millis(250);
 pub const POLL_BUSY: Duration = Duration::from_millis(20);
 /// How long the lane waits for room before it looks again all the same.
 const CROWDED_PAUSE: Duration = Duration::from_secs(5);
+/// The same where something was found that there was no room for: something smaller may have some.
+const NO_ROOM_PAUSE: Duration = Duration::from_secs(1);
+
 /// The lane's ports.
 pub struct ParkedLane {
     /// Where deliveries wait.
@@ -97,35 +98,41 @@ impl ParkedLane {
                 .unwrap_or_else(|error| {
                     counter!(LOOP_FAULTS, "loop" => "parked").increment(1);
                     tracing::warn!(error = %Chain(&error), "due deliveries could not be claimed");
-                    0
+                    Some(0)
                 });
             let some_free = in_hand.acquire_many(MAX_PER_WEBHOOK);
+            let some_room = async {
+                let half = bytes.acquire_many(MAX_BYTES_IN_HAND / 2);
+                let _both = tokio::join!(in_hand.acquire_many(MAX_PER_WEBHOOK), half);
+            };
             let is_idle = in_hand.available_permits() == MAX_IN_HAND as usize;
             let pause = match (found, is_idle) {
-                (1.., _) => CROWDED_PAUSE,
-                (0, true) => POLL_EVERY,
-                (0, false) => POLL_BUSY,
+                (None, _) => NO_ROOM_PAUSE,
+                (Some(1..), _) => CROWDED_PAUSE,
+                (Some(0), true) => POLL_EVERY,
+                (Some(0), false) => POLL_BUSY,
             };
             tokio::select! {
                 () = stopping.cancelled() => return,
                 // There may be more: claim again as soon as there is room for it.
-                _ = some_free, if found > 0 => {}
-                () = self.wakers.parked.notified(), if found == 0 => {}
+                _ = some_free, if found > Some(0) => {}
+                () = some_room, if found.is_none() => {}
+                () = self.wakers.parked.notified(), if found == Some(0) => {}
                 () = tokio::time::sleep(pause) => {}
             }
         }
     }
 
-    /// Claims once; answers how many deliveries were found.
+    /// Claims once; answers how many deliveries were found, `None` where there is no room for them.
     async fn turn(
         self: &Arc<Self>,
         group: &Group,
         in_hand: &Arc<Semaphore>,
         bytes: &Arc<Semaphore>,
-    ) -> Result<usize, StoreError> {
+    ) -> Result<Option<usize>, StoreError> {
         let limit = u32::try_from(in_hand.available_permits()).unwrap_or(0);
-        if limit == 0 {
-            return Ok(0);
+        if limit == 0 || bytes.available_permits() == 0 {
+            return Ok(None);
         }
         let now = self.clock.store_now();
         let breakers = self.attempts.breakers();
@@ -139,49 +146,36 @@ impl ParkedLane {
             exclude,
             only: None,
         };
-        let start = Instant::now();
-        let mut claimed = self.store.claim_due(&request).await?;
-        histogram!(STORE_SECONDS, "operation" => "claim").record(start.elapsed().as_secs_f64());
-        let probes = breakers
-            .claim_probes(&request)
-            .await
-            .unwrap_or_else(|error| {
-                tracing::debug!(error = %Chain(&error), "probes could not be claimed");
-                Vec::new()
-            });
-        let probed: HashSet<WebhookId> = probes.iter().map(|p| p.delivery.webhook_id).collect();
-        claimed.extend(probes);
+        let (claimed, probed) = self.claim(&request).await?;
         let found = claimed.len();
         if found == 0 {
-            return Ok(0);
+            return Ok(Some(0));
         }
-        for one in &claimed {
-            self.leases.hold(one.lease, start);
-        }
+        let lane_of = |one: &ClaimedDelivery| {
+            if probed.contains(&one.delivery.webhook_id) {
+                Lane::Probe
+            } else {
+                Lane::Parked
+            }
+        };
         // After the claim: whoever made it due has answered its command before.
         let snapshot = match self.registry.refresh().await {
             Ok(snapshot) => snapshot,
             Err(error) => {
-                self.leases.forget(claimed.iter().map(|one| &one.lease));
+                let lost = self.let_go(claimed, lane_of);
+                self.leases.forget(&lost);
                 return Err(error);
             }
         };
+        let mut left = Vec::new();
         for one in claimed {
-            let Ok(permit) = Arc::clone(in_hand).acquire_owned().await else {
-                break;
-            };
-            let size = u32::try_from(one.event.raw.len()).unwrap_or(u32::MAX);
-            let size = size.clamp(1, MAX_BYTES_IN_HAND);
-            // The lease is renewed meanwhile.
-            let Ok(room) = Arc::clone(bytes).acquire_many_owned(size).await else {
-                break;
+            let permit = Arc::clone(in_hand).try_acquire_owned().ok();
+            let (Some(permit), Some(room)) = (permit, room_for(bytes, &one)) else {
+                left.push(one);
+                continue;
             };
             let (this, snapshot) = (Arc::clone(self), Arc::clone(&snapshot));
-            let lane = if probed.contains(&one.delivery.webhook_id) {
-                Lane::Probe
-            } else {
-                Lane::Parked
-            };
+            let lane = lane_of(&one);
             group.spawn("parked attempt", async move {
                 let settled = this.attempts.attempt(lane, one, &snapshot).await;
                 drop(room);
@@ -190,7 +184,51 @@ impl ParkedLane {
                 }
             });
         }
-        Ok(found)
+        if left.is_empty() {
+            return Ok(Some(found));
+        }
+        let left = self.let_go(left, lane_of);
+        let (store, leases) = (Arc::clone(&self.store), Arc::clone(&self.leases));
+        group.spawn("parked deliveries without room", async move {
+            give_back(store.as_ref(), &leases, &left, now).await;
+        });
+        Ok(None)
+    }
+
+    /// What is due, and after it the probes with their webhooks. The leases on both are renewed from now on.
+    async fn claim(
+        &self,
+        request: &ClaimRequest,
+    ) -> Result<(Vec<ClaimedDelivery>, HashSet<WebhookId>), StoreError> {
+        let start = Instant::now();
+        let mut claimed = self.store.claim_due(request).await?;
+        histogram!(STORE_SECONDS, "operation" => "claim").record(start.elapsed().as_secs_f64());
+        let probes = self.attempts.breakers().claim_probes(request).await;
+        let probes = probes.unwrap_or_else(|error| {
+            tracing::debug!(error = %Chain(&error), "probes could not be claimed");
+            Vec::new()
+        });
+        let probed = probes.iter().map(|one| one.delivery.webhook_id).collect();
+        claimed.extend(probes);
+        for one in &claimed {
+            self.leases.hold(one.lease, start);
+        }
+        Ok((claimed, probed))
+    }
+
+    /// Keeps the probes among them for others, and answers the leases.
+    fn let_go(
+        &self,
+        deliveries: Vec<ClaimedDelivery>,
+        lane_of: impl Fn(&ClaimedDelivery) -> Lane,
+    ) -> Vec<Lease> {
+        let lease = |one: ClaimedDelivery| {
+            let webhook = one.delivery.webhook_id;
+            self.attempts
+                .no_sign(lane_of(&one), webhook, Duration::ZERO);
+            one.lease
+        };
+        deliveries.into_iter().map(lease).collect()
     }
 
     /// Gives all leases back; for shutdown, when nobody works under them any more.
@@ -230,7 +268,7 @@ impl Renewal {
                     .store
                     .renew(&leases, self.clock.store_now() + LEASE)
                     .await;
-                renewed.map(|()| self.leases.renewed(&leases, began))
+                renewed.map(|held| self.leases.renewed(&leases, &held, began))
             };
             let never = |_: &StoreError| false;
             if until_done(&stopping, "renew leases", never, renew)

@@ -25,6 +25,7 @@ on_both!(
     a_lane_that_does_not_block_goes_on_behind_what_is_exhausted,
     an_endpoint_that_hangs_does_not_hold_up_the_order_of_others,
     an_open_breaker_holds_lanes_and_its_probe_lets_them_go_on_in_order,
+    a_worker_that_begins_behind_an_open_breaker_makes_its_probe,
     a_key_that_cannot_be_evaluated_ends_the_delivery,
     a_slow_first_attempt_settles_its_event_and_is_recorded_once,
 );
@@ -226,6 +227,40 @@ async fn an_open_breaker_holds_lanes_and_its_probe_lets_them_go_on_in_order(site
     let requests = receiver
         .wait_until(PATIENCE, |all| {
             all.iter().map(number).collect::<BTreeSet<_>>().len() == 30
+        })
+        .await;
+    for (key, numbers) in first_seen(&requests) {
+        assert!(numbers.is_sorted(), "{key}: {numbers:?}");
+    }
+}
+
+async fn a_worker_that_begins_behind_an_open_breaker_makes_its_probe(site: Site) {
+    let Site {
+        server,
+        erp,
+        receiver,
+        worker,
+        database,
+    } = site;
+    receiver.answer("/orders", Answer::status(500));
+    let waits: Vec<&str> = std::iter::repeat_n("100ms", 50).collect();
+    let config = ordered(&json!({ "retryPolicy": { "schedule": waits } }));
+    let url = receiver.url("/orders");
+    let (webhook, _) = erp.webhook(&url, &["sales.>"], config).await;
+    publish(&erp, &["A", "B"], 0..10).await;
+    let ours = |event: &Value| event["subject"] == webhook.as_str();
+    erp.wait_event("webhook.breaker_opened", ours).await;
+    assert_eq!(worker.terminate().await, 0);
+    receiver.answer("/orders", Answer::status(200));
+
+    // It knows nothing of the source stream yet, and nothing else waits that would make it ask.
+    let mut worker = Worker::start(&Environment::new(&server.url(), &database.url()));
+    worker.wait_ready().await;
+
+    erp.wait_event("webhook.breaker_closed", ours).await;
+    let requests = receiver
+        .wait_until(PATIENCE, |all| {
+            all.iter().map(number).collect::<BTreeSet<_>>().len() == 10
         })
         .await;
     for (key, numbers) in first_seen(&requests) {

@@ -32,12 +32,12 @@ use integration_worker::{
 use uuid::Uuid;
 
 pub(crate) struct Fixture {
-    store: SqliteStore,
+    pub(crate) store: SqliteStore,
     cipher: Arc<LosingCipher>,
     /// Whether the cipher knows its key.
     pub(crate) key_is_there: Arc<AtomicBool>,
     integration: Integration,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 /// A cipher that loses its key at times.
@@ -82,13 +82,18 @@ impl Fixture {
                 status: IntegrationStatus::Active,
                 config: no_config(),
             },
-            _folder: folder,
+            folder,
         };
         let mut work = fixture.begin().await;
         let inserted = work.insert_integration(&fixture.integration).await.unwrap();
         assert_eq!(inserted, Inserted::Yes);
         work.commit().await.unwrap();
         fixture
+    }
+
+    /// The database's file.
+    pub(crate) fn file(&self) -> std::path::PathBuf {
+        self.folder.path().join("store.db")
     }
 
     /// The registry of one more worker.

@@ -33,6 +33,7 @@ both!(
     the_blocked_lanes_of_a_webhook_can_all_be_let_go,
     only_webhooks_that_run_and_are_not_excluded_are_claimed_for,
     what_waits_in_lanes_is_cancelled_with_its_webhook,
+    a_claim_for_one_webhook_takes_no_turn_of_the_others,
     concurrent_workers_never_change_the_order,
 );
 
@@ -337,6 +338,35 @@ async fn only_webhooks_that_run_and_are_not_excluded_are_claimed_for(database: &
         turns(&take(database, &claim(at(100), FAR)).await),
         [lane("sleeps", &[1])]
     );
+}
+
+async fn a_claim_for_one_webhook_takes_no_turn_of_the_others(database: &Database) {
+    let one = integration("one");
+    let mut hooks: Vec<Webhook> = (0..3).map(|n| webhook(&one, &format!("{n}"))).collect();
+    hooks.sort_by_key(|hook| hook.id);
+    database.insert_integrations(&[one]).await;
+    database.insert_webhooks(&hooks).await;
+    for (hook, key) in hooks.iter().zip(["first", "second", "third"]) {
+        park(database, hook, &[(key, 1)]).await;
+    }
+    let one_lane = LaneClaim {
+        lanes: 1,
+        ..claim(at(100), FAR)
+    };
+    let of_the_last = LaneClaim {
+        only: Some(hooks[2].id),
+        ..one_lane.clone()
+    };
+    let first = turns(&take(database, &one_lane).await);
+    // Whoever begins anew finds this one.
+    park(database, &hooks[0], &[("begins", 9)]).await;
+
+    let last = turns(&take(database, &of_the_last).await);
+    let next = turns(&take(database, &one_lane).await);
+
+    assert_eq!(first, [lane("first", &[1])]);
+    assert_eq!(last, [lane("third", &[1])]);
+    assert_eq!(next, [lane("second", &[1])]);
 }
 
 async fn what_waits_in_lanes_is_cancelled_with_its_webhook(database: &Database) {

@@ -136,9 +136,12 @@ async fn an_outcome_ends_its_lease(database: &Database) {
     assert!(again[0].lease.epoch > claimed[0].lease.epoch);
 }
 
-async fn renew(database: &Database, leases: &[Lease], until: i64) {
+/// Answers the leases that are held.
+async fn renew(database: &Database, leases: &[Lease], until: i64) -> Vec<Lease> {
     let renewed = database.store.renew(leases, at(until)).await;
-    renewed.expect("a lost lease is no error");
+    let mut held = renewed.expect("a lost lease is no error");
+    held.sort_by_key(|lease| lease.delivery_id);
+    held
 }
 
 async fn a_renewed_lease_holds_longer_and_is_still_the_same(database: &Database) {
@@ -148,10 +151,11 @@ async fn a_renewed_lease_holds_longer_and_is_still_the_same(database: &Database)
         .record_first(all.iter().map(parked).collect())
         .await;
     let claimed = database.claim(&request(2, 1_000)).await;
-    let leases: Vec<Lease> = claimed.iter().map(|one| one.lease).collect();
+    let mut leases: Vec<Lease> = claimed.iter().map(|one| one.lease).collect();
+    leases.sort_by_key(|lease| lease.delivery_id);
 
-    renew(database, &[], 2_000).await;
-    renew(database, &leases, 2_000).await;
+    assert_eq!(renew(database, &[], 2_000).await, []);
+    assert_eq!(renew(database, &leases, 2_000).await, leases);
 
     assert_eq!(database.claim(&request(1_999, 3_000)).await, []);
     for one in &all {
@@ -201,7 +205,8 @@ async fn renewing_a_lost_lease_changes_nothing(database: &Database) {
         ended.push(record.delivery);
     }
 
-    renew(database, &lost, 9_000_000).await;
+    let asked = [lost, vec![held]].concat();
+    assert_eq!(renew(database, &asked, 1_100).await, [held]);
 
     for one in &ended {
         assert_eq!(database.stored(one).await.as_ref(), Some(one));

@@ -196,8 +196,12 @@ pub trait DeliveryStore: Send + Sync {
         until: Timestamp,
     ) -> Result<Vec<WebhookId>, StoreError>;
 
-    /// Prolongs leases that are still held; lost ones are ignored.
-    async fn renew(&self, leases: &[Lease], lease_until: Timestamp) -> Result<(), StoreError>;
+    /// Prolongs leases that are still held, and answers which of them are; lost ones are ignored.
+    async fn renew(
+        &self,
+        leases: &[Lease],
+        lease_until: Timestamp,
+    ) -> Result<Vec<Lease>, StoreError>;
 
     /// Gives leases back without an attempt: due again at `next_attempt_at`. Lost leases are ignored.
     async fn release(&self, leases: &[Lease], next_attempt_at: Timestamp)

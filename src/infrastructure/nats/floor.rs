@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use async_nats::jetstream::{self, Context};
+use async_nats::jetstream::{self, Context, consumer::Info};
 use async_trait::async_trait;
 
 use crate::application::ports::{BusError, SourceFloor};
@@ -38,18 +38,21 @@ impl ConsumerFloor {
     async fn ask(&self) -> Result<u64, Box<dyn std::error::Error + Send + Sync>> {
         let spec = &self.topology.erp_consumer;
         let name = spec.config.durable_name.as_deref().unwrap_or_default();
-        // In this order: what came later is at most not counted yet.
-        let stream = self.context.get_stream(&spec.stream).await?;
-        let last = stream.cached_info().state.last_sequence;
-        let consumer = stream.consumer_info(name).await?;
-        let all_settled = consumer.num_pending == 0 && consumer.num_ack_pending == 0;
-        // A consumer that was made again knows no acknowledgements of its own at first.
-        let settled = consumer.ack_floor.stream_sequence;
-        Ok(if all_settled {
-            settled.max(last)
-        } else {
-            settled
-        })
+        let stream = self.context.get_stream_no_info(&spec.stream).await?;
+        Ok(settled(&stream.consumer_info(name).await?))
+    }
+}
+
+/// All of it by one answer of one server: the leaders of the stream and of the consumer may be two, and
+/// neither knows at once what the other does. Nothing is recorded that was not delivered, so where nothing
+/// is left to be settled, all is settled up to what was delivered last. A consumer that was made again is
+/// no exception: it begins behind what was settled before, and delivers the rest again.
+fn settled(consumer: &Info) -> u64 {
+    let acknowledged = consumer.ack_floor.stream_sequence;
+    if consumer.num_pending == 0 && consumer.num_ack_pending == 0 {
+        acknowledged.max(consumer.delivered.stream_sequence)
+    } else {
+        acknowledged
     }
 }
 
@@ -61,5 +64,37 @@ impl SourceFloor for ConsumerFloor {
             source,
         })?;
         Ok(i64::try_from(floor).unwrap_or(i64::MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_floor_is_what_was_delivered_only_where_all_of_it_is_settled() {
+        // Delivered, acknowledged, pending, waiting for an acknowledgement.
+        for ((delivered, acknowledged, pending, waiting), expected) in [
+            ((0, 0, 0, 0), 0),
+            ((9, 4, 0, 0), 9),
+            ((9, 4, 0, 1), 4),
+            ((9, 4, 1, 0), 4),
+            ((9, 9, 5, 0), 9),
+            // Made again, to begin behind what was settled: nothing is delivered yet.
+            ((0, 6, 0, 0), 6),
+            ((6, 6, 3, 0), 6),
+        ] {
+            let info = json!({
+                "stream_name": "S", "name": "c", "created": "2026-01-01T00:00:00Z", "config": {},
+                "delivered": { "consumer_seq": 1, "stream_seq": delivered },
+                "ack_floor": { "consumer_seq": 1, "stream_seq": acknowledged },
+                "num_ack_pending": waiting, "num_redelivered": 0, "num_waiting": 0,
+                "num_pending": pending,
+            });
+            let info = serde_json::from_value(info).expect("an answer");
+            assert_eq!(settled(&info), expected, "{info:?}");
+        }
     }
 }

@@ -7,6 +7,7 @@ use sqlx::{
     Connection as _,
     postgres::{PgBindIterExt as _, PgConnection},
 };
+use uuid::Uuid;
 
 use crate::domain::{
     entities::{Attempt, Delivery},
@@ -109,11 +110,15 @@ impl DeliveryStore for PostgresStore {
         endpoints::take_probes(&self.pool, webhooks, now, until).await
     }
 
-    async fn renew(&self, leases: &[Lease], lease_until: Timestamp) -> Result<(), StoreError> {
+    async fn renew(
+        &self,
+        leases: &[Lease],
+        lease_until: Timestamp,
+    ) -> Result<Vec<Lease>, StoreError> {
         if leases.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
-        sqlx::query(
+        let held: Vec<(Uuid, i64)> = sqlx::query_as(
             "WITH locked AS MATERIALIZED (
                  SELECT l.id FROM deliveries l WHERE l.id = ANY($1::uuid[])
                  ORDER BY l.id FOR UPDATE
@@ -121,15 +126,20 @@ impl DeliveryStore for PostgresStore {
              UPDATE deliveries d SET due_at = GREATEST(d.next_attempt_at, $3)
              FROM UNNEST($1::uuid[], $2::bigint[]) AS l (id, epoch)
              WHERE (SELECT count(*) FROM locked) > 0
-                 AND d.id = l.id AND d.lease_epoch = l.epoch AND d.status = 'pending'",
+                 AND d.id = l.id AND d.lease_epoch = l.epoch AND d.status = 'pending'
+             RETURNING d.id, d.lease_epoch",
         )
         .bind(leases.iter().map(|lease| lease.delivery_id.0).bind_iter())
         .bind(leases.iter().map(|lease| lease.epoch).bind_iter())
         .bind(lease_until)
-        .execute(&self.pool)
+        .fetch_all(&self.pool)
         .await
         .map_err(during("prolong leases"))?;
-        Ok(())
+        let held = held.into_iter().map(|(id, epoch)| Lease {
+            delivery_id: DeliveryId(id),
+            epoch,
+        });
+        Ok(held.collect())
     }
 
     async fn release(

@@ -61,7 +61,8 @@ async fn claim_from(
 ) -> Result<ClaimedLanes, StoreError> {
     let from = last.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let fronts = due_fronts(connection, &from, claim).await?;
-    if let Some(end) = fronts.last() {
+    // One webhook's turn is nobody's turn among all.
+    if let (Some(end), None) = (fronts.last(), claim.only) {
         *last.lock().unwrap_or_else(PoisonError::into_inner) =
             (end.webhook_id, end.lane_key.clone());
     }

@@ -3,6 +3,7 @@
 use std::{collections::HashSet, sync::LazyLock};
 
 use async_trait::async_trait;
+use uuid::Uuid;
 
 use crate::domain::{
     entities::{Attempt, Delivery},
@@ -77,7 +78,11 @@ impl DeliveryStore for SqliteStore {
         endpoints::take_probes(self, webhooks, now, until).await
     }
 
-    async fn renew(&self, leases: &[Lease], lease_until: Timestamp) -> Result<(), StoreError> {
+    async fn renew(
+        &self,
+        leases: &[Lease],
+        lease_until: Timestamp,
+    ) -> Result<Vec<Lease>, StoreError> {
         on_leases(self, "renew leases", &RENEW, leases, lease_until).await
     }
 
@@ -86,7 +91,8 @@ impl DeliveryStore for SqliteStore {
         leases: &[Lease],
         next_attempt_at: Timestamp,
     ) -> Result<(), StoreError> {
-        on_leases(self, "release leases", &RELEASE, leases, next_attempt_at).await
+        on_leases(self, "release leases", &RELEASE, leases, next_attempt_at).await?;
+        Ok(())
     }
 
     async fn prune_deliveries(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
@@ -136,7 +142,8 @@ static RENEW: LazyLock<ManyRows> = LazyLock::new(|| {
         ")
         UPDATE deliveries SET due_at = max(next_attempt_at, v.until) FROM v
         WHERE deliveries.id = v.id AND deliveries.lease_epoch = v.epoch
-            AND deliveries.status = 'pending'",
+            AND deliveries.status = 'pending'
+        RETURNING id, lease_epoch",
     )
 });
 
@@ -149,33 +156,43 @@ static RELEASE: LazyLock<ManyRows> = LazyLock::new(|| {
         UPDATE deliveries SET next_attempt_at = v.at, due_at = v.at, lease_epoch = lease_epoch + 1
         FROM v
         WHERE deliveries.id = v.id AND deliveries.lease_epoch = v.epoch
-            AND deliveries.status = 'pending'",
+            AND deliveries.status = 'pending'
+        RETURNING id, lease_epoch",
     )
 });
 
+/// Answers the leases that were held, as they are now.
 async fn on_leases(
     store: &SqliteStore,
     operation: &'static str,
     statement: &ManyRows,
     leases: &[Lease],
     time: Timestamp,
-) -> Result<(), StoreError> {
+) -> Result<Vec<Lease>, StoreError> {
     if leases.is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let mut transaction = store.write(operation).await?;
+    let mut held = Vec::with_capacity(leases.len());
     for (sql, piece) in statement.pieces(leases) {
-        let mut query = sqlx::query(sql);
+        let mut query = sqlx::query_as(sql);
         for lease in piece {
             query = query
                 .bind(lease.delivery_id.0)
                 .bind(lease.epoch)
                 .bind(time.timestamp_millis());
         }
-        let done = query.execute(&mut *transaction).await;
-        done.map_err(failed(operation))?;
+        let rows: Vec<(Uuid, i64)> = query
+            .fetch_all(&mut *transaction)
+            .await
+            .map_err(failed(operation))?;
+        held.extend(rows.into_iter().map(|(id, epoch)| Lease {
+            delivery_id: DeliveryId(id),
+            epoch,
+        }));
     }
-    transaction.commit().await.map_err(failed(operation))
+    transaction.commit().await.map_err(failed(operation))?;
+    Ok(held)
 }
 
 // ---- Pruning ------------------------------------------------------------------------------

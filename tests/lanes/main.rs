@@ -1,0 +1,8 @@
+//! What a worker's lanes do with their leases, their probes and the floor; over SQLite.
+
+#[expect(dead_code, reason = "these tests need a part of it")]
+#[path = "../registry/support.rs"]
+mod fixture;
+mod ordered;
+mod probes;
+mod world;

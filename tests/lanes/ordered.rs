@@ -1,0 +1,99 @@
+//! Lanes of ordered deliveries.
+
+use std::sync::atomic::Ordering;
+
+use crate::world::{Does, World, until};
+
+const MIB: usize = 1 << 20;
+
+#[tokio::test]
+async fn a_lane_goes_on_when_a_lease_in_it_is_lost() {
+    let world = World::new(|n| if n == 1 { Does::Hang } else { Does::Answer }).await;
+    world.floor.value.store(10, Ordering::SeqCst);
+    let lane = [1, 2, 3].map(|n| world.waiting(n, Some("a"), 0));
+    let second = lane[1].delivery.id;
+    world.park(lane.into()).await;
+    world.start();
+    world.until_got(1).await;
+
+    // Somebody has retried the second one, and the worker has learnt of it.
+    world
+        .sql("UPDATE deliveries SET lease_epoch = lease_epoch + 1, due_at = 0 WHERE lane_turn = 2")
+        .await;
+    let lost = world.leases.all();
+    let lost = lost.iter().find(|lease| lease.delivery_id == second);
+    world.leases.forget([lost.expect("it is held")]);
+    world.endpoint.let_go.send_replace(true);
+
+    assert_eq!(world.until_got(3).await, [1, 2, 3]);
+    until("no lease is left", || world.leases.all().is_empty()).await;
+}
+
+/// One endpoint holds what takes most of the room; there is none for another large one meanwhile.
+async fn small_ones_go_on(lanes: [Option<&str>; 3]) {
+    let world = World::new(|n| if n == 1 { Does::Hang } else { Does::Answer }).await;
+    world.floor.value.store(10, Ordering::SeqCst);
+    let others = world.fixture.create(8, &["order.*"]).await;
+    world
+        .park(vec![
+            world.waiting(1, lanes[0], 40 * MIB),
+            world.waiting_for(&others, 2, lanes[1], 40 * MIB),
+            world.waiting_for(&others, 3, lanes[2], 0),
+        ])
+        .await;
+
+    world.start();
+
+    assert_eq!(world.until_got(2).await, [1, 3]);
+    world.endpoint.let_go.send_replace(true);
+    assert_eq!(world.until_got(3).await, [1, 3, 2]);
+}
+
+#[tokio::test]
+async fn a_lane_that_takes_all_room_for_long_does_not_hold_up_small_ones() {
+    small_ones_go_on([Some("a"), Some("b"), Some("c")]).await;
+}
+
+#[tokio::test]
+async fn a_delivery_that_takes_all_room_for_long_does_not_hold_up_small_ones() {
+    small_ones_go_on([None; 3]).await;
+}
+
+#[tokio::test]
+async fn the_room_of_a_delivery_is_free_as_soon_as_it_is_sent() {
+    let world = World::new(|n| if n == 2 { Does::Hang } else { Does::Answer }).await;
+    world.floor.value.store(10, Ordering::SeqCst);
+    let others = world.fixture.create(8, &["order.*"]).await;
+    let lane = [(1, 40 * MIB), (2, 0)].map(|(n, bytes)| world.waiting(n, Some("a"), bytes));
+    world.park(lane.into()).await;
+    world.start();
+    assert_eq!(world.until_got(2).await, [1, 2]);
+
+    // The lane is not over.
+    let large = world.waiting_for(&others, 3, Some("b"), 40 * MIB);
+    world.park(vec![large]).await;
+
+    assert_eq!(world.until_got(3).await, [1, 2, 3]);
+}
+
+#[tokio::test]
+async fn the_floor_is_asked_for_again_and_may_fall() {
+    let world = World::new(|_| Does::Answer).await;
+    world.floor.value.store(100, Ordering::SeqCst);
+    world.park(vec![world.waiting(5, Some("a"), 0)]).await;
+    world.start();
+    world.until_got(1).await;
+
+    // The source stream was deleted and made anew.
+    world.floor.value.store(2, Ordering::SeqCst);
+    let asked = || world.floor.asked.load(Ordering::SeqCst);
+    let before = asked();
+    until("it is asked again", || asked() > before).await;
+    world.park(vec![world.waiting(7, Some("b"), 0)]).await;
+    let before = asked();
+    until("it waits above the floor", || asked() >= before + 3).await;
+    assert_eq!(world.endpoint.got(), [5]);
+
+    world.floor.value.store(7, Ordering::SeqCst);
+    assert_eq!(world.until_got(2).await, [5, 7]);
+}
