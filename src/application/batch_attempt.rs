@@ -5,12 +5,17 @@
 //! (`413`) is tried again in halves, each a batch of its own; that is no failure of the events, so it costs
 //! none of their retries.
 
-use crate::domain::{
-    entities::{Attempt, Batching, Delivery},
-    events::BusinessEvent,
-    interfaces::{Lease, LeasedRecord},
-    policies::{Answer, NextStep, RetryPolicy, next_step},
-    values::{BatchId, Timestamp},
+use metrics::counter;
+
+use crate::{
+    domain::{
+        entities::{Attempt, Batching, Delivery},
+        events::{BusinessEvent, DomainEvent},
+        interfaces::{Lease, LeasedRecord},
+        policies::{Answer, NextStep, RetryPolicy, next_step},
+        values::{BatchId, Timestamp},
+    },
+    shared::metrics::EXPRESSION_FAULTS,
 };
 
 use super::{
@@ -104,6 +109,9 @@ impl Deliverer {
                     break;
                 }
                 Err(problem) => {
+                    if endpoint.has_transform() {
+                        counter!(EXPRESSION_FAULTS, "expression" => "transform").increment(1);
+                    }
                     let Attempted {
                         delivery, events, ..
                     } = refused(one.delivery, problem, now, &one.event);
@@ -202,7 +210,7 @@ fn record(
     lease: Lease,
     delivery: Delivery,
     attempt: Option<Attempt>,
-    events: Vec<crate::domain::events::DomainEvent>,
+    events: Vec<DomainEvent>,
 ) -> LeasedRecord {
     LeasedRecord {
         lease,

@@ -18,7 +18,9 @@ use tokio::sync::Semaphore;
 use crate::{
     domain::{
         events::BusinessEvent,
-        interfaces::{BatchClaim, ClaimedBatch, Lease, LeasedRecord, Store, StoreError},
+        interfaces::{
+            BatchClaim, ClaimedBatch, ClaimedDelivery, Lease, LeasedRecord, Store, StoreError,
+        },
         values::{BatchId, Timestamp, WebhookId},
     },
     shared::{
@@ -425,9 +427,7 @@ fn leases_of(batch: &ClaimedBatch) -> impl Iterator<Item = Lease> {
 }
 
 /// The deliveries with their events read, and the leases of those whose event cannot be.
-fn members(
-    deliveries: Vec<crate::domain::interfaces::ClaimedDelivery>,
-) -> (Vec<Member>, Vec<Lease>) {
+fn members(deliveries: Vec<ClaimedDelivery>) -> (Vec<Member>, Vec<Lease>) {
     let mut members = Vec::with_capacity(deliveries.len());
     let mut unreadable = Vec::new();
     for one in deliveries {

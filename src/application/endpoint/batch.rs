@@ -77,6 +77,11 @@ impl Endpoint {
         Ok(self.batch_request(body, BatchId(delivery.0), 1, now))
     }
 
+    /// Whether events are made into something else.
+    pub(in crate::application) fn has_transform(&self) -> bool {
+        self.transform.is_some()
+    }
+
     /// An empty body. What was to go out together still does when the webhook no longer asks for that.
     pub(in crate::application) fn batch_body(&self) -> BatchBody {
         let rule = self.settings.batch.unwrap_or_default();
