@@ -30,7 +30,7 @@ use integration_worker::{
         webhook_changes::WebhookChanges,
     },
     domain::{
-        entities::{Delivery, DeliveryStatus, LanePlace, Webhook},
+        entities::{Batching, Delivery, DeliveryStatus, LanePlace, Webhook},
         events::{BusinessEvent, EventMeta, Payload},
         interfaces::{
             DeliveryStore as _, FirstRecord, OutboxRow, Queries as _, RecordBatch, Store,
@@ -119,6 +119,7 @@ impl HttpSender for Endpoint {
             status: 200,
             retry_after: None,
             body: String::new(),
+            whole: None,
         })
     }
 }
@@ -297,6 +298,7 @@ impl World {
                     turn: number,
                     blocks: false,
                 }),
+                batch: Batching::Alone,
             },
             attempt: None,
             event: Some(StoredEvent {
