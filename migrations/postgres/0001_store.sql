@@ -82,6 +82,20 @@ CREATE TABLE batch_rules (
     max_bytes  integer NOT NULL
 );
 
+-- The tokens that webhooks show to their endpoints (OAuth 2), and who may get a new one.
+CREATE TABLE oauth_tokens (
+    webhook_id  uuid   PRIMARY KEY REFERENCES webhooks (id) ON DELETE CASCADE,
+    -- Grows with every change.
+    epoch       bigint NOT NULL,
+    -- Until when a worker has the right to get a new token.
+    fetch_until timestamptz,
+    sealed      bytea,
+    key_id      text,
+    got_at      timestamptz,
+    expires_at  timestamptz,
+    CONSTRAINT oauth_tokens_check CHECK (num_nulls(sealed, key_id, got_at, expires_at) IN (0, 4))
+);
+
 -- One row: its lock puts the versions of the log into the order of the commits.
 CREATE TABLE registry_state (
     one     boolean PRIMARY KEY DEFAULT true CHECK (one),

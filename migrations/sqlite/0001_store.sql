@@ -72,6 +72,17 @@ CREATE TABLE batch_rules (
     max_bytes INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
+-- The tokens that webhooks show to their endpoints (OAuth 2), and who may get a new one.
+CREATE TABLE oauth_tokens (
+    webhook_id BLOB NOT NULL PRIMARY KEY REFERENCES webhooks (id) ON DELETE CASCADE,
+    epoch INTEGER NOT NULL, -- grows with every change
+    fetch_until INTEGER, -- until when a worker has the right to get a new token
+    sealed BLOB,
+    key_id TEXT,
+    got_at INTEGER,
+    expires_at INTEGER
+) STRICT, WITHOUT ROWID;
+
 -- The first attempt stands in the row itself: a delivery that succeeds at once is one row and no more.
 -- A rowid table although `id` is unique: ids are name-based, so rows would be written all over the file.
 -- No reference to `webhooks`: deliveries outlive their webhook.

@@ -92,7 +92,9 @@ async fn dispatch(command: &Command, output: &mut Output<'_>) -> Result<Exit, Ru
         }
         Command::Webhook(request) => ask(Question::Entity("webhook", request), output).await,
         Command::Deadletter(request) => ask(Question::Entity("deadletter", request), output).await,
-        Command::Delivery(request) => ask(Question::Entity("delivery", request), output).await,
+        Command::Delivery(request) => {
+            ask(Question::Entity("delivery", &request.whole()), output).await
+        }
         Command::Status(options) => ask(Question::Status(options), output).await,
         Command::Events(command) => ask(Question::Events(command), output).await,
     }

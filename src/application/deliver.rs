@@ -215,7 +215,7 @@ impl Deliverer {
         histogram!(ATTEMPT_SECONDS, "lane" => lane.as_str()).record(took.as_secs_f64());
         let duration_ms = i64::try_from(took.as_millis()).unwrap_or(i64::MAX);
         let fault = match &result {
-            Err(SendError::Lookup(_)) => Fault::Ours,
+            Err(SendError::Lookup(_) | SendError::Token { ours: true, .. }) => Fault::Ours,
             Err(SendError::Refused(_)) => Fault::Address,
             _ => Fault::Endpoint,
         };

@@ -14,6 +14,7 @@ pub mod deliver;
 pub mod delivery_events;
 pub mod endpoint;
 pub mod endpoints;
+pub mod event_archive;
 pub mod event_view;
 pub mod fast_lane;
 pub mod filters;
@@ -25,6 +26,7 @@ pub mod lanes;
 pub mod leased;
 pub mod leases;
 pub mod normalise;
+pub mod oauth;
 pub mod parked;
 pub mod patience;
 #[cfg(test)]

@@ -20,5 +20,6 @@ mod postgres;
 mod refusals;
 mod rewrap;
 mod secrets;
+mod tokens;
 mod webhooks;
 mod world;

@@ -24,6 +24,7 @@ mod registry;
 mod replies;
 mod sealed;
 mod silence;
+mod tokens;
 mod units_of_work;
 mod upkeep;
 mod webhooks;

@@ -11,7 +11,6 @@ use crate::{
         intake::{Intake, IntakeLimits, MAX_DELIVERIES_IN_HAND},
         lanes::OrderedLanes,
         leased::LeasedAttempts,
-        normalise::Normaliser,
         parked::ParkedLane,
         recorder::Recorder,
         registry::Registry,
@@ -105,11 +104,7 @@ pub(super) fn start(parts: &Parts, groups: &Groups, running: &Running, deliverer
     .start(&groups.lanes, &groups.upkeep);
     Intake {
         source: Arc::<PullSource>::clone(&running.source),
-        normaliser: Normaliser {
-            stream: parts.config.nats.source_stream.clone(),
-            default_tenant: parts.tenant.clone(),
-            max_bytes: parts.config.limits.event_bytes,
-        },
+        normaliser: parts.normaliser(),
         registry,
         store: Arc::clone(store),
         publisher: parts.publisher(),

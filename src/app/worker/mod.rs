@@ -12,13 +12,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     application::{
-        commands::{CommandHandler, CommandSettings},
+        commands::{CommandHandler, CommandSettings, SourceHistory},
         dead_letter_box::DeadLetterBox,
         dead_letter_watch::DeadLetterWatch,
         deliver::Deliverer,
         health::Health,
         in_hand::InHand,
         leases::Leases,
+        normalise::Normaliser,
+        oauth::{TokenParts, TokenSender},
         parked::ParkedLane,
         ports::{Clock, EventPublisher, HttpSender},
         relay::Relay,
@@ -32,8 +34,8 @@ use crate::{
         expression::Cel,
         http::EndpointClient,
         nats::{
-            Burial, Connection, JetStreamDeadLetters, JetStreamPublisher, PullSource, Topology,
-            TopologySettings,
+            Burial, Connection, ConsumerFloor, JetStreamArchive, JetStreamDeadLetters,
+            JetStreamPublisher, PullSource, Topology, TopologySettings,
         },
         telemetry::MetricsRecorder,
     },
@@ -104,6 +106,23 @@ impl Parts {
         Arc::<JetStreamPublisher>::clone(&self.publisher)
     }
 
+    fn normaliser(&self) -> Normaliser {
+        Normaliser {
+            stream: self.config.nats.source_stream.clone(),
+            default_tenant: self.tenant.clone(),
+            max_bytes: self.config.limits.event_bytes,
+        }
+    }
+
+    fn history(&self) -> SourceHistory {
+        SourceHistory {
+            archive: Arc::new(JetStreamArchive::new(&self.connection, &self.topology)),
+            floor: Arc::new(ConsumerFloor::new(&self.connection, &self.topology)),
+            normaliser: self.normaliser(),
+            kept: self.config.retention.deliveries,
+        }
+    }
+
     fn burial(&self, kind: &'static str) -> Burial {
         Burial {
             publisher: self.publisher(),
@@ -160,7 +179,7 @@ pub(crate) async fn run_on(
     );
     metrics.spawn_upkeep(&groups.ops);
     let started = tokio::select! {
-        parts = prepare(config, clock, Arc::clone(&health)) => Some(parts?),
+        parts = prepare(config, clock, Arc::clone(&health), &groups.upkeep) => Some(parts?),
         () = shutdown.cancelled() => None,
     };
     if let Some(parts) = started {
@@ -182,11 +201,12 @@ pub(crate) async fn run_on(
     }
 }
 
-/// Waits for everything that the worker stands on.
+/// Waits for everything that the worker stands on. `background` is where tokens are replaced.
 async fn prepare(
     config: Config,
     clock: Arc<dyn Clock>,
     health: Arc<Health>,
+    background: &Group,
 ) -> Result<Parts, RunError> {
     let tenant = TenantId::try_new(&config.default_tenant)
         .map_err(|error| RunError::configuration("DEFAULT_TENANT", &error))?;
@@ -201,6 +221,13 @@ async fn prepare(
     let learned = store_clock::learn_first(store.store.as_ref(), clock.as_ref()).await;
     learned.map_err(RunError::Store)?;
     let (connection, topology) = nats::wait_for(&config.nats, Arc::clone(&clock), &health).await?;
+    let tokens = TokenParts {
+        store: Arc::clone(&store.store),
+        cipher: keys.cipher(),
+        clock: Arc::clone(&clock),
+        group: background.clone(),
+    };
+    let sender = TokenSender::new(Arc::new(sender), tokens);
     let prefix = nats::prefix(&config.nats)?;
     let dead_letters = JetStreamDeadLetters::new(&connection, prefix.clone(), &topology);
     let responses = config.nats.response_subject.clone();
@@ -315,7 +342,8 @@ async fn start_commands(parts: &Parts, groups: &Groups) -> Result<(), RunError> 
             expressions: Arc::new(Cel),
         },
     );
-    let handler = Arc::new(handler.with_dead_letters(Arc::clone(&parts.dead_letters)));
+    let handler = handler.with_dead_letters(Arc::clone(&parts.dead_letters));
+    let handler = Arc::new(handler.with_history(parts.history()));
     let prefix = nats::prefix(&parts.config.nats)?;
     let publisher = &parts.publisher;
     DurableCommands {

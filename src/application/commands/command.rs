@@ -193,7 +193,7 @@ impl Command {
 
 fn kind(entity: &str, action: &str) -> Kind {
     match (entity, action) {
-        (_, "get" | "list") => Kind::Query,
+        (_, "get" | "list") | ("delivery", "explain") => Kind::Query,
         ("webhook", "test") | ("deadletter", _) => Kind::Outside,
         _ => Kind::Change,
     }

@@ -7,6 +7,7 @@ mod context;
 mod dead_letter;
 mod delivery;
 mod dispatch;
+mod explain;
 pub(in crate::application) mod fields;
 mod fit;
 pub(in crate::application) mod idempotency;
@@ -49,6 +50,7 @@ use super::{
 use command::{Answer, Command, Kind};
 use work::CommandError;
 
+pub use explain::SourceHistory;
 pub use reply::{ErrorCode, Refusal, Reply};
 
 /// A command or query, as it came.
@@ -121,6 +123,7 @@ const ACTIONS: &[(&str, &str)] = &[
     ("delivery", "list"),
     ("delivery", "retry"),
     ("delivery", "cancel"),
+    ("delivery", "explain"),
     ("deadletter", "list"),
     ("deadletter", "get"),
     ("deadletter", "replay"),
@@ -137,8 +140,11 @@ pub(in crate::application) struct Ports {
     wakers: Arc<Wakers>,
     settings: CommandSettings,
     dead_letters: Option<Arc<dyn DeadLetterBox>>,
+    history: Option<SourceHistory>,
     /// One for each test that is under way.
     tests: Semaphore,
+    /// One for each search of the source stream.
+    searches: Semaphore,
 }
 
 /// Handles commands and queries.
@@ -170,7 +176,9 @@ impl CommandHandler {
             wakers,
             settings,
             dead_letters: None,
+            history: None,
             tests: Semaphore::new(trigger::MAX_TESTS),
+            searches: Semaphore::new(explain::MAX_SEARCHES),
         };
         Self { ports }
     }
@@ -179,6 +187,13 @@ impl CommandHandler {
     #[must_use]
     pub fn with_dead_letters(mut self, letters: Arc<dyn DeadLetterBox>) -> Self {
         self.ports.dead_letters = Some(letters);
+        self
+    }
+
+    /// With what is left of the events that came; without it what looks for one fails.
+    #[must_use]
+    pub fn with_history(mut self, history: SourceHistory) -> Self {
+        self.ports.history = Some(history);
         self
     }
 

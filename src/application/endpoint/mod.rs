@@ -19,12 +19,13 @@ use crate::domain::{
     entities::{HttpMethod, WebhookSettings},
     events::{BusinessEvent, Payload},
     policies::{SignatureKey, signature},
-    values::{DeliveryId, Timestamp},
+    values::{DeliveryId, Timestamp, WebhookId},
 };
 
 use super::{
     client_identity::ClientIdentity,
     event_view::EventView,
+    oauth::Grant,
     ports::{Expression, OutboundRequest},
     response::{MAX_ANSWER, ResponseRule},
 };
@@ -32,6 +33,7 @@ use headers::{TRACEPARENT, TRACESTATE, WEBHOOK_ID, WEBHOOK_SIGNATURE, WEBHOOK_TI
 
 pub use authentication::Authentication;
 pub(in crate::application) use batch::BatchBody;
+pub(crate) use headers::USER_AGENT;
 pub use headers::is_reserved_header;
 
 /// A signing key, and until when it signs.
@@ -59,6 +61,7 @@ pub struct Endpoint {
     transform: Option<Arc<dyn Expression>>,
     identity: Option<Arc<ClientIdentity>>,
     response: Option<ResponseRule>,
+    grant: Option<Arc<Grant>>,
 }
 
 impl Endpoint {
@@ -76,19 +79,22 @@ impl Endpoint {
             transform: None,
             identity: None,
             response: None,
+            grant: None,
         })
     }
 
-    /// Shows every request's endpoint who sends it.
+    /// Shows every request's endpoint who sends it; `webhook` is whose endpoint it is.
     ///
     /// # Errors
     /// Says why it cannot; never holds a secret or the URL.
     pub fn with_authentication(
         mut self,
+        webhook: WebhookId,
         authentication: Option<Authentication>,
     ) -> Result<Self, String> {
         if let Some(authentication) = authentication {
             self.identity = authentication.identity();
+            self.grant = authentication.grant(webhook);
             authentication.apply(&self.settings.url, &mut self.uri, &mut self.headers)?;
         }
         Ok(self)
@@ -185,6 +191,7 @@ impl Endpoint {
             timeout: self.settings.timeout,
             whole_up_to: self.response.is_some().then_some(MAX_ANSWER),
             identity: self.identity.clone(),
+            grant: self.grant.clone(),
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::{
     domain::{
         entities::{Ordering, SigningSecret, Webhook, WebhookSettings, WebhookStatus},
         policies::{RetryPolicy, SignatureKey},
-        values::{Faults, SealedSecrets},
+        values::{Faults, SealedSecrets, WebhookId},
     },
 };
 
@@ -79,9 +79,13 @@ impl<'a> Compiler<'a> {
             (Err(faults), _) => Err(in_one_line(faults)),
             (_, Some(error)) => Err(format!("its signing secret cannot be opened: {error}")),
             (Ok(_), None) if keys.usable.is_empty() => Err("it has no signing secret".to_owned()),
-            (Ok(settings), None) => authentication
-                .map_err(unauthenticated)
-                .and_then(|authentication| self.endpoint(settings, keys.usable, authentication)),
+            (Ok(settings), None) => {
+                authentication
+                    .map_err(unauthenticated)
+                    .and_then(|authentication| {
+                        self.endpoint(webhook.id, settings, keys.usable, authentication)
+                    })
+            }
         };
         // Without its rule nothing goes out; with it what waits has its place at least.
         let (endpoint, ordering) = match ordering {
@@ -117,6 +121,7 @@ impl<'a> Compiler<'a> {
 
     fn endpoint(
         &self,
+        webhook: WebhookId,
         settings: WebhookSettings,
         keys: Vec<SigningKey>,
         authentication: Option<Authentication>,
@@ -133,7 +138,8 @@ impl<'a> Compiler<'a> {
             Ok::<_, String>(ResponseRule::new(response.event.clone(), data))
         });
         let response = response.transpose()?;
-        let endpoint = Endpoint::compile(settings, keys)?.with_authentication(authentication)?;
+        let endpoint =
+            Endpoint::compile(settings, keys)?.with_authentication(webhook, authentication)?;
         let endpoint = endpoint.with_transform(transform);
         Ok((endpoint.with_response(response), filter))
     }

@@ -72,6 +72,7 @@ pub fn webhook_settings(
     let beside = Beside {
         url: url.as_deref(),
         headers: headers.as_deref().unwrap_or_default(),
+        rules,
     };
     let partial = rules.is_none_or(|rules| rules.replaces);
     authentication::read(&mut fields, beside, partial);

@@ -10,6 +10,7 @@ mod outbox;
 mod queries;
 mod registry;
 mod sealed;
+mod tokens;
 mod unit_of_work;
 
 pub use deliveries::{
@@ -23,17 +24,30 @@ pub use registry::{
     RegistryChange, RegistryDelta, RegistryReader, RegistryWebhook, UnreadableWebhook,
 };
 pub use sealed::{Resealed, SealedKind, SealedPlace, SealedStore, StoredSealed};
+pub use tokens::{StoredToken, TokenState, TokenStore};
 pub use unit_of_work::{
     AuditRow, Child, CommandKey, Inserted, StoredReply, UnitOfWork, UnitOfWorkFactory,
 };
 
 /// Everything that a store offers.
 pub trait Store:
-    UnitOfWorkFactory + DeliveryStore + OutboxStore + RegistryReader + Queries + SealedStore
+    UnitOfWorkFactory
+    + DeliveryStore
+    + OutboxStore
+    + RegistryReader
+    + Queries
+    + SealedStore
+    + TokenStore
 {
 }
 
-impl<T: UnitOfWorkFactory + DeliveryStore + OutboxStore + RegistryReader + Queries + SealedStore>
-    Store for T
+impl<T> Store for T where
+    T: UnitOfWorkFactory
+        + DeliveryStore
+        + OutboxStore
+        + RegistryReader
+        + Queries
+        + SealedStore
+        + TokenStore
 {
 }

@@ -1,5 +1,6 @@
 //! NATS JetStream, outbound: the connection, the streams, the source of messages and the publisher.
 
+mod archive;
 pub mod connect;
 mod connect_once;
 mod dead_letters;
@@ -10,6 +11,7 @@ pub mod source;
 pub mod subjects;
 pub mod topology;
 
+pub use archive::JetStreamArchive;
 pub use connect::{Connection, connect};
 pub use connect_once::{ConnectOnceError, connect_once};
 pub use dead_letters::JetStreamDeadLetters;

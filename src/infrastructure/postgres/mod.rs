@@ -23,6 +23,7 @@ mod registry;
 mod rows;
 mod sealed;
 mod text;
+mod tokens;
 mod unit_of_work;
 
 use std::{

@@ -23,6 +23,7 @@ mod record;
 mod registry;
 mod rows;
 mod sealed;
+mod tokens;
 mod unit_of_work;
 
 #[cfg(test)]

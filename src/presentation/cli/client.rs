@@ -66,7 +66,7 @@ pub(super) fn subject(prefix: &str, entity: &str, action: &str) -> Result<String
     Ok(format!("{prefix}.api.{entity}.{action}"))
 }
 
-/// The body: what `--data` gives, with `--id` in it. Numbers stay as they are written.
+/// The body: what `--data` gives, with `--id` and the like in it. Numbers stay as they are written.
 pub(super) fn body(request: &EntityRequest) -> Result<Bytes, Trouble> {
     let text = match request.data.as_deref() {
         None => "{}".to_owned(),
@@ -82,18 +82,23 @@ pub(super) fn body(request: &EntityRequest) -> Result<Bytes, Trouble> {
     };
     let mut fields: BTreeMap<String, Box<RawValue>> = serde_json::from_str(&text)
         .map_err(|error| Trouble::usage(format!("--data is no JSON object: {error}")))?;
-    let Some(id) = &request.id else {
+    let id = request.id.iter().map(|id| ("--id", "id", id));
+    let others = { request.fields.iter() }.map(|(option, field, value)| (*option, *field, value));
+    let options: Vec<_> = id.chain(others).collect();
+    if options.is_empty() {
         return Ok(text.into());
-    };
-    let id = Value::String(id.clone()).to_string();
-    let id = RawValue::from_string(id).map_err(|error| Trouble::usage(error.to_string()))?;
-    if fields
-        .get("id")
-        .is_some_and(|given| given.get() != id.get())
-    {
-        return Err(Trouble::usage("--id and the \"id\" of --data differ"));
     }
-    fields.insert("id".to_owned(), id);
+    for (option, field, value) in options {
+        let value = Value::String(value.clone()).to_string();
+        let value =
+            RawValue::from_string(value).map_err(|error| Trouble::usage(error.to_string()))?;
+        let given = fields.get(field);
+        if given.is_some_and(|given| given.get() != value.get()) {
+            let differ = format!("{option} and the {field:?} of --data differ");
+            return Err(Trouble::usage(differ));
+        }
+        fields.insert(field.to_owned(), value);
+    }
     let body = serde_json::to_vec(&fields).map_err(|error| Trouble::usage(error.to_string()))?;
     Ok(body.into())
 }

@@ -58,8 +58,8 @@ pub enum Command {
         about = "Webhooks: create get list update activate deactivate delete trigger test rotate_secret"
     )]
     Webhook(EntityRequest),
-    /// Deliveries: get list retry cancel
-    Delivery(EntityRequest),
+    /// Deliveries: get list retry cancel explain
+    Delivery(DeliveryRequest),
     /// Messages that could not be understood: list get replay discard
     Deadletter(EntityRequest),
     /// Shows the workers that answer, and what waits in their streams
@@ -125,7 +125,7 @@ pub struct KeysRotateOptions {
 }
 
 /// A request to a worker: any action of the entity.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct EntityRequest {
     /// The action
     pub action: String,
@@ -149,6 +149,40 @@ pub struct EntityRequest {
     /// Prints the reply as it came
     #[arg(long)]
     pub json: bool,
+    /// Further fields of the body, each with the option that gave it.
+    #[arg(skip)]
+    pub fields: Vec<(&'static str, &'static str, String)>,
+}
+
+/// A request about deliveries.
+#[derive(Debug, Args)]
+pub struct DeliveryRequest {
+    #[command(flatten)]
+    request: EntityRequest,
+    /// The event's id, put into the body as "eventId"
+    #[arg(long, value_name = "ID")]
+    event: Option<String>,
+    /// The webhook's id, put into the body as "webhookId"
+    #[arg(long, value_name = "ID")]
+    webhook: Option<String>,
+}
+
+impl DeliveryRequest {
+    /// The request, with the options that it has besides.
+    #[must_use]
+    pub fn whole(&self) -> EntityRequest {
+        let mut request = self.request.clone();
+        for (option, field, value) in [
+            ("--event", "eventId", &self.event),
+            ("--webhook", "webhookId", &self.webhook),
+        ] {
+            let given = value.iter().cloned();
+            request
+                .fields
+                .extend(given.map(|value| (option, field, value)));
+        }
+        request
+    }
 }
 
 /// Options of `status`.

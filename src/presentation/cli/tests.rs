@@ -73,6 +73,7 @@ fn commands_are_read() {
             "--json",
         ],
         &["integration", "create", "--data", "{}"],
+        &["delivery", "explain", "--event", "e-1", "--webhook", "w"],
         &[
             "delivery", "list", "--json", "--tenant", "acme", "--user", "me", "--key", "k",
         ],
@@ -120,7 +121,7 @@ fn a_request_is_named_after_its_action() {
     }
     assert_eq!(
         check_action("delivery", "bo\u{202e}gus").unwrap_err().text,
-        "\"bo\\u{202e}gus\" is no action of delivery; there are: get, list, retry, cancel"
+        "\"bo\\u{202e}gus\" is no action of delivery; there are: get, list, retry, cancel, explain"
     );
 }
 
@@ -138,6 +139,29 @@ fn the_help_names_every_action() {
             "{about}"
         );
     }
+}
+
+#[test]
+fn a_request_about_deliveries_takes_event_and_webhook() {
+    let of = |arguments: &[&str]| {
+        let arguments = [&["delivery", "explain"], arguments].concat();
+        let Ok(Command::Delivery(request)) = parse(&arguments) else {
+            panic!("{arguments:?}");
+        };
+        let body = body(&request.whole())?;
+        Ok::<_, Trouble>(String::from_utf8(body.to_vec()).unwrap())
+    };
+    assert_eq!(
+        of(&["--event", "e \"1\"", "--webhook", "w"]).unwrap(),
+        r#"{"eventId":"e \"1\"","webhookId":"w"}"#
+    );
+    let data = r#"{"eventId":"e-1","limit":5}"#;
+    assert_eq!(
+        of(&["--data", data, "--event", "e-1"]).unwrap(),
+        r#"{"eventId":"e-1","limit":5}"#
+    );
+    let differ = of(&["--data", data, "--event", "e-2"]).unwrap_err();
+    assert_eq!(differ.text, "--event and the \"eventId\" of --data differ");
 }
 
 #[test]
@@ -410,13 +434,14 @@ fn a_rewrap_that_left_something_is_a_failure_and_says_what() {
         integrations: 1,
         webhooks: 2,
         signing_secrets: 3,
+        tokens: 10,
         replies: 4,
         ..Rewrapped::default()
     };
     let (exit, out, err) = tell(&done);
     assert_eq!((exit, err.as_str()), (Exit::Done, ""));
     assert!(
-        out.starts_with("10 rows were sealed anew with k2: "),
+        out.starts_with("20 rows were sealed anew with k2: "),
         "{out}"
     );
     assert!(out.ends_with("keys that the database needs: k2\n"), "{out}");

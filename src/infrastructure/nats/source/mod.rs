@@ -37,7 +37,7 @@ use super::{
 use inbox::{Ending, Inbox};
 
 pub use poison::Burial;
-pub(super) use poison::readable;
+pub(super) use poison::{parsed, readable};
 
 /// Most messages of one pull; more are never under way to one source.
 const MAX_PULL: usize = 5_000;

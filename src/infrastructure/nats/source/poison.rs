@@ -136,42 +136,47 @@ fn letter(message: &Value, stream: &str, burial: &Burial) -> Option<(DeadLetter,
     ))
 }
 
-/// What the client would stumble over; its own rules, step by step.
+/// What the client would stumble over.
 fn fault(head: &[u8]) -> Option<&'static str> {
+    parsed(head).err()
+}
+
+/// The headers as the client reads them, by its own rules, step by step; or what it would stumble over.
+pub(in crate::infrastructure::nats) fn parsed(
+    head: &[u8],
+) -> Result<Vec<(String, String)>, &'static str> {
+    let mut headers = Vec::new();
     if head.is_empty() {
-        return None;
+        return Ok(headers);
     }
-    let Ok(head) = str::from_utf8(head) else {
-        return Some("they are not UTF-8");
-    };
+    let head = str::from_utf8(head).map_err(|_| "they are not UTF-8")?;
     let mut lines = head.lines().peekable();
-    let Some(version) = lines.next().and_then(|line| line.strip_prefix("NATS/1.0")) else {
-        return Some("they do not begin with NATS/1.0");
-    };
+    let version = lines.next().and_then(|line| line.strip_prefix("NATS/1.0"));
+    let version = version.ok_or("they do not begin with NATS/1.0")?;
     let status = version.trim().split(' ').next().unwrap_or_default();
     if !status.is_empty() {
         // If it can be read, it would be taken for the server's own.
-        return Some("there is a status");
+        return Err("there is a status");
     }
     while let Some(line) = lines.next() {
         if line.is_empty() {
             continue;
         }
-        let Some((name, value)) = line.split_once(':') else {
-            return Some("a line has no colon");
-        };
+        let (name, value) = line.split_once(':').ok_or("a line has no colon")?;
         if HeaderName::from_str(name).is_err() {
-            return Some("a name has characters that are not allowed");
+            return Err("a name has characters that are not allowed");
         }
         let mut value = value.trim_start().to_owned();
         while let Some(more) = lines.next_if(|line| line.starts_with(char::is_whitespace)) {
             value.push_str(more);
         }
-        if value.trim_end().contains(['\r', '\n']) {
-            return Some("a value has a carriage return");
+        value.truncate(value.trim_end().len());
+        if value.contains(['\r', '\n']) {
+            return Err("a value has a carriage return");
         }
+        headers.push((name.to_owned(), value));
     }
-    None
+    Ok(headers)
 }
 
 /// The lines that can be kept, with spaces for what cannot.
