@@ -232,14 +232,11 @@ impl Deliverer {
         attempt: &Attempt,
         (answer, fault): (Answer, Fault),
     ) {
-        let is_slowest = || lane == Lane::Probe || self.endpoints.is_slowest(delivery.webhook_id);
+        let id = delivery.webhook_id;
+        let is_slowest = || lane == Lane::Probe || self.endpoints.is_slowest(id);
         let sign = match fault {
-            Fault::Ours => {
-                if lane == Lane::Probe {
-                    self.breakers.keep_probe(delivery.webhook_id, PROBE_PAUSE);
-                }
-                return;
-            }
+            Fault::Ours if lane == Lane::Probe => return self.breakers.keep_probe(id, PROBE_PAUSE),
+            Fault::Ours => return,
             Fault::Address => Sign::Refusal,
             Fault::Endpoint => Sign::of(answer, !answer.keeps_up() && is_slowest()),
         };

@@ -260,8 +260,10 @@ impl OrderedLanes {
     }
 
     async fn ask_floor(&self, floor: &mut KnownFloor) -> Result<(), BusError> {
+        let told = self.floor.floor().await;
+        // After the answer: a bus that is down takes its time, and is not asked again at once.
         floor.asked = Some(Instant::now());
-        match self.floor.floor().await {
+        match told {
             Ok(sequence) => {
                 floor.sequence = sequence;
                 Ok(())

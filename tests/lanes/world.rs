@@ -148,11 +148,13 @@ pub(crate) struct World {
     pub(crate) floor: Arc<Floor>,
     pub(crate) endpoint: Arc<Endpoint>,
     pub(crate) group: Group,
+    folder: tempfile::TempDir,
 }
 
 impl World {
     pub(crate) async fn new(rule: impl Fn(i64) -> Does + Send + Sync + 'static) -> Self {
-        let fixture = Fixture::new().await;
+        let folder = tempfile::tempdir().expect("a folder");
+        let fixture = Fixture::at(&folder.path().join("lanes.db")).await;
         let webhook = fixture.create(7, &["order.*"]).await;
         let store: Arc<dyn Store> = Arc::new(fixture.store.clone());
         let clock = Arc::new(SystemClock::new());
@@ -176,6 +178,7 @@ impl World {
                 let_go: watch::Sender::new(false),
             }),
             group: Group::new("test", &Alarm::default()),
+            folder,
         }
     }
 
@@ -319,7 +322,7 @@ impl World {
 
     async fn connect(&self) -> sqlx::SqliteConnection {
         let options = sqlx::sqlite::SqliteConnectOptions::new()
-            .filename(self.fixture.file())
+            .filename(self.folder.path().join("lanes.db"))
             .busy_timeout(PATIENCE);
         let connection = sqlx::SqliteConnection::connect_with(&options).await;
         connection.expect("the database is there")

@@ -37,7 +37,7 @@ pub(crate) struct Fixture {
     /// Whether the cipher knows its key.
     pub(crate) key_is_there: Arc<AtomicBool>,
     integration: Integration,
-    folder: tempfile::TempDir,
+    _folder: Option<tempfile::TempDir>,
 }
 
 /// A cipher that loses its key at times.
@@ -62,9 +62,16 @@ impl Cipher for LosingCipher {
 impl Fixture {
     pub(crate) async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let store = SqliteStore::open(&folder.path().join("store.db"))
-            .await
-            .unwrap();
+        let fixture = Self::at(&folder.path().join("store.db")).await;
+        Self {
+            _folder: Some(folder),
+            ..fixture
+        }
+    }
+
+    /// In this file.
+    pub(crate) async fn at(file: &std::path::Path) -> Self {
+        let store = SqliteStore::open(file).await.unwrap();
         store.migrate().await.unwrap();
         let line = generate_key_line("k1", &SystemClock::new());
         let key_is_there = Arc::new(AtomicBool::new(true));
@@ -82,18 +89,13 @@ impl Fixture {
                 status: IntegrationStatus::Active,
                 config: no_config(),
             },
-            folder,
+            _folder: None,
         };
         let mut work = fixture.begin().await;
         let inserted = work.insert_integration(&fixture.integration).await.unwrap();
         assert_eq!(inserted, Inserted::Yes);
         work.commit().await.unwrap();
         fixture
-    }
-
-    /// The database's file.
-    pub(crate) fn file(&self) -> std::path::PathBuf {
-        self.folder.path().join("store.db")
     }
 
     /// The registry of one more worker.

@@ -87,7 +87,10 @@ mod tests {
             ((6, 6, 3, 0), 6),
         ] {
             let info = json!({
-                "stream_name": "S", "name": "c", "created": "2026-01-01T00:00:00Z", "config": {},
+                "stream_name": "S", "name": "c", "created": "2026-01-01T00:00:00Z",
+                "config": {
+                    "deliver_policy": "all", "ack_policy": "explicit", "replay_policy": "instant",
+                },
                 "delivered": { "consumer_seq": 1, "stream_seq": delivered },
                 "ack_floor": { "consumer_seq": 1, "stream_seq": acknowledged },
                 "num_ack_pending": waiting, "num_redelivered": 0, "num_waiting": 0,
