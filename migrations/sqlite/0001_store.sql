@@ -83,6 +83,16 @@ CREATE TABLE oauth_tokens (
     expires_at INTEGER
 ) STRICT, WITHOUT ROWID;
 
+-- Webhooks with a rate limit, and what is left of their tokens.
+CREATE TABLE rate_limits (
+    webhook_id BLOB NOT NULL PRIMARY KEY REFERENCES webhooks (id) ON DELETE CASCADE,
+    requests INTEGER NOT NULL,
+    per_ms INTEGER NOT NULL,
+    level INTEGER NOT NULL, -- a token is per_ms of it, and each millisecond brings `requests` of it
+    refilled_at INTEGER NOT NULL,
+    ready_at INTEGER NOT NULL -- from when on it is worth to take tokens
+) STRICT, WITHOUT ROWID;
+
 -- The first attempt stands in the row itself: a delivery that succeeds at once is one row and no more.
 -- A rowid table although `id` is unique: ids are name-based, so rows would be written all over the file.
 -- No reference to `webhooks`: deliveries outlive their webhook.

@@ -14,7 +14,7 @@ use crate::domain::{
 };
 
 use super::{
-    deliver::{BUSY, DISABLED, Deliverer, Lane, OPEN, PARKED_PATIENCE, UNUSABLE},
+    deliver::{BUSY, DISABLED, Deliverer, LIMITED_PATIENCE, Lane, OPEN, PARKED_PATIENCE, UNUSABLE},
     endpoint::Endpoint,
     endpoints::Slot,
     registry::CompiledWebhook,
@@ -37,11 +37,20 @@ impl Deliverer {
         let slot = match lane {
             // Who does not keep up is not waited for: others need the lane.
             Lane::Parked | Lane::Probe if !self.endpoints.is_behind(webhook.id) => {
+                let patience = if webhook.is_rate_limited {
+                    LIMITED_PATIENCE
+                } else {
+                    PARKED_PATIENCE
+                };
                 self.endpoints
-                    .enter_within(webhook.id, PARKED_PATIENCE)
+                    .enter_within(webhook.id, webhook.max_in_flight, patience)
                     .await
             }
-            _ => self.endpoints.enter(webhook.id).await,
+            _ => {
+                self.endpoints
+                    .enter(webhook.id, webhook.max_in_flight)
+                    .await
+            }
         };
         let slot = slot.ok_or(BUSY)?;
         let Ok(Ok(permit)) = timeout(PATIENCE, self.attempts.acquire()).await else {

@@ -19,7 +19,8 @@ use crate::{
     domain::{
         events::BusinessEvent,
         interfaces::{
-            BatchClaim, ClaimedBatch, ClaimedDelivery, Lease, LeasedRecord, Store, StoreError,
+            BatchClaim, ClaimedBatch, ClaimedBatches, ClaimedDelivery, Lease, LeasedRecord, Store,
+            StoreError,
         },
         values::{BatchId, Timestamp, WebhookId},
     },
@@ -37,6 +38,7 @@ use super::{
     health::Health,
     leased::{BEHIND_WAIT, BUSY_WAIT, LeasedAttempts, UNUSABLE_WAIT},
     leases::{LEASE, Leases},
+    parked::until,
     ports::Clock,
     recorder::Outcome,
     registry::{Registry, Snapshot},
@@ -159,6 +161,13 @@ impl Room {
     }
 }
 
+/// What a turn of the loop found.
+enum Found {
+    Batches,
+    /// Nothing, and nothing for so long unless the loop is woken.
+    Nothing(Duration),
+}
+
 /// What is to be recorded about a batch.
 #[derive(Debug, Default)]
 struct Settled {
@@ -181,15 +190,14 @@ impl Batches {
             let found = self.turn(&group, &room).await.unwrap_or_else(|error| {
                 counter!(LOOP_FAULTS, "loop" => "batches").increment(1);
                 tracing::warn!(error = %Chain(&error), "batches could not be claimed");
-                0
+                Found::Nothing(POLL_EVERY)
             });
-            if found > 0 {
+            let pause = match found {
+                Found::Nothing(pause) => pause.min(POLL_EVERY),
+                Found::Batches if stopping.is_cancelled() => return,
                 // There may be more.
-                if stopping.is_cancelled() {
-                    return;
-                }
-                continue;
-            }
+                Found::Batches => continue,
+            };
             let woken = async {
                 tokio::time::sleep(REST).await;
                 self.wakers.batches.notified().await;
@@ -197,23 +205,27 @@ impl Batches {
             tokio::select! {
                 () = stopping.cancelled() => return,
                 () = woken => {}
-                () = tokio::time::sleep(POLL_EVERY) => {}
+                () = tokio::time::sleep(pause) => {}
             }
         }
     }
 
-    /// Claims once, and starts work on what it got; answers how many batches that are.
-    async fn turn(self: &Arc<Self>, group: &Group, room: &Room) -> Result<usize, StoreError> {
+    /// Claims once, and starts work on what it got.
+    async fn turn(self: &Arc<Self>, group: &Group, room: &Room) -> Result<Found, StoreError> {
         let free = room.free();
         if free == 0 {
-            return Ok(0);
+            return Ok(Found::Nothing(POLL_EVERY));
         }
-        let mut claimed = self.claim(free, room).await?;
+        let ClaimedBatches {
+            batches: mut claimed,
+            next_token_at,
+        } = self.claim(free, room).await?;
         let probes = self.claim_probes().await;
         let probed: HashSet<BatchId> = probes.iter().map(|batch| batch.id).collect();
         claimed.extend(probes);
         if claimed.is_empty() {
-            return Ok(0);
+            let next_token = until(next_token_at, self.clock.store_now());
+            return Ok(Found::Nothing(next_token));
         }
         let lane_of = |batch: &ClaimedBatch| {
             if probed.contains(&batch.id) {
@@ -233,11 +245,10 @@ impl Batches {
                 return Err(error);
             }
         };
-        let found = claimed.len();
         for batch in claimed {
             self.spawn(lane_of(&batch), batch, &snapshot, (group, room));
         }
-        Ok(found)
+        Ok(Found::Batches)
     }
 
     fn spawn(
@@ -266,7 +277,7 @@ impl Batches {
         });
     }
 
-    async fn claim(&self, batches: usize, room: &Room) -> Result<Vec<ClaimedBatch>, StoreError> {
+    async fn claim(&self, batches: usize, room: &Room) -> Result<ClaimedBatches, StoreError> {
         let mut exclude = self.attempts.saturated();
         exclude.extend(self.attempts.breakers().open());
         exclude.extend(room.full());
@@ -277,7 +288,7 @@ impl Batches {
             .await?;
         histogram!(STORE_SECONDS, "operation" => "claim_batches")
             .record(start.elapsed().as_secs_f64());
-        self.hold(&claimed, start);
+        self.hold(&claimed.batches, start);
         Ok(claimed)
     }
 
@@ -301,6 +312,7 @@ impl Batches {
             let began = Instant::now();
             let request = self.request(1, Vec::new(), Some(webhook));
             let claimed = self.store.claim_batches(&request).await;
+            let claimed = claimed.map(|claimed| claimed.batches);
             if claimed.as_ref().map_or(true, Vec::is_empty) {
                 breakers.keep_probe(webhook, Duration::ZERO);
             }

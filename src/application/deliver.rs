@@ -89,12 +89,18 @@ pub const ORDERED: &str = "waiting for its turn";
 /// Why a delivery waits without an attempt.
 pub const BATCHED: &str = "waiting to be sent together with others";
 /// Why a delivery waits without an attempt.
+pub const RATE_LIMITED: &str = "waiting for the webhook's rate limit";
+/// Why a delivery waits without an attempt.
 pub const UNUSABLE: &str = "the webhook's configuration or signing secret cannot be read";
 
 /// Attempts that have taken longer than [`STALL`], which do not count among those in flight.
 pub const MAX_SLOW: usize = 1024;
 /// How long a claimed delivery waits for a slot before its lease is given back.
 pub const PARKED_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The same for one that has taken a token: a token is used soon or given back, so that those of a while
+/// do not go out all at once.
+pub const LIMITED_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Makes attempts.
 pub struct Deliverer {

@@ -15,7 +15,7 @@ use crate::{
 };
 
 use super::{
-    deliver::{BATCHED, BUSY, Deliverer, Lane, OPEN, ORDERED, Tried, refused},
+    deliver::{BATCHED, BUSY, Deliverer, Lane, OPEN, ORDERED, RATE_LIMITED, Tried, refused},
     delivery_events,
     endpoint::Endpoint,
     leased::{BUSY_WAIT, UNUSABLE_WAIT},
@@ -61,6 +61,9 @@ impl FirstAttempt<'_> {
             }
             (None, Some(_)) => Tried::Waits(ORDERED),
             (None, None) if self.webhook.batch.is_some() => Tried::Waits(BATCHED),
+            (None, None) if self.webhook.is_rate_limited && !self.webhook.is_disabled => {
+                Tried::Waits(RATE_LIMITED)
+            }
             (None, None) => {
                 let aside = async |delivery: &Delivery| when_slow(self.aside(delivery)).await;
                 deliverer
@@ -149,7 +152,7 @@ impl FirstAttempt<'_> {
                 .webhook
                 .batch
                 .map_or(Duration::ZERO, |rule| rule.max_wait),
-            // Due as soon as the webhook is activated.
+            // Due as soon as the webhook is activated, its turn has come, or there is a token.
             _ => Duration::ZERO,
         };
         let mut delivery = self.delivery(clock);

@@ -14,6 +14,7 @@ mod demo;
 mod explain;
 mod expressions;
 mod intake;
+mod limits;
 mod oauth;
 mod operations;
 mod ordering;

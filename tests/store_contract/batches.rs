@@ -89,8 +89,8 @@ fn claim(now: Timestamp) -> BatchClaim {
 }
 
 async fn take(database: &Database, claim: &BatchClaim) -> Vec<ClaimedBatch> {
-    let batches = database.store.claim_batches(claim).await;
-    batches.expect("it claims")
+    let claimed = database.store.claim_batches(claim).await;
+    claimed.expect("it claims").batches
 }
 
 /// The numbers in a batch, in their order.
@@ -442,7 +442,8 @@ async fn work_off(store: Arc<dyn Store>, seen: Arc<Mutex<Vec<ClaimedBatch>>>, al
             ids: (0..3).map(|_| BatchId(new_id())).collect(),
             ..claim(at(10_000))
         };
-        for batch in store.claim_batches(&some).await.expect("it claims") {
+        let claimed = store.claim_batches(&some).await.expect("it claims");
+        for batch in claimed.batches {
             let records = batch.deliveries.iter().map(|one| {
                 let failed = one.delivery.attempt_count == 0;
                 let status = if failed {

@@ -20,6 +20,7 @@ mod lists;
 mod outages;
 mod outbox;
 mod races;
+mod rate_limits;
 mod registry;
 mod replies;
 mod sealed;

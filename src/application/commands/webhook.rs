@@ -4,7 +4,9 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use crate::{
-    application::webhook_settings::{SavingRules, authentication, signing, webhook_settings},
+    application::webhook_settings::{
+        SavingRules, authentication, rate_limit_of, signing, webhook_settings,
+    },
     domain::{
         entities::{BatchRule, EntityMeta, NewWebhook, OnExhausted, Webhook},
         events::{Change, WebhookChange},
@@ -67,6 +69,9 @@ pub(super) async fn create(work: &mut Work<'_>, body: Body) -> Outcome {
     if let Some(rule) = batch_rule(&webhook) {
         work.unit.put_batch_rule(id, Some(&rule)).await?;
     }
+    if let Some(rule) = rate_limit_of(&webhook.config.shown) {
+        work.unit.put_rate_limit(webhook.id, Some(rule)).await?;
+    }
     let mut view = done(work, &webhook, change);
     shown.put(&mut view);
     Ok(view)
@@ -115,6 +120,11 @@ pub(super) async fn update(work: &mut Work<'_>, body: Body) -> Outcome {
         work.unit.put_endpoint_state(webhook.id, &well).await?;
         let rule = batch_rule(&webhook);
         work.unit.put_batch_rule(webhook.id, rule.as_ref()).await?;
+    }
+    let rule = rate_limit_of(&webhook.config.shown);
+    if rule != rate_limit_of(&before.config.shown) {
+        work.unit.put_rate_limit(webhook.id, rule).await?;
+        work.effects.parked = true;
     }
     let change = webhook.changed(Change::Updated, work.actor(), work.now);
     write(work, &webhook, change).await

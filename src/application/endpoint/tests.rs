@@ -36,6 +36,8 @@ fn settings(format: BodyFormat, headers: &[(&str, &str)]) -> WebhookSettings {
         response: None,
         filter: None,
         transform: None,
+        rate_limit: None,
+        max_in_flight: None,
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::{
-    application::{delivery_events, in_hand::Ticket},
+    application::{deliver::RATE_LIMITED, delivery_events, in_hand::Ticket},
     domain::{
         entities::{Attempt, Delivery},
         events::BusinessEvent,
@@ -29,6 +29,8 @@ pub(super) struct Announcement {
     pub(super) has_ordered: bool,
     /// Whether some wait to go out with others.
     pub(super) has_batched: bool,
+    /// Whether some wait for a token of their webhook's rate limit.
+    pub(super) has_limited: bool,
 }
 
 /// What became of a batch's records.
@@ -125,6 +127,7 @@ impl Batch {
             let id = record.delivery.id;
             announcement.has_ordered |= record.delivery.lane.is_some();
             announcement.has_batched |= record.delivery.batch.is_shared();
+            announcement.has_limited |= record.delivery.error.as_deref() == Some(RATE_LIMITED);
             if let Some(recorded) = recorded {
                 let is_new = !written.failed.contains(&id) && !written.before.contains_key(&id);
                 // Whoever asked may be gone.

@@ -280,6 +280,7 @@ impl Recorder {
                 tickets,
                 has_ordered,
                 has_batched,
+                has_limited,
             } = announcement;
             if !rows.is_empty() {
                 let never = |_: &BusError| false;
@@ -301,6 +302,9 @@ impl Recorder {
             }
             if has_batched {
                 self.wakers.batches.notify_one();
+            }
+            if has_limited {
+                self.wakers.parked.notify_one();
             }
         }
     }

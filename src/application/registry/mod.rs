@@ -63,6 +63,11 @@ pub struct CompiledWebhook {
     pub ordering: Option<LaneRule>,
     /// How many events go out in one request, if not one.
     pub batch: Option<BatchRule>,
+    /// Whether it has a rate limit: its deliveries are parked without an attempt, and each claim of one
+    /// takes a token.
+    pub is_rate_limited: bool,
+    /// How many requests this worker may have under way there; `None` is as many as for any endpoint.
+    pub max_in_flight: Option<u32>,
     /// What makes requests; or why none can be made (a fault of ours or of the key ring), which parks.
     pub endpoint: Result<Endpoint, String>,
 }

@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use crate::domain::{
     events::{Change, WebhookChange},
-    policies::RetryPolicy,
+    policies::{RateLimit, RetryPolicy},
     values::{EventPattern, IntegrationId, SealedSecrets, SecretConfig, Timestamp, WebhookId},
 };
 
@@ -139,6 +139,10 @@ pub struct WebhookSettings {
     pub ordering: Option<Ordering>,
     /// How many events go out in one request, if not one.
     pub batch: Option<BatchRule>,
+    /// How many requests it may get in a time, from all workers together.
+    pub rate_limit: Option<RateLimit>,
+    /// How many requests one worker may have under way there; `None` is as many as for any endpoint.
+    pub max_in_flight: Option<u32>,
     /// What becomes of an endpoint's answer, if anything does.
     pub response: Option<ResponseSettings>,
 }

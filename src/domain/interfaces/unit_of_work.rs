@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use crate::domain::{
     entities::{BatchRule, Delivery, Integration, Webhook},
     events::DomainEvent,
-    policies::EndpointState,
+    policies::{EndpointState, RateLimit},
     values::{DeliveryId, IntegrationId, TenantId, Timestamp, WebhookId},
 };
 
@@ -157,6 +157,14 @@ pub trait UnitOfWork: Send {
         &mut self,
         webhook: WebhookId,
         state: &EndpointState,
+    ) -> Result<(), StoreError>;
+
+    /// Keeps the rate limit of an existing webhook, or that it has none. A new one has all its tokens; one
+    /// in place of another takes its tokens over, as far as it has room for them.
+    async fn put_rate_limit(
+        &mut self,
+        webhook: WebhookId,
+        rule: Option<RateLimit>,
     ) -> Result<(), StoreError>;
 
     /// Reads and locks a delivery, and says whether its event is still kept.

@@ -4,16 +4,22 @@
 //! have a batch that is due or enough to make one of, and takes one batch of each. Where there are more
 //! webhooks than batches to take, the next claim begins where this one ended.
 
-use std::sync::{Mutex, PoisonError};
+use std::{
+    collections::BTreeSet,
+    sync::{Mutex, PoisonError},
+};
 
-use sqlx::postgres::{PgBindIterExt as _, PgConnection};
+use sqlx::{
+    Connection as _,
+    postgres::{PgBindIterExt as _, PgConnection},
+};
 use uuid::Uuid;
 
 use crate::{
     domain::{
         entities::BatchRule,
-        interfaces::{BatchClaim, ClaimedBatch, StoreError},
-        values::WebhookId,
+        interfaces::{BatchClaim, ClaimedBatches, StoreError},
+        values::{Timestamp, WebhookId},
     },
     infrastructure::by_batch::by_batch,
 };
@@ -22,6 +28,7 @@ use super::{
     claim::{ClaimRow, MAX_BYTES, cancel_orphans},
     error::during,
     pool::Pool,
+    rate_limits,
     rows::delivery_columns,
 };
 
@@ -35,6 +42,8 @@ struct Waiting {
     made: bool,
     /// `None`: the webhook is gone.
     runs: Option<bool>,
+    /// Whether it has a rate limit.
+    is_limited: bool,
 }
 
 /// Implements [`crate::domain::interfaces::DeliveryStore::claim_batches`].
@@ -42,15 +51,23 @@ pub(super) async fn claim_batches(
     pool: &Pool,
     last: &Mutex<Uuid>,
     claim: &BatchClaim,
-) -> Result<Vec<ClaimedBatch>, StoreError> {
+) -> Result<ClaimedBatches, StoreError> {
     if claim.ids.is_empty() {
-        return Ok(Vec::new());
+        return Ok(ClaimedBatches::default());
     }
     pool.bounded(OPERATION, async {
         let mut connection = pool.lend(OPERATION).await?;
         let rows = claim_from(&mut connection, last, claim).await?;
+        let next_token_at = if rows.is_empty() {
+            next_token_at(&mut connection, claim).await?
+        } else {
+            None
+        };
         connection.give_back();
-        by_batch(rows.into_iter().map(TryInto::try_into))
+        Ok(ClaimedBatches {
+            batches: by_batch(rows.into_iter().map(TryInto::try_into))?,
+            next_token_at,
+        })
     })
     .await
 }
@@ -70,7 +87,45 @@ async fn claim_from(
     if !gone.is_empty() {
         cancel_orphans(connection, gone.iter().map(|one| one.webhook_id), claim.now).await?;
     }
-    let (made, new): (Vec<Waiting>, Vec<Waiting>) = running.into_iter().partition(|one| one.made);
+    if running.iter().any(|one| one.is_limited) {
+        take_within_limits(connection, running, claim).await
+    } else {
+        take(connection, running, claim).await
+    }
+}
+
+/// As [`take`], with a token for each batch of a webhook that has a rate limit.
+async fn take_within_limits(
+    connection: &mut PgConnection,
+    mut webhooks: Vec<Waiting>,
+    claim: &BatchClaim,
+) -> Result<Vec<ClaimRow>, StoreError> {
+    let mut tx = connection.begin().await.map_err(during(OPERATION))?;
+    let limited = webhooks.iter().filter(|one| one.is_limited);
+    let limited = limited.map(|one| one.webhook_id);
+    let mut buckets = rate_limits::lock(&mut tx, limited, claim.now).await?;
+    // Those that are limited and not among these are in another worker's hands.
+    webhooks.retain(|one| {
+        let tokens = buckets.tokens(one.webhook_id);
+        !one.is_limited || tokens.is_some_and(|tokens| tokens > 0)
+    });
+    let rows = take(&mut tx, webhooks, claim).await?;
+    // One batch of each.
+    let taken: BTreeSet<Uuid> = rows.iter().map(|row| row.delivery.webhook_id()).collect();
+    for webhook in taken {
+        buckets.take(webhook);
+    }
+    rate_limits::spend(&mut tx, buckets).await?;
+    tx.commit().await.map_err(during(OPERATION))?;
+    Ok(rows)
+}
+
+async fn take(
+    connection: &mut PgConnection,
+    webhooks: Vec<Waiting>,
+    claim: &BatchClaim,
+) -> Result<Vec<ClaimRow>, StoreError> {
+    let (made, new): (Vec<Waiting>, Vec<Waiting>) = webhooks.into_iter().partition(|one| one.made);
     let mut rows = Vec::new();
     if !made.is_empty() {
         rows.extend(take_made(connection, &made, claim).await?);
@@ -81,7 +136,31 @@ async fn claim_from(
     Ok(rows)
 }
 
-/// The webhooks with a batch to take that run, and those that are gone: those after `from` first.
+/// When a webhook gets a token that has none and something to send together.
+async fn next_token_at(
+    connection: &mut PgConnection,
+    claim: &BatchClaim,
+) -> Result<Option<Timestamp>, StoreError> {
+    sqlx::query_scalar(
+        "SELECT min(r.ready_at) FROM rate_limits r
+         WHERE r.ready_at > $1 AND r.webhook_id <> ALL($2::uuid[])
+             AND ($3::uuid IS NULL OR r.webhook_id = $3)
+             AND (EXISTS (SELECT FROM deliveries d
+                     WHERE d.status = 'pending' AND d.batched AND d.batch_id IS NULL
+                         AND d.webhook_id = r.webhook_id)
+                 OR EXISTS (SELECT FROM deliveries d
+                     WHERE d.status = 'pending' AND d.batch_id IS NOT NULL
+                         AND d.webhook_id = r.webhook_id AND d.due_at <= $1))",
+    )
+    .bind(claim.now)
+    .bind(claim.exclude.iter().map(|id| id.0).bind_iter())
+    .bind(claim.only.map(|id| id.0))
+    .fetch_one(connection)
+    .await
+    .map_err(during(OPERATION))
+}
+
+/// The webhooks with a batch to take that run and have a token, if they need one, and those that are gone: those after `from` first.
 async fn waiting(
     connection: &mut PgConnection,
     from: Uuid,
@@ -113,13 +192,15 @@ async fn waiting(
                          AND d.webhook_id = h.id AND d.due_at <= $2) AS made, (
                      SELECT w.status IN ('pending', 'active') AND i.status IN ('pending', 'active')
                      FROM webhooks w JOIN integrations i ON i.id = w.integration_id
-                     WHERE w.id = h.id) AS runs
+                     WHERE w.id = h.id) AS runs, (
+                     SELECT r.ready_at <= $2 FROM rate_limits r
+                     WHERE r.webhook_id = h.id) AS has_token
              FROM hooks h
              WHERE h.id IS NOT NULL AND h.id <> ALL($3::uuid[]) AND ($4::uuid IS NULL OR h.id = $4)
              ORDER BY h.id <= $1, h.id
          )
-         SELECT a.webhook_id, a.made, a.runs FROM asked a
-         WHERE a.runs IS NULL OR a.runs AND (a.made
+         SELECT a.webhook_id, a.made, a.runs, a.has_token IS NOT NULL AS is_limited FROM asked a
+         WHERE a.runs IS NULL OR a.runs AND a.has_token IS DISTINCT FROM false AND (a.made
              OR EXISTS (SELECT FROM deliveries d
                  WHERE d.status = 'pending' AND d.batched AND d.batch_id IS NULL
                      AND d.webhook_id = a.webhook_id AND d.due_at <= $2)

@@ -12,8 +12,8 @@ use uuid::Uuid;
 use crate::domain::{
     entities::{Attempt, Delivery},
     interfaces::{
-        BatchClaim, ClaimRequest, ClaimedBatch, ClaimedDelivery, ClaimedLanes, DeliveryStore,
-        LaneClaim, Lease, RecordBatch, StoreError,
+        BatchClaim, ClaimRequest, Claimed, ClaimedBatches, ClaimedLanes, DeliveryStore, LaneClaim,
+        Lease, RecordBatch, StoreError,
     },
     values::{DeliveryId, TenantId, Timestamp, WebhookId},
 };
@@ -21,7 +21,7 @@ use crate::domain::{
 use super::{
     PostgresStore, batches, claim, endpoints,
     error::during,
-    lanes, record,
+    lanes, rate_limits, record,
     rows::{AttemptRow, DeliveryRow, FirstAttemptRow, all, delivery_columns},
 };
 
@@ -89,7 +89,7 @@ impl DeliveryStore for PostgresStore {
         record::record(&self.pool, batch).await
     }
 
-    async fn claim_due(&self, request: &ClaimRequest) -> Result<Vec<ClaimedDelivery>, StoreError> {
+    async fn claim_due(&self, request: &ClaimRequest) -> Result<Claimed, StoreError> {
         claim::claim_due(&self.pool, &self.claimed_up_to, request).await
     }
 
@@ -97,7 +97,7 @@ impl DeliveryStore for PostgresStore {
         lanes::claim_lanes(&self.pool, &self.last_lane, claim).await
     }
 
-    async fn claim_batches(&self, claim: &BatchClaim) -> Result<Vec<ClaimedBatch>, StoreError> {
+    async fn claim_batches(&self, claim: &BatchClaim) -> Result<ClaimedBatches, StoreError> {
         batches::claim_batches(&self.pool, &self.last_batch, claim).await
     }
 
@@ -150,24 +150,30 @@ impl DeliveryStore for PostgresStore {
         if leases.is_empty() {
             return Ok(());
         }
-        sqlx::query(
+        let limited: Vec<(Uuid, i64)> = sqlx::query_as(
             "WITH locked AS MATERIALIZED (
                  SELECT l.id FROM deliveries l WHERE l.id = ANY($1::uuid[])
                  ORDER BY l.id FOR UPDATE
+             ), released AS (
+                 UPDATE deliveries d
+                 SET next_attempt_at = $3, due_at = $3, lease_epoch = d.lease_epoch + 1
+                 FROM UNNEST($1::uuid[], $2::bigint[]) AS l (id, epoch)
+                 WHERE (SELECT count(*) FROM locked) > 0
+                     AND d.id = l.id AND d.lease_epoch = l.epoch AND d.status = 'pending'
+                 RETURNING d.webhook_id, COALESCE(d.batch_id, d.id) AS request
              )
-             UPDATE deliveries d
-             SET next_attempt_at = $3, due_at = $3, lease_epoch = d.lease_epoch + 1
-             FROM UNNEST($1::uuid[], $2::bigint[]) AS l (id, epoch)
-             WHERE (SELECT count(*) FROM locked) > 0
-                 AND d.id = l.id AND d.lease_epoch = l.epoch AND d.status = 'pending'",
+             SELECT r.webhook_id, count(DISTINCT r.request) FROM released r
+             WHERE EXISTS (SELECT FROM rate_limits x WHERE x.webhook_id = r.webhook_id)
+             GROUP BY r.webhook_id",
         )
         .bind(leases.iter().map(|lease| lease.delivery_id.0).bind_iter())
         .bind(leases.iter().map(|lease| lease.epoch).bind_iter())
         .bind(next_attempt_at)
-        .execute(&self.pool)
+        .fetch_all(&self.pool)
         .await
         .map_err(during("give deliveries back"))?;
-        Ok(())
+        // By itself: whoever deletes a webhook locks first this row and then deliveries.
+        rate_limits::give_back(&self.pool, &limited).await
     }
 
     async fn prune_deliveries(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {

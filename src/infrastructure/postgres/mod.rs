@@ -18,6 +18,7 @@ mod lent;
 mod outbox;
 mod pool;
 mod queries;
+mod rate_limits;
 mod record;
 mod registry;
 mod rows;

@@ -9,13 +9,13 @@ use uuid::Uuid;
 use crate::{
     domain::{
         entities::{BatchRule, Batching},
-        interfaces::{BatchClaim, ClaimedBatch, ClaimedDelivery, StoreError},
-        values::{BatchId, WebhookId},
+        interfaces::{BatchClaim, ClaimedBatches, ClaimedDelivery, StoreError},
+        values::{BatchId, Timestamp, WebhookId},
     },
     infrastructure::by_batch::by_batch,
 };
 
-use super::{SqliteStore, batch::hex_array, claim::MAX_BYTES, error::failed, rows};
+use super::{SqliteStore, batch::hex_array, claim::MAX_BYTES, error::failed, rate_limits, rows};
 
 const CLAIM: &str = "claim batches";
 
@@ -49,6 +49,7 @@ WITH RECURSIVE hooks (id) AS (
     WHERE e.status IN ('pending', 'active') AND i.status IN ('pending', 'active')
         AND e.id NOT IN (SELECT unhex(value) FROM json_each(?2))
         AND (?4 IS NULL OR e.id = ?4)
+        AND NOT EXISTS (SELECT 1 FROM rate_limits l WHERE l.webhook_id = e.id AND l.ready_at > ?1)
 )
 SELECT a.id, a.made <= ?1 AS made
 FROM asked a LEFT JOIN batch_rules r ON r.webhook_id = a.id
@@ -113,25 +114,60 @@ type Waiting = (Uuid, bool);
 pub(super) async fn claim_batches(
     store: &SqliteStore,
     claim: &BatchClaim,
-) -> Result<Vec<ClaimedBatch>, StoreError> {
+) -> Result<ClaimedBatches, StoreError> {
     if claim.ids.is_empty() {
-        return Ok(Vec::new());
+        return Ok(ClaimedBatches::default());
     }
     // A reader looks whether there is anything, so that looking holds up nobody who writes.
     let mut reader = store.read(CLAIM).await?;
-    let found = waiting(&mut reader, claim).await?;
-    drop(reader);
-    if found.is_empty() {
-        return Ok(Vec::new());
+    if waiting(&mut reader, claim).await?.is_empty() {
+        return Ok(ClaimedBatches {
+            batches: Vec::new(),
+            next_token_at: next_token_at(&mut reader, claim).await?,
+        });
     }
+    drop(reader);
     let mut transaction = store.write(CLAIM).await?;
     let waiting = waiting(&mut transaction, claim).await?;
-    let (made, new): (Vec<Waiting>, Vec<Waiting>) = waiting.into_iter().partition(|one| one.1);
+    let all = waiting.iter().map(|one| one.0);
+    let mut buckets = rate_limits::lock(&mut transaction, all, claim.now).await?;
+    // One batch of each.
+    let waiting = waiting.into_iter().filter(|one| buckets.take(one.0));
+    let (made, new): (Vec<Waiting>, Vec<Waiting>) = waiting.partition(|one| one.1);
     let mut taken = take_made(&mut transaction, &made, claim).await?;
     taken.extend(take_new(&mut transaction, &new, claim).await?);
     lease(&mut transaction, &taken, claim).await?;
+    rate_limits::spend(&mut transaction, buckets).await?;
     transaction.commit().await.map_err(failed(CLAIM))?;
-    by_batch(taken.iter().map(|row| claimed(row, claim)))
+    Ok(ClaimedBatches {
+        batches: by_batch(taken.iter().map(|row| claimed(row, claim)))?,
+        next_token_at: None,
+    })
+}
+
+/// When a webhook gets a token that has none and something to send together.
+async fn next_token_at(
+    connection: &mut SqliteConnection,
+    claim: &BatchClaim,
+) -> Result<Option<Timestamp>, StoreError> {
+    let next: Option<i64> = sqlx::query_scalar(
+        "SELECT min(r.ready_at) FROM rate_limits r
+        WHERE r.ready_at > ?1 AND r.webhook_id NOT IN (SELECT unhex(value) FROM json_each(?2))
+            AND (?3 IS NULL OR r.webhook_id = ?3)
+            AND (EXISTS (SELECT 1 FROM deliveries d
+                    WHERE d.status = 'pending' AND d.batched AND d.batch_id IS NULL
+                        AND d.webhook_id = r.webhook_id)
+                OR EXISTS (SELECT 1 FROM deliveries d
+                    WHERE d.status = 'pending' AND d.batch_id IS NOT NULL
+                        AND d.webhook_id = r.webhook_id AND d.due_at <= ?1))",
+    )
+    .bind(claim.now.timestamp_millis())
+    .bind(hex_array(claim.exclude.iter().map(|id| id.0)))
+    .bind(claim.only.map(|id| id.0))
+    .fetch_one(connection)
+    .await
+    .map_err(failed("look for the next token"))?;
+    Ok(next.and_then(rows::to_time))
 }
 
 async fn waiting(

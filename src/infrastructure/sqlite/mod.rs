@@ -19,6 +19,7 @@ mod lanes;
 mod outbox;
 mod place;
 mod queries;
+mod rate_limits;
 mod record;
 mod registry;
 mod rows;

@@ -12,13 +12,13 @@ use crate::domain::{
         AuditRow, Child, CommandKey, Inserted, RegistryChange, StoreError, StoredEvent,
         StoredReply, UnitOfWork, UnitOfWorkFactory,
     },
-    policies::EndpointState,
+    policies::{EndpointState, RateLimit},
     values::{DeliveryId, IntegrationId, TenantId, Timestamp, WebhookId},
 };
 
 use super::{
-    SqliteStore, batch::ManyRows, batches, endpoints, entities, error::failed, outbox, record,
-    registry, rows,
+    SqliteStore, batch::ManyRows, batches, endpoints, entities, error::failed, outbox, rate_limits,
+    record, registry, rows,
 };
 
 #[async_trait]
@@ -131,6 +131,14 @@ impl UnitOfWork for Unit {
         state: &EndpointState,
     ) -> Result<(), StoreError> {
         endpoints::put(&mut self.0, webhook, state).await
+    }
+
+    async fn put_rate_limit(
+        &mut self,
+        webhook: WebhookId,
+        rule: Option<RateLimit>,
+    ) -> Result<(), StoreError> {
+        rate_limits::put(&mut self.0, webhook, rule).await
     }
 
     async fn delivery(

@@ -49,6 +49,10 @@ pub(in super::super) struct DeliveryRow {
 
 impl DeliveryRow {
     /// Its place, for sorting.
+    pub(in super::super) fn webhook_id(&self) -> Uuid {
+        self.webhook_id
+    }
+
     pub(in super::super) fn place(&self) -> (Uuid, Option<String>, Option<i64>) {
         (self.webhook_id, self.lane_key.clone(), self.lane_turn)
     }
@@ -183,6 +187,11 @@ pub(in super::super) struct EventRow {
 }
 
 impl EventRow {
+    /// Of its message, in bytes.
+    pub(in super::super) fn size(&self) -> usize {
+        self.event_raw.as_ref().map_or(0, Vec::len)
+    }
+
     pub(in super::super) fn read(self, id: DeliveryId) -> Result<StoredEvent, StoreError> {
         let this = RowRef {
             table: TABLE,

@@ -17,7 +17,7 @@ use crate::domain::{
         AuditRow, Child, CommandKey, Inserted, RegistryChange, StoreError, StoredEvent,
         StoredReply, UnitOfWork, UnitOfWorkFactory,
     },
-    policies::EndpointState,
+    policies::{EndpointState, RateLimit},
     values::{DeliveryId, IntegrationId, TenantId, Timestamp, WebhookId},
 };
 
@@ -26,7 +26,7 @@ use super::{
     error::{during, violates},
     outbox,
     pool::bounded,
-    registry,
+    rate_limits, registry,
 };
 
 /// A transaction; dropped, it is rolled back.
@@ -173,6 +173,18 @@ impl UnitOfWork for Work {
         command(
             self.call_timeout,
             endpoints::put(&mut self.tx, webhook, state),
+        )
+        .await
+    }
+
+    async fn put_rate_limit(
+        &mut self,
+        webhook: WebhookId,
+        rule: Option<RateLimit>,
+    ) -> Result<(), StoreError> {
+        command(
+            self.call_timeout,
+            rate_limits::put(&mut self.tx, webhook, rule),
         )
         .await
     }
