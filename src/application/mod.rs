@@ -1,6 +1,9 @@
 //! What the worker does: the use cases, and the ports through which they reach the world.
 
+mod admittance;
 mod answer;
+mod batch_attempt;
+pub mod batches;
 pub mod breakers;
 pub mod client_identity;
 pub mod commands;
@@ -23,6 +26,7 @@ pub mod lanes;
 pub mod leased;
 pub mod leases;
 pub mod normalise;
+pub mod oauth;
 pub mod parked;
 pub mod patience;
 #[cfg(test)]

@@ -11,7 +11,7 @@ use crate::domain::{
     values::{SealedSecrets, Timestamp},
 };
 
-use super::{client_identity::ClientIdentity, event_view::EventView};
+use super::{client_identity::ClientIdentity, event_view::EventView, oauth::Grant};
 
 /// Time, ids and randomness.
 pub trait Clock: Send + Sync {
@@ -115,6 +115,8 @@ pub struct OutboundRequest {
     pub whole_up_to: Option<usize>,
     /// The certificate to connect with, if the endpoint asks for one.
     pub identity: Option<Arc<ClientIdentity>>,
+    /// What gets a token for it, if the endpoint asks for one (see [`super::oauth`]).
+    pub grant: Option<Arc<Grant>>,
 }
 
 impl fmt::Debug for OutboundRequest {
@@ -172,6 +174,14 @@ pub enum SendError {
     /// No name could be looked up, which says nothing about the endpoint.
     #[error("cannot connect: {0}")]
     Lookup(String),
+    /// There is no token to show to the endpoint, so nothing was sent to it.
+    #[error("cannot get a token: {reason}")]
+    Token {
+        /// Why, for people; never a secret.
+        reason: String,
+        /// Whether it is this worker's doing, or its surroundings', and says nothing about the partner.
+        ours: bool,
+    },
     /// The connection broke.
     #[error("connection lost: {0}")]
     Broken(String),

@@ -11,6 +11,8 @@ pub struct Wakers {
     pub lanes: Notify,
     /// A replay began.
     pub replays: Notify,
+    /// Deliveries that go out together may have become due, or enough.
+    pub batches: Notify,
     /// Events were committed to the outbox.
     pub outbox: Notify,
 }

@@ -33,6 +33,8 @@ pub const BREAKERS_OPEN: &str = "integration_breakers_open";
 /// Counter, label `to` (`open`, `closed`): breakers that this worker switched; one that opens again after its
 /// probe counts again.
 pub const BREAKER_SWITCHES: &str = "integration_breaker_switches_total";
+/// Counter, label `outcome` (`got`, `failed`): requests to token endpoints (OAuth 2).
+pub const TOKEN_REQUESTS: &str = "integration_token_requests_total";
 /// Gauge: deliveries that wait in the database.
 pub const PARKED_ROWS: &str = "integration_deliveries_parked";
 /// Gauge in seconds: how long the longest-due delivery has been due.
@@ -160,4 +162,5 @@ fn describe_breakers() {
         "Endpoints whose breaker is open, over all workers"
     );
     describe_counter!(BREAKER_SWITCHES, "Breakers opened and closed");
+    describe_counter!(TOKEN_REQUESTS, "Requests to token endpoints by outcome");
 }

@@ -21,5 +21,6 @@ mod refusals;
 mod replays;
 mod rewrap;
 mod secrets;
+mod tokens;
 mod webhooks;
 mod world;

@@ -3,6 +3,7 @@
 
 mod authentication;
 mod bad_days;
+mod batches;
 mod breaker;
 mod clocks;
 mod commands;
@@ -14,6 +15,7 @@ mod explain;
 mod expressions;
 mod intake;
 mod limits;
+mod oauth;
 mod operations;
 mod ordering;
 mod poison;

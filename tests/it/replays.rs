@@ -29,6 +29,7 @@ on_both!(
     a_replay_ends_with_its_webhook,
     an_ordered_webhook_gets_its_deliveries_again_in_order,
     a_limited_webhook_gets_its_deliveries_again_within_its_limit,
+    a_batched_webhook_gets_its_deliveries_again_in_batches,
     a_replay_goes_on_while_live_events_come,
 );
 
@@ -382,6 +383,39 @@ async fn a_limited_webhook_gets_its_deliveries_again_within_its_limit(site: Site
     let took = again[39].at.duration_since(again[0].at);
     // A whole bucket at once, and the rest as it is refilled.
     assert!(took >= Duration::from_millis(900), "{took:?}");
+}
+
+async fn a_batched_webhook_gets_its_deliveries_again_in_batches(site: Site) {
+    let Site { erp, receiver, .. } = site;
+    let batched = json!({ "batch": { "maxEvents": 20, "maxWait": "300ms" } });
+    publish(&erp, 0..50).await;
+    erp.wait_all_settled(PATIENCE).await;
+    let (webhook, _) = erp
+        .webhook(&receiver.url("/w"), &["sales.>"], batched)
+        .await;
+    let events = |requests: &[Received]| -> Vec<String> {
+        let bodies = requests.iter().map(Received::json);
+        let all = bodies.flat_map(|body| body.as_array().cloned().expect("a batch"));
+        all.map(|one| one["id"].as_str().expect("an id").to_owned())
+            .collect()
+    };
+    for (action, all) in [("backfill", 50), ("replay", 100)] {
+        let begun = begin(&erp, action, &webhook).await;
+
+        let told = ended(&erp, &begun, "completed").await;
+        assert_eq!(told["data"]["done"], 50, "{action}");
+        let requests = receiver
+            .wait_until(PATIENCE, |requests| events(requests).len() == all)
+            .await;
+        assert!(requests.len() <= all / 5, "{} requests", requests.len());
+        let different: BTreeSet<String> = events(&requests).into_iter().collect();
+        assert_eq!(different.len(), 50, "{action}");
+        eventually(PATIENCE, async || {
+            let done = json!({ "statuses": ["delivered"] });
+            (dry_run(&erp, &webhook, done).await["count"] == 50).then_some(())
+        })
+        .await;
+    }
 }
 
 async fn a_replay_goes_on_while_live_events_come(site: Site) {

@@ -9,6 +9,7 @@ mod harness;
 mod samples;
 
 mod bad_rows;
+mod batches;
 mod claims;
 mod deliveries;
 mod endpoints;
@@ -26,6 +27,7 @@ mod replays;
 mod replies;
 mod sealed;
 mod silence;
+mod tokens;
 mod units_of_work;
 mod upkeep;
 mod webhooks;

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use integration_worker::domain::{
     entities::{Integration, Webhook},
-    interfaces::{Inserted, Resealed, SealedKind, SealedPlace, StoredReply, StoredSealed},
+    interfaces::{
+        Inserted, Resealed, SealedKind, SealedPlace, StoredReply, StoredSealed, StoredToken,
+    },
     values::SealedSecrets,
 };
 
@@ -45,6 +47,7 @@ async fn filled(database: &Database) -> (Vec<Integration>, Vec<Webhook>) {
     integrations.push(integration("bare"));
     database.insert_integrations(&integrations).await;
     database.insert_webhooks(&webhooks).await;
+    keep_tokens(database, &webhooks).await;
     database
         .work(async |work| {
             for n in 0..4_u8 {
@@ -67,6 +70,20 @@ async fn filled(database: &Database) -> (Vec<Integration>, Vec<Webhook>) {
         })
         .await;
     (integrations, webhooks)
+}
+
+async fn keep_tokens(database: &Database, webhooks: &[Webhook]) {
+    for (n, hook) in (0..).zip(webhooks) {
+        let claimed = database.store.claim_token(hook.id, 0, at(0), at(1)).await;
+        let epoch = claimed.expect("it writes").expect("nobody else asks");
+        let token = StoredToken {
+            sealed: sealed(if n == 1 { "k2" } else { "k1" }, 40 + n),
+            got_at: at(0),
+            expires_at: at(9),
+        };
+        let kept = database.store.put_token(hook.id, epoch, &token).await;
+        assert!(kept.expect("it writes"));
+    }
 }
 
 async fn others(
@@ -105,7 +122,9 @@ async fn what_another_key_sealed_is_found_in_parts_and_in_order(database: &Datab
         let places: Vec<SealedPlace> = [0, 2, 3]
             .map(|n: usize| match kind {
                 SealedKind::Integrations => SealedPlace::Credentials(integrations[n].id.0),
-                SealedKind::Webhooks => SealedPlace::Credentials(webhooks[n].id.0),
+                SealedKind::Webhooks | SealedKind::Tokens => {
+                    SealedPlace::Credentials(webhooks[n].id.0)
+                }
                 SealedKind::SigningSecrets => SealedPlace::SigningSecret(webhooks[n].id.0, 0),
                 SealedKind::Replies => SealedPlace::Reply(command_key(&n.to_string())),
             })
@@ -159,6 +178,11 @@ async fn what_is_sealed_anew_stands_under_the_new_key_and_nothing_else_changes(
         let found = database.store.get_webhook(&one.meta.tenant, one.id);
         assert_eq!(found.await.expect("it reads").as_ref(), Some(&*one));
     }
+    let token = database.store.token_state(webhooks[2].id).await;
+    let token = token.expect("it reads").token.expect("it is kept");
+    let mut expected = sealed("k1", 42);
+    renew(&mut expected);
+    assert_eq!((token.sealed, token.expires_at), (expected, at(9)));
     database
         .work(async |work| {
             let kept = work.reply(&command_key("2")).await.expect("it reads");

@@ -20,6 +20,7 @@ use crate::{
         in_hand::InHand,
         leases::Leases,
         normalise::Normaliser,
+        oauth::{TokenParts, TokenSender},
         parked::ParkedLane,
         ports::{Clock, EventPublisher, HttpSender},
         relay::Relay,
@@ -178,7 +179,7 @@ pub(crate) async fn run_on(
     );
     metrics.spawn_upkeep(&groups.ops);
     let started = tokio::select! {
-        parts = prepare(config, clock, Arc::clone(&health)) => Some(parts?),
+        parts = prepare(config, clock, Arc::clone(&health), &groups.upkeep) => Some(parts?),
         () = shutdown.cancelled() => None,
     };
     if let Some(parts) = started {
@@ -200,11 +201,12 @@ pub(crate) async fn run_on(
     }
 }
 
-/// Waits for everything that the worker stands on.
+/// Waits for everything that the worker stands on. `background` is where tokens are replaced.
 async fn prepare(
     config: Config,
     clock: Arc<dyn Clock>,
     health: Arc<Health>,
+    background: &Group,
 ) -> Result<Parts, RunError> {
     let tenant = TenantId::try_new(&config.default_tenant)
         .map_err(|error| RunError::configuration("DEFAULT_TENANT", &error))?;
@@ -219,6 +221,13 @@ async fn prepare(
     let learned = store_clock::learn_first(store.store.as_ref(), clock.as_ref()).await;
     learned.map_err(RunError::Store)?;
     let (connection, topology) = nats::wait_for(&config.nats, Arc::clone(&clock), &health).await?;
+    let tokens = TokenParts {
+        store: Arc::clone(&store.store),
+        cipher: keys.cipher(),
+        clock: Arc::clone(&clock),
+        group: background.clone(),
+    };
+    let sender = TokenSender::new(Arc::new(sender), tokens);
     let prefix = nats::prefix(&config.nats)?;
     let dead_letters = JetStreamDeadLetters::new(&connection, prefix.clone(), &topology);
     let responses = config.nats.response_subject.clone();

@@ -209,6 +209,7 @@ impl CommandHandler {
         if parked {
             self.ports.wakers.parked.notify_one();
             self.ports.wakers.lanes.notify_one();
+            self.ports.wakers.batches.notify_one();
         }
         if replays {
             self.ports.wakers.replays.notify_one();

@@ -114,7 +114,7 @@ pub(super) fn endpoint(
     compiled(expressions, "transform", transform, Scope::Event)
         .and_then(|transform| {
             let endpoint = Endpoint::compile(settings, keys)?.with_transform(transform);
-            endpoint.with_authentication(authentication)
+            endpoint.with_authentication(webhook.id, authentication)
         })
         .map_err(|problem| Refusal::at(ErrorCode::ValidationFailed, "config", problem).into())
 }

@@ -5,7 +5,13 @@ use std::{fmt, sync::Arc};
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use url::Url;
 
-use crate::application::client_identity::ClientIdentity;
+use crate::{
+    application::{
+        client_identity::ClientIdentity,
+        oauth::{ClientCredentials, Grant},
+    },
+    domain::values::WebhookId,
+};
 
 /// What every request of a webhook carries. Its value is secret and never printed.
 #[derive(Clone)]
@@ -26,6 +32,8 @@ pub enum Authentication {
     },
     /// The connection: mutual TLS.
     Certificate(Arc<ClientIdentity>),
+    /// A token, which is got with these when a request is sent: OAuth 2.
+    Token(ClientCredentials),
 }
 
 impl Authentication {
@@ -33,7 +41,15 @@ impl Authentication {
     pub(super) fn identity(&self) -> Option<Arc<ClientIdentity>> {
         match self {
             Self::Certificate(identity) => Some(Arc::clone(identity)),
-            Self::Header { .. } | Self::Query { .. } => None,
+            _ => None,
+        }
+    }
+
+    /// What gets the tokens of a webhook, if it is one.
+    pub(super) fn grant(&self, webhook: WebhookId) -> Option<Arc<Grant>> {
+        match self {
+            Self::Token(credentials) => Some(Arc::new(Grant::new(webhook, credentials.clone()))),
+            _ => None,
         }
     }
 
@@ -58,7 +74,7 @@ impl Authentication {
                 url.query_pairs_mut().append_pair(&name, &value);
                 *uri = url.as_str().parse().map_err(|_| fault())?;
             }
-            Self::Certificate(_) => {}
+            Self::Certificate(_) | Self::Token(_) => {}
         }
         Ok(())
     }
@@ -70,6 +86,7 @@ impl fmt::Debug for Authentication {
             Self::Header { name, .. } => ("Header", name.as_str()),
             Self::Query { name, .. } => ("Query", name.as_str()),
             Self::Certificate(_) => ("Certificate", ""),
+            Self::Token(_) => ("Token", ""),
         };
         f.debug_tuple(place).field(&name).finish()
     }

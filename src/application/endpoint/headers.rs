@@ -10,7 +10,8 @@ pub(super) const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhoo
 pub(super) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 pub(super) const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
-const USER_AGENT: &str = concat!("integration-worker/", env!("CARGO_PKG_VERSION"));
+/// How the worker names itself.
+pub(crate) const USER_AGENT: &str = concat!("integration-worker/", env!("CARGO_PKG_VERSION"));
 
 /// Names that the worker or the connection needs for itself.
 const RESERVED: [&str; 14] = [

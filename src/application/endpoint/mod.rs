@@ -1,14 +1,17 @@
 //! An endpoint: everything about a webhook that makes a request out of an event.
 
 mod authentication;
+mod batch;
 mod body;
 mod headers;
+mod ndjson;
 #[cfg(test)]
 mod tests;
 mod trace;
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Uri};
 use url::Url;
 
@@ -16,18 +19,21 @@ use crate::domain::{
     entities::{HttpMethod, WebhookSettings},
     events::{BusinessEvent, Payload},
     policies::{SignatureKey, signature},
-    values::{DeliveryId, Timestamp},
+    values::{DeliveryId, Timestamp, WebhookId},
 };
 
 use super::{
     client_identity::ClientIdentity,
     event_view::EventView,
+    oauth::Grant,
     ports::{Expression, OutboundRequest},
     response::{MAX_ANSWER, ResponseRule},
 };
 use headers::{TRACEPARENT, TRACESTATE, WEBHOOK_ID, WEBHOOK_SIGNATURE, WEBHOOK_TIMESTAMP};
 
 pub use authentication::Authentication;
+pub(in crate::application) use batch::BatchBody;
+pub(crate) use headers::USER_AGENT;
 pub use headers::is_reserved_header;
 
 /// A signing key, and until when it signs.
@@ -55,6 +61,7 @@ pub struct Endpoint {
     transform: Option<Arc<dyn Expression>>,
     identity: Option<Arc<ClientIdentity>>,
     response: Option<ResponseRule>,
+    grant: Option<Arc<Grant>>,
 }
 
 impl Endpoint {
@@ -72,19 +79,22 @@ impl Endpoint {
             transform: None,
             identity: None,
             response: None,
+            grant: None,
         })
     }
 
-    /// Shows every request's endpoint who sends it.
+    /// Shows every request's endpoint who sends it; `webhook` is whose endpoint it is.
     ///
     /// # Errors
     /// Says why it cannot; never holds a secret or the URL.
     pub fn with_authentication(
         mut self,
+        webhook: WebhookId,
         authentication: Option<Authentication>,
     ) -> Result<Self, String> {
         if let Some(authentication) = authentication {
             self.identity = authentication.identity();
+            self.grant = authentication.grant(webhook);
             authentication.apply(&self.settings.url, &mut self.uri, &mut self.headers)?;
         }
         Ok(self)
@@ -126,21 +136,37 @@ impl Endpoint {
         now: Timestamp,
     ) -> Result<OutboundRequest, String> {
         let mut headers = self.headers.clone();
-        let made = self.transform.as_ref().map(|transform| {
-            let made = transform.json(&EventView::new(event));
-            made.map_err(|fault| format!("transform: {fault}"))
-        });
-        let made = made.transpose()?.map(Payload::Json);
+        let made = self.transformed(&EventView::new(event))?;
+        let made = made.map(Payload::Json);
         let payload = made.as_ref().unwrap_or(&event.payload);
         let body = body::write(self.settings.format, event, payload, &mut headers);
+        let trace = trace::context(&event.meta, delivery, attempt);
+        Ok(self.signed(delivery.0, body, headers, trace, now))
+    }
 
+    /// What the transform makes of an event, if there is one.
+    fn transformed(&self, view: &EventView<'_>) -> Result<Option<Bytes>, String> {
+        let made = self.transform.as_ref().map(|transform| {
+            let made = transform.json(view);
+            made.map_err(|fault| format!("transform: {fault}"))
+        });
+        made.transpose()
+    }
+
+    fn signed(
+        &self,
+        id: uuid::Uuid,
+        body: Bytes,
+        mut headers: HeaderMap,
+        (traceparent, tracestate): (String, Option<HeaderValue>),
+        now: Timestamp,
+    ) -> OutboundRequest {
         let mut buffer = uuid::Uuid::encode_buffer();
-        let id: &str = delivery.0.hyphenated().encode_lower(&mut buffer);
+        let id: &str = id.hyphenated().encode_lower(&mut buffer);
         let timestamp = now.timestamp();
         let valid = |key: &&SigningKey| key.expires_at.is_none_or(|end| end > now);
         let keys = self.keys.iter().filter(valid).map(|key| &key.key);
         let signature = signature(keys, id, timestamp, &body);
-        let (traceparent, tracestate) = trace::context(&event.meta, delivery, attempt);
 
         // These texts are made of characters that every header takes.
         for (name, value) in [
@@ -157,7 +183,7 @@ impl Endpoint {
         if let Some(tracestate) = tracestate {
             headers.insert(TRACESTATE, tracestate);
         }
-        Ok(OutboundRequest {
+        OutboundRequest {
             uri: self.uri.clone(),
             method: self.method.clone(),
             headers,
@@ -165,7 +191,8 @@ impl Endpoint {
             timeout: self.settings.timeout,
             whole_up_to: self.response.is_some().then_some(MAX_ANSWER),
             identity: self.identity.clone(),
-        })
+            grant: self.grant.clone(),
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use crate::{
     domain::{
         entities::{Ordering, SigningSecret, Webhook, WebhookSettings, WebhookStatus},
         policies::{RetryPolicy, SignatureKey},
-        values::{Faults, SealedSecrets},
+        values::{Faults, SealedSecrets, WebhookId},
     },
 };
 
@@ -60,6 +60,7 @@ impl<'a> Compiler<'a> {
             |_| RetryPolicy::default(),
             |settings| settings.retry.clone(),
         );
+        let batch = settings.as_ref().ok().and_then(|settings| settings.batch);
         let limits = settings.as_ref().ok();
         let is_rate_limited = limits.is_some_and(|settings| settings.rate_limit.is_some());
         let max_in_flight = limits.and_then(|settings| settings.max_in_flight);
@@ -81,9 +82,13 @@ impl<'a> Compiler<'a> {
             (Err(faults), _) => Err(in_one_line(faults)),
             (_, Some(error)) => Err(format!("its signing secret cannot be opened: {error}")),
             (Ok(_), None) if keys.usable.is_empty() => Err("it has no signing secret".to_owned()),
-            (Ok(settings), None) => authentication
-                .map_err(unauthenticated)
-                .and_then(|authentication| self.endpoint(settings, keys.usable, authentication)),
+            (Ok(settings), None) => {
+                authentication
+                    .map_err(unauthenticated)
+                    .and_then(|authentication| {
+                        self.endpoint(webhook.id, settings, keys.usable, authentication)
+                    })
+            }
         };
         // Without its rule nothing goes out; with it what waits has its place at least.
         let (endpoint, ordering) = match ordering {
@@ -109,6 +114,7 @@ impl<'a> Compiler<'a> {
                 retry,
                 filter,
                 ordering,
+                batch,
                 is_rate_limited,
                 max_in_flight,
                 endpoint,
@@ -120,6 +126,7 @@ impl<'a> Compiler<'a> {
 
     fn endpoint(
         &self,
+        webhook: WebhookId,
         settings: WebhookSettings,
         keys: Vec<SigningKey>,
         authentication: Option<Authentication>,
@@ -136,7 +143,8 @@ impl<'a> Compiler<'a> {
             Ok::<_, String>(ResponseRule::new(response.event.clone(), data))
         });
         let response = response.transpose()?;
-        let endpoint = Endpoint::compile(settings, keys)?.with_authentication(authentication)?;
+        let endpoint =
+            Endpoint::compile(settings, keys)?.with_authentication(webhook, authentication)?;
         let endpoint = endpoint.with_transform(transform);
         Ok((endpoint.with_response(response), filter))
     }

@@ -61,7 +61,8 @@ pub const REPLAY_IN_FLIGHT: usize = 4;
 pub const MAX_IN_HAND: usize = 4;
 /// Deliveries of a webhook that may wait, for retries say, before a replay adds to them.
 pub const MAX_WAITING: u32 = 1_000;
-/// The same where a replay hands its deliveries over to the lanes.
+/// The same where a replay hands its deliveries over to the lanes; beyond what makes a batch, where they go
+/// out in batches.
 pub const MAX_WAITING_IN_LANES: u32 = 32;
 /// How often the database is asked for replays when nothing wakes the loop.
 const POLL_EVERY: Duration = Duration::from_secs(1);
@@ -222,7 +223,7 @@ impl Replays {
         }
         let began = Instant::now();
         let next = match replay.kind {
-            ReplayKind::Replay => self.next_recorded(replay).await?,
+            ReplayKind::Replay => self.next_recorded(replay, webhook).await?,
             ReplayKind::Backfill => self.next_of_stream(replay, &snapshot).await?,
         };
         let mut page = match next {
@@ -240,6 +241,7 @@ impl Replays {
         self.recorded(replay, &done);
         if waits_for_turn {
             self.wakers.lanes.notify_one();
+            self.wakers.batches.notify_one();
             self.wakers.parked.notify_one();
             return Ok(Some(self.clock.store_now()));
         }
@@ -269,10 +271,10 @@ impl Replays {
         if !self.attempts.deliverer().has_room_to_spare(webhook.id) {
             return Ok(Some(REST));
         }
-        let bound = if waits_for_turn(webhook) {
-            MAX_WAITING_IN_LANES
-        } else {
-            MAX_WAITING
+        let bound = match &webhook.batch {
+            Some(rule) => rule.max_events + MAX_WAITING_IN_LANES,
+            None if waits_for_turn(webhook) => MAX_WAITING_IN_LANES,
+            None => MAX_WAITING,
         };
         let waiting = self.store.pending_of(webhook.id, bound).await?;
         Ok((waiting >= bound).then_some(REST))
@@ -377,10 +379,10 @@ impl Replays {
     }
 }
 
-/// Whether the webhook's deliveries are for the lanes to make: in order, or within a rate limit, which
-/// claims take tokens for.
+/// Whether the webhook's deliveries are for the lanes to make: in order, together, or within a rate limit,
+/// which claims take tokens for.
 fn waits_for_turn(webhook: &CompiledWebhook) -> bool {
-    webhook.ordering.is_some() || webhook.is_rate_limited
+    webhook.ordering.is_some() || webhook.is_rate_limited || webhook.batch.is_some()
 }
 
 /// What this worker has the leases on.

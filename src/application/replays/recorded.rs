@@ -3,24 +3,28 @@
 use futures_util::{StreamExt as _, stream};
 
 use crate::domain::{
-    entities::{DeliveryStatus, Replay},
+    entities::{Batching, DeliveryStatus, Replay},
     interfaces::{Candidate, Reopened, ReplayPage, StoredEvent},
 };
 
 use super::{Next, REPLAY_IN_FLIGHT, REPLAY_PAGE, ReplayError, Replays};
-use crate::application::ports::BusError;
+use crate::application::{ports::BusError, registry::CompiledWebhook};
 
 impl Replays {
     /// The next deliveries after the replay's cursor, with their events: those that are kept with them,
     /// else from the source stream. What waits anyway, and what has no event any more, is left alone.
-    pub(super) async fn next_recorded(&self, replay: &Replay) -> Result<Next, ReplayError> {
+    pub(super) async fn next_recorded(
+        &self,
+        replay: &Replay,
+        webhook: &CompiledWebhook,
+    ) -> Result<Next, ReplayError> {
         let found = self.store.replay_candidates(replay, REPLAY_PAGE).await?;
         let Some(cursor) = found.cursor else {
             return Ok(Next::End);
         };
         let mut reopened = Vec::with_capacity(found.items.len());
         let mut skipped = found.broken;
-        let read = stream::iter(found.items).map(|candidate| self.with_event(candidate));
+        let read = stream::iter(found.items).map(|candidate| self.with_event(candidate, webhook));
         let mut read = read.buffered(REPLAY_IN_FLIGHT);
         while let Some(one) = read.next().await {
             match one? {
@@ -37,7 +41,11 @@ impl Replays {
         }))
     }
 
-    async fn with_event(&self, candidate: Candidate) -> Result<Option<Reopened>, BusError> {
+    async fn with_event(
+        &self,
+        candidate: Candidate,
+        webhook: &CompiledWebhook,
+    ) -> Result<Option<Reopened>, BusError> {
         let Candidate {
             mut delivery,
             epoch,
@@ -52,7 +60,12 @@ impl Replays {
             (None, None) => None,
         };
         Ok(event.map(|event| {
-            delivery.reopen(self.clock.store_now());
+            let now = self.clock.store_now();
+            delivery.reopen(now);
+            // As the webhook has it now, which may not be how it was recorded.
+            let rule = webhook.batch.as_ref().filter(|_| delivery.lane.is_none());
+            delivery.batch = rule.map_or(Batching::Alone, |_| Batching::Waits);
+            delivery.next_attempt_at = Some(rule.map_or(now, |rule| now + rule.max_wait));
             Reopened {
                 delivery,
                 epoch,

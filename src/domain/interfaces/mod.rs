@@ -11,11 +11,12 @@ mod queries;
 mod registry;
 mod replays;
 mod sealed;
+mod tokens;
 mod unit_of_work;
 
 pub use deliveries::{
-    ClaimRequest, Claimed, ClaimedDelivery, ClaimedLanes, DeliveryStore, FirstRecord, LaneClaim,
-    Lease, LeasedRecord, RecordBatch, StoredEvent,
+    BatchClaim, ClaimRequest, Claimed, ClaimedBatch, ClaimedBatches, ClaimedDelivery, ClaimedLanes,
+    DeliveryStore, FirstRecord, LaneClaim, Lease, LeasedRecord, RecordBatch, StoredEvent,
 };
 pub use error::StoreError;
 pub use outbox::{OutboxClaim, OutboxRow, OutboxStore};
@@ -28,6 +29,7 @@ pub use replays::{
     TypeCount,
 };
 pub use sealed::{Resealed, SealedKind, SealedPlace, SealedStore, StoredSealed};
+pub use tokens::{StoredToken, TokenState, TokenStore};
 pub use unit_of_work::{
     AuditRow, Child, CommandKey, Inserted, StoredReply, UnitOfWork, UnitOfWorkFactory,
 };
@@ -41,6 +43,7 @@ pub trait Store:
     + Queries
     + SealedStore
     + ReplayStore
+    + TokenStore
 {
 }
 
@@ -52,5 +55,6 @@ impl<T> Store for T where
         + Queries
         + SealedStore
         + ReplayStore
+        + TokenStore
 {
 }

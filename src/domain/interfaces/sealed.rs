@@ -16,16 +16,19 @@ pub enum SealedKind {
     Webhooks,
     /// The signing secrets of webhooks, former ones included.
     SigningSecrets,
+    /// The tokens of webhooks.
+    Tokens,
     /// The kept replies of commands.
     Replies,
 }
 
 impl SealedKind {
     /// All of them.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::Integrations,
         Self::Webhooks,
         Self::SigningSecrets,
+        Self::Tokens,
         Self::Replies,
     ];
 }
@@ -33,7 +36,7 @@ impl SealedKind {
 /// Where something sealed stands. Ordered within a kind: by id and position, or by command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SealedPlace {
-    /// The credentials of this integration or webhook.
+    /// The credentials of this integration or webhook, or its token.
     Credentials(Uuid),
     /// The signing secret of this webhook, at this position when it was read: a rotation moves it.
     SigningSecret(Uuid, i32),

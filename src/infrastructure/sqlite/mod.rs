@@ -9,6 +9,7 @@
 
 mod backlog;
 mod batch;
+mod batches;
 mod claim;
 mod deliveries;
 mod endpoints;
@@ -24,6 +25,7 @@ mod registry;
 mod replays;
 mod rows;
 mod sealed;
+mod tokens;
 mod unit_of_work;
 
 #[cfg(test)]

@@ -66,11 +66,12 @@ pub fn tell_rewrapped(
 ) -> Exit {
     output.line(format_args!(
         "{} rows were sealed anew with {key_id}: credentials of integrations {}, credentials of \
-         webhooks {}, signing secrets {}, kept replies {}",
+         webhooks {}, signing secrets {}, tokens {}, kept replies {}",
         done.rows(),
         done.integrations,
         done.webhooks,
         done.signing_secrets,
+        done.tokens,
         done.replies
     ));
     let needed = if needed.is_empty() {

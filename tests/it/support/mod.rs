@@ -8,6 +8,7 @@ pub(crate) mod receiver;
 #[path = "../../support/mod.rs"]
 mod shared;
 pub(crate) mod site;
+pub(crate) mod tls;
 pub(crate) mod worker;
 
 pub(crate) use shared::{PATIENCE, eventually, postgres, process, variable};

@@ -4,6 +4,8 @@
 //! marks in their place. So they are read twice when they are saved: as they are given, where marks stand
 //! for what is kept; and whole, as they are stored. When a webhook is loaded they are read whole.
 
+mod oauth2;
+
 use std::sync::Arc;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -24,7 +26,7 @@ use crate::{
     domain::values::{Credentials, Faults, SealedSecrets, SecretConfig, is_credential_mark},
 };
 
-use super::MAX_URL;
+use super::{MAX_URL, SavingRules};
 
 /// Longest credential, in bytes: tokens of identity providers take some kilobytes.
 const MAX_SECRET: usize = 8 * 1024;
@@ -81,6 +83,7 @@ pub fn authentication(
     let beside = Beside {
         url: url.as_deref(),
         headers: &headers,
+        rules: None,
     };
     let made = read(&mut fields, beside, false);
     let made = fields.finish_open().into_result(made);
@@ -93,6 +96,8 @@ pub(super) struct Beside<'a> {
     pub(super) url: Option<&'a str>,
     /// Names in lower case.
     pub(super) headers: &'a [(String, String)],
+    /// What it is held to when it is saved.
+    pub(super) rules: Option<&'a SavingRules<'a>>,
 }
 
 /// Reads `authentication`. With `partial`, credentials may be left out or be marks, as what stands for
@@ -107,11 +112,6 @@ pub(super) fn read(
     inner.need(&["type"]);
     let kind = inner.choice("type", &Kind::ALL, |kind| kind.as_str());
     let made = match kind {
-        Some(Kind::OAuth2) => {
-            inner.fault("type", "is not supported by this version");
-            inner.discard("credentials");
-            None
-        }
         Some(kind) => credentials(&mut inner, kind, beside, partial),
         // Nobody knows what they should hold.
         None => inner.value("credentials").and(None),
@@ -168,7 +168,8 @@ fn credentials(
         Kind::Basic => basic(&mut given, beside),
         Kind::ApiKey => api_key(&mut given, beside),
         Kind::Mtls => mtls(&mut given, beside),
-        _ => bearer(&mut given, beside),
+        Kind::OAuth2 => oauth2::credentials(&mut given, beside),
+        Kind::Bearer => bearer(&mut given, beside),
     };
     inner.absorb(given.fields.finish());
     made
@@ -233,6 +234,13 @@ impl Given {
         value: Option<String>,
         beside: Beside<'_>,
     ) -> Option<Authentication> {
+        self.collide(at, &name, beside);
+        let value = HeaderValue::try_from(value?).ok()?;
+        Some(Authentication::Header { name, value })
+    }
+
+    /// A fault if the webhook has a header of that name.
+    fn collide(&mut self, at: &str, name: &HeaderName, beside: Beside<'_>) {
         if beside
             .headers
             .iter()
@@ -241,8 +249,6 @@ impl Given {
             let message = format!("sets the header {name}, which config.headers sets too");
             self.fields.fault(at, message);
         }
-        let value = HeaderValue::try_from(value?).ok()?;
-        Some(Authentication::Header { name, value })
     }
 }
 

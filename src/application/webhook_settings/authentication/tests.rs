@@ -10,7 +10,7 @@ use crate::{
 
 use super::*;
 
-const SECRET: &str = "S3CRET";
+pub(super) const SECRET: &str = "S3CRET";
 const CERTIFICATE: &str = include_str!("../../../infrastructure/http/client/test_client.pem");
 const KEY: &str = include_str!("../../../infrastructure/http/client/test_client.key");
 const OTHER_KEY: &str = include_str!("../../../infrastructure/http/client/test_server.key");
@@ -23,7 +23,7 @@ fn map(value: Value) -> Map<String, Value> {
     }
 }
 
-fn config(authentication: Value) -> Map<String, Value> {
+pub(super) fn config(authentication: Value) -> Map<String, Value> {
     let mut config = map(json!({ "url": "https://example.com/hook?a=b" }));
     config.insert("authentication".to_owned(), authentication);
     config
@@ -35,7 +35,7 @@ fn told(faults: Faults) -> Vec<(String, String)> {
 }
 
 /// Where something is wrong with what is given, after `config.authentication`.
-fn faults(config: &Map<String, Value>, replaces: bool) -> Vec<String> {
+pub(super) fn faults(config: &Map<String, Value>, replaces: bool) -> Vec<String> {
     let rules = SavingRules {
         egress: &EgressPolicy::default(),
         expressions: &PlayedExpressions,
@@ -55,7 +55,7 @@ fn faults(config: &Map<String, Value>, replaces: bool) -> Vec<String> {
 }
 
 /// As it is stored; `open` of what is sealed gives it back.
-fn stored(
+pub(super) fn stored(
     given: Map<String, Value>,
     before: Option<&(SecretConfig, Credentials)>,
 ) -> (SecretConfig, Credentials) {
@@ -76,7 +76,7 @@ fn stored(
     (SecretConfig { shown, sealed }, found)
 }
 
-fn loaded(config: &SecretConfig) -> Result<Option<Authentication>, Unauthenticated> {
+pub(super) fn loaded(config: &SecretConfig) -> Result<Option<Authentication>, Unauthenticated> {
     authentication(config, |sealed| Ok(sealed.bytes.clone()))
 }
 
@@ -101,7 +101,7 @@ fn made(authentication: Value) -> (String, String) {
             (name.to_string(), value.to_str().unwrap().to_owned())
         }
         Authentication::Query { name, value } => (format!("?{name}"), value),
-        other @ Authentication::Certificate(_) => panic!("{other:?}"),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -232,16 +232,6 @@ fn what_is_wrong_with_an_api_key_is_told_with_its_path() {
     ] {
         assert_eq!(faults(&config(given.clone()), false), expected, "{given}");
     }
-}
-
-#[test]
-fn what_comes_in_a_later_version_is_refused_clearly() {
-    let given = config(json!({ "type": "oauth2", "credentials": { "any": SECRET } }));
-    let faults = told(webhook_settings(&given, None).unwrap_err());
-    let (path, message) = &faults[0];
-    assert_eq!(path, "config.authentication.type");
-    assert_eq!(message, "is not supported by this version");
-    assert_eq!(faults.len(), 1);
 }
 
 #[test]

@@ -53,6 +53,7 @@ fn request(url: &str, timeout: Duration) -> OutboundRequest {
         body: Bytes::from_static(b"body"),
         timeout,
         identity: None,
+        grant: None,
     }
 }
 

@@ -190,8 +190,14 @@ impl ReplayStore for PostgresStore {
     async fn pending_of(&self, webhook: WebhookId, limit: u32) -> Result<u32, StoreError> {
         let count: i64 = sqlx::query_scalar(
             "SELECT count(*) FROM (
-                 (SELECT 1 FROM deliveries
-                  WHERE status = 'pending' AND lane_key IS NULL AND webhook_id = $1 LIMIT $2)
+                 (SELECT 1 FROM deliveries WHERE status = 'pending' AND lane_key IS NULL
+                      AND NOT batched AND webhook_id = $1 LIMIT $2)
+                 UNION ALL
+                 (SELECT 1 FROM deliveries WHERE status = 'pending' AND batched
+                      AND batch_id IS NULL AND webhook_id = $1 LIMIT $2)
+                 UNION ALL
+                 (SELECT 1 FROM deliveries WHERE status = 'pending' AND batch_id IS NOT NULL
+                      AND webhook_id = $1 LIMIT $2)
                  UNION ALL
                  (SELECT 1 FROM deliveries
                   WHERE status = 'pending' AND lane_key IS NOT NULL AND webhook_id = $1 LIMIT $2)

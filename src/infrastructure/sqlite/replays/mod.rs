@@ -174,7 +174,13 @@ impl ReplayStore for SqliteStore {
         sqlx::query_scalar(
             "SELECT count(*) FROM (
                 SELECT 1 FROM deliveries
-                WHERE status = 'pending' AND lane_key IS NULL AND webhook_id = ?1
+                WHERE status = 'pending' AND lane_key IS NULL AND NOT batched AND webhook_id = ?1
+                UNION ALL
+                SELECT 1 FROM deliveries
+                WHERE status = 'pending' AND batched AND batch_id IS NULL AND webhook_id = ?1
+                UNION ALL
+                SELECT 1 FROM deliveries
+                WHERE status = 'pending' AND batch_id IS NOT NULL AND webhook_id = ?1
                 UNION ALL
                 SELECT 1 FROM deliveries
                 WHERE status = 'pending' AND lane_key IS NOT NULL AND webhook_id = ?1

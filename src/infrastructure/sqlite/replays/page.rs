@@ -56,12 +56,12 @@ fn count(rows: usize) -> i64 {
 static REOPEN: LazyLock<ManyRows> = LazyLock::new(|| {
     ManyRows::new(
         64,
-        "WITH v (id, epoch, budget_base, next_attempt_at, due_at) AS (VALUES",
-        5,
+        "WITH v (id, epoch, budget_base, next_attempt_at, due_at, batched) AS (VALUES",
+        6,
         ")
         UPDATE deliveries SET status = 'pending', budget_base = v.budget_base,
             next_attempt_at = v.next_attempt_at, due_at = v.due_at, completed_at = NULL,
-            lease_epoch = lease_epoch + 1, lane_blocks = 0
+            lease_epoch = lease_epoch + 1, lane_blocks = 0, batched = v.batched, batch_id = NULL
         FROM v
         WHERE deliveries.id = v.id AND deliveries.lease_epoch = v.epoch
             AND deliveries.status <> 'pending'
@@ -87,7 +87,8 @@ async fn reopen(
                 .bind(one.epoch)
                 .bind(one.delivery.budget_base)
                 .bind(next.map(|at| at.timestamp_millis()))
-                .bind(due.map(|at| at.timestamp_millis()));
+                .bind(due.map(|at| at.timestamp_millis()))
+                .bind(one.delivery.batch.is_shared());
         }
         let rows = query.fetch_all(&mut *connection).await;
         let rows = rows.map_err(failed(REOPENING))?;
