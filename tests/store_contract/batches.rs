@@ -49,13 +49,13 @@ fn sized(hook: &Webhook, number: i64, bytes: usize) -> FirstRecord {
     record
 }
 
-async fn wait(database: &Database, hook: &Webhook, numbers: impl Iterator<Item = i64>) {
+pub(crate) async fn wait(database: &Database, hook: &Webhook, numbers: impl Iterator<Item = i64>) {
     database
         .record_first(numbers.map(|n| sized(hook, n, 10)).collect())
         .await;
 }
 
-fn rule(max_events: u32, max_bytes: u32) -> BatchRule {
+pub(crate) fn rule(max_events: u32, max_bytes: u32) -> BatchRule {
     BatchRule {
         max_events,
         max_bytes,
@@ -63,7 +63,7 @@ fn rule(max_events: u32, max_bytes: u32) -> BatchRule {
     }
 }
 
-async fn set_rule(database: &Database, hook: WebhookId, rule: Option<BatchRule>) {
+pub(crate) async fn set_rule(database: &Database, hook: WebhookId, rule: Option<BatchRule>) {
     database
         .work(async |work| {
             let put = work.put_batch_rule(hook, rule.as_ref()).await;
@@ -72,13 +72,13 @@ async fn set_rule(database: &Database, hook: WebhookId, rule: Option<BatchRule>)
         .await;
 }
 
-async fn ruled(database: &Database, rule: BatchRule) -> Webhook {
+pub(crate) async fn ruled(database: &Database, rule: BatchRule) -> Webhook {
     let hook = our_webhook(database).await;
     set_rule(database, hook.id, Some(rule)).await;
     hook
 }
 
-fn claim(now: Timestamp) -> BatchClaim {
+pub(crate) fn claim(now: Timestamp) -> BatchClaim {
     BatchClaim {
         now,
         lease_until: now + chrono::TimeDelta::seconds(60),
@@ -94,7 +94,7 @@ async fn take(database: &Database, claim: &BatchClaim) -> Vec<ClaimedBatch> {
 }
 
 /// The numbers in a batch, in their order.
-fn numbers(batch: &ClaimedBatch) -> Vec<i64> {
+pub(crate) fn numbers(batch: &ClaimedBatch) -> Vec<i64> {
     let hook = batch.deliveries[0].delivery.webhook_id;
     let each = batch.deliveries.iter().map(|one| {
         assert_eq!(one.delivery.batch, Batching::In(batch.id));
@@ -104,7 +104,7 @@ fn numbers(batch: &ClaimedBatch) -> Vec<i64> {
     each.collect()
 }
 
-fn all_numbers(batches: &[ClaimedBatch]) -> Vec<Vec<i64>> {
+pub(crate) fn all_numbers(batches: &[ClaimedBatch]) -> Vec<Vec<i64>> {
     let mut all: Vec<Vec<i64>> = batches.iter().map(numbers).collect();
     all.sort();
     all
