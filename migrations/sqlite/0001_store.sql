@@ -72,6 +72,16 @@ CREATE TABLE batch_rules (
     max_bytes INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
+-- Webhooks with a rate limit, and what is left of their tokens.
+CREATE TABLE rate_limits (
+    webhook_id BLOB NOT NULL PRIMARY KEY REFERENCES webhooks (id) ON DELETE CASCADE,
+    requests INTEGER NOT NULL,
+    per_ms INTEGER NOT NULL,
+    level INTEGER NOT NULL, -- a token is per_ms of it, and each millisecond brings `requests` of it
+    refilled_at INTEGER NOT NULL,
+    ready_at INTEGER NOT NULL -- from when on it is worth to take tokens
+) STRICT, WITHOUT ROWID;
+
 -- The tokens that webhooks show to their endpoints (OAuth 2), and who may get a new one.
 CREATE TABLE oauth_tokens (
     webhook_id BLOB NOT NULL PRIMARY KEY REFERENCES webhooks (id) ON DELETE CASCADE,
@@ -81,16 +91,6 @@ CREATE TABLE oauth_tokens (
     key_id TEXT,
     got_at INTEGER,
     expires_at INTEGER
-) STRICT, WITHOUT ROWID;
-
--- Webhooks with a rate limit, and what is left of their tokens.
-CREATE TABLE rate_limits (
-    webhook_id BLOB NOT NULL PRIMARY KEY REFERENCES webhooks (id) ON DELETE CASCADE,
-    requests INTEGER NOT NULL,
-    per_ms INTEGER NOT NULL,
-    level INTEGER NOT NULL, -- a token is per_ms of it, and each millisecond brings `requests` of it
-    refilled_at INTEGER NOT NULL,
-    ready_at INTEGER NOT NULL -- from when on it is worth to take tokens
 ) STRICT, WITHOUT ROWID;
 
 -- The first attempt stands in the row itself: a delivery that succeeds at once is one row and no more.
