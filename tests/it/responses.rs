@@ -108,6 +108,10 @@ async fn an_answer_becomes_an_event_that_others_get_and_the_maker_does_not(site:
     assert_eq!(request.json()["id"], event["id"]);
     let traceparent = request.header("traceparent");
     assert!(traceparent.contains(trace), "{traceparent}");
+    let question = json!({ "eventId": event["id"], "webhookId": maker });
+    let explained = erp.ask("delivery.explain", question).await;
+    let reason = "the event was made of an answer to this webhook, which never gets it";
+    assert_eq!(explained, json!({ "outcome": "filter", "reason": reason }));
 }
 
 async fn every_lane_makes_one_event_of_the_answer_that_was_a_success(site: Site) {

@@ -31,6 +31,7 @@ pub(super) fn refused(
     expressions: &dyn Expressions,
 ) -> Option<Verdict> {
     pattern(question, &event.meta.event_type)
+        .or_else(|| own_answer(question, event))
         .or_else(|| filter(question, event, expressions))
         .or_else(|| stopped(question))
 }
@@ -50,6 +51,13 @@ fn pattern(question: &Question<'_>, event_type: &str) -> Option<Verdict> {
     let reason =
         format!("the event's type {event_type} fits none of the webhook's events: {patterns}");
     Some(Verdict::new("pattern", reason))
+}
+
+/// Without an outcome of its own: it is kept out as by a filter.
+fn own_answer(question: &Question<'_>, event: &BusinessEvent) -> Option<Verdict> {
+    let reason = "the event was made of an answer to this webhook, which never gets it";
+    let is_own = event.meta.is_made_by(question.webhook.id);
+    is_own.then(|| Verdict::new("filter", reason))
 }
 
 fn filter_of<'a>(question: &Question<'a>) -> Option<&'a str> {
