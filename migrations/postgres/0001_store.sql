@@ -75,6 +75,18 @@ CREATE TABLE endpoint_states (
     probe_until   timestamptz
 );
 
+-- Webhooks with a rate limit, and what is left of their tokens.
+CREATE TABLE rate_limits (
+    webhook_id  uuid        PRIMARY KEY REFERENCES webhooks (id) ON DELETE CASCADE,
+    requests    bigint      NOT NULL,
+    per_ms      bigint      NOT NULL,
+    -- A token is per_ms of it, and each millisecond brings `requests` of it.
+    level       bigint      NOT NULL,
+    refilled_at timestamptz NOT NULL,
+    -- From when on it is worth to take tokens.
+    ready_at    timestamptz NOT NULL
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02);
+
 -- How many events of a webhook go out in one request; no row is one.
 CREATE TABLE batch_rules (
     webhook_id uuid    PRIMARY KEY REFERENCES webhooks (id) ON DELETE CASCADE,
@@ -95,18 +107,6 @@ CREATE TABLE oauth_tokens (
     expires_at  timestamptz,
     CONSTRAINT oauth_tokens_check CHECK (num_nulls(sealed, key_id, got_at, expires_at) IN (0, 4))
 );
-
--- Webhooks with a rate limit, and what is left of their tokens.
-CREATE TABLE rate_limits (
-    webhook_id  uuid        PRIMARY KEY REFERENCES webhooks (id) ON DELETE CASCADE,
-    requests    bigint      NOT NULL,
-    per_ms      bigint      NOT NULL,
-    -- A token is per_ms of it, and each millisecond brings `requests` of it.
-    level       bigint      NOT NULL,
-    refilled_at timestamptz NOT NULL,
-    -- From when on it is worth to take tokens.
-    ready_at    timestamptz NOT NULL
-) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02);
 
 -- One row: its lock puts the versions of the log into the order of the commits.
 CREATE TABLE registry_state (

@@ -65,6 +65,16 @@ CREATE TABLE endpoint_states (
     probe_until INTEGER -- until when a worker has the right to the one request of this opening
 ) STRICT, WITHOUT ROWID;
 
+-- Webhooks with a rate limit, and what is left of their tokens.
+CREATE TABLE rate_limits (
+    webhook_id BLOB NOT NULL PRIMARY KEY REFERENCES webhooks (id) ON DELETE CASCADE,
+    requests INTEGER NOT NULL,
+    per_ms INTEGER NOT NULL,
+    level INTEGER NOT NULL, -- a token is per_ms of it, and each millisecond brings `requests` of it
+    refilled_at INTEGER NOT NULL,
+    ready_at INTEGER NOT NULL -- from when on it is worth to take tokens
+) STRICT, WITHOUT ROWID;
+
 -- How many events of a webhook go out in one request; no row is one.
 CREATE TABLE batch_rules (
     webhook_id BLOB NOT NULL PRIMARY KEY REFERENCES webhooks (id) ON DELETE CASCADE,
@@ -81,16 +91,6 @@ CREATE TABLE oauth_tokens (
     key_id TEXT,
     got_at INTEGER,
     expires_at INTEGER
-) STRICT, WITHOUT ROWID;
-
--- Webhooks with a rate limit, and what is left of their tokens.
-CREATE TABLE rate_limits (
-    webhook_id BLOB NOT NULL PRIMARY KEY REFERENCES webhooks (id) ON DELETE CASCADE,
-    requests INTEGER NOT NULL,
-    per_ms INTEGER NOT NULL,
-    level INTEGER NOT NULL, -- a token is per_ms of it, and each millisecond brings `requests` of it
-    refilled_at INTEGER NOT NULL,
-    ready_at INTEGER NOT NULL -- from when on it is worth to take tokens
 ) STRICT, WITHOUT ROWID;
 
 -- The first attempt stands in the row itself: a delivery that succeeds at once is one row and no more.
