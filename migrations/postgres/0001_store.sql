@@ -75,13 +75,6 @@ CREATE TABLE endpoint_states (
     probe_until   timestamptz
 );
 
--- How many events of a webhook go out in one request; no row is one.
-CREATE TABLE batch_rules (
-    webhook_id uuid    PRIMARY KEY REFERENCES webhooks (id) ON DELETE CASCADE,
-    max_events integer NOT NULL,
-    max_bytes  integer NOT NULL
-);
-
 -- Webhooks with a rate limit, and what is left of their tokens.
 CREATE TABLE rate_limits (
     webhook_id  uuid        PRIMARY KEY REFERENCES webhooks (id) ON DELETE CASCADE,
@@ -93,6 +86,13 @@ CREATE TABLE rate_limits (
     -- From when on it is worth to take tokens.
     ready_at    timestamptz NOT NULL
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02);
+
+-- How many events of a webhook go out in one request; no row is one.
+CREATE TABLE batch_rules (
+    webhook_id uuid    PRIMARY KEY REFERENCES webhooks (id) ON DELETE CASCADE,
+    max_events integer NOT NULL,
+    max_bytes  integer NOT NULL
+);
 
 -- The tokens that webhooks show to their endpoints (OAuth 2), and who may get a new one.
 CREATE TABLE oauth_tokens (

@@ -65,13 +65,6 @@ CREATE TABLE endpoint_states (
     probe_until INTEGER -- until when a worker has the right to the one request of this opening
 ) STRICT, WITHOUT ROWID;
 
--- How many events of a webhook go out in one request; no row is one.
-CREATE TABLE batch_rules (
-    webhook_id BLOB NOT NULL PRIMARY KEY REFERENCES webhooks (id) ON DELETE CASCADE,
-    max_events INTEGER NOT NULL,
-    max_bytes INTEGER NOT NULL
-) STRICT, WITHOUT ROWID;
-
 -- Webhooks with a rate limit, and what is left of their tokens.
 CREATE TABLE rate_limits (
     webhook_id BLOB NOT NULL PRIMARY KEY REFERENCES webhooks (id) ON DELETE CASCADE,
@@ -80,6 +73,13 @@ CREATE TABLE rate_limits (
     level INTEGER NOT NULL, -- a token is per_ms of it, and each millisecond brings `requests` of it
     refilled_at INTEGER NOT NULL,
     ready_at INTEGER NOT NULL -- from when on it is worth to take tokens
+) STRICT, WITHOUT ROWID;
+
+-- How many events of a webhook go out in one request; no row is one.
+CREATE TABLE batch_rules (
+    webhook_id BLOB NOT NULL PRIMARY KEY REFERENCES webhooks (id) ON DELETE CASCADE,
+    max_events INTEGER NOT NULL,
+    max_bytes INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
 -- The tokens that webhooks show to their endpoints (OAuth 2), and who may get a new one.

@@ -36,7 +36,7 @@ async fn every_fault_is_listed_at_once() {
 
     let body = json!({
         "integrationId": "x", "events": ["order.created", "a..b", "order.created", 1],
-        "config": { "url": "http://169.254.169.254/", "batch": {} },
+        "config": { "url": "http://169.254.169.254/", "batch": 7 },
     });
     let paths = [
         "name",
