@@ -44,8 +44,8 @@ async fn every_fault_is_listed_at_once() {
         "events[1]",
         "events[2]",
         "events[3]",
-        "config.url",
         "config.batch",
+        "config.url",
     ];
     let refused = world.call("webhook.create", &body).refused().await;
     assert_eq!(refused, refusal("validation_failed", &paths));
