@@ -289,6 +289,16 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_full_endpoint_is_waited_for_and_one_with_a_free_slot_is_not() {
+        let endpoints = Endpoints::new(1);
+        assert!(!endpoints.is_waited_for(webhook()));
+        let slot = endpoints.enter(webhook(), None).await.unwrap();
+        assert!(endpoints.is_waited_for(webhook()));
+        slot.finish(OK);
+        assert!(!endpoints.is_waited_for(webhook()));
+    }
+
+    #[tokio::test]
     async fn a_full_endpoint_hands_its_slot_to_the_next_in_line() {
         let endpoints = Endpoints::new(1);
         let first = endpoints.enter(webhook(), None).await.unwrap();

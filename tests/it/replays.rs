@@ -27,6 +27,7 @@ on_both!(
     a_backfill_delivers_once_what_matched_before_the_webhook_was_made,
     a_cancelled_replay_stops_and_another_one_may_begin,
     a_replay_ends_with_its_webhook,
+    a_replay_waits_while_the_breaker_is_open_and_goes_on_then,
     an_ordered_webhook_gets_its_deliveries_again_in_order,
     a_limited_webhook_gets_its_deliveries_again_within_its_limit,
     a_batched_webhook_gets_its_deliveries_again_in_batches,
@@ -347,6 +348,30 @@ async fn a_replay_ends_with_its_webhook(site: Site) {
         let refused = erp.request(&format!("webhook.{action}"), &[], &body).await;
         assert_eq!(refused["error"]["code"], "invalid_transition", "{refused}");
     }
+}
+
+async fn a_replay_waits_while_the_breaker_is_open_and_goes_on_then(site: Site) {
+    let policy = json!({ "retryPolicy": { "schedule": ["1m"] } });
+    let (webhook, _) = delivered(&site, policy, 40).await;
+    let Site { erp, receiver, .. } = site;
+    receiver.answer("/w", Answer::status(500));
+    publish(&erp, 1_000..1_060).await;
+    erp.wait_event("webhook.breaker_opened", |_| true).await;
+    erp.wait_all_settled(PATIENCE).await;
+
+    let begun = begin(&erp, "replay", &webhook).await;
+
+    let before = receiver.requests().len();
+    // Probes alone.
+    receiver.wait_for(before + 3, PATIENCE).await;
+    let listed = erp.ask("webhook.replays", json!({ "id": webhook })).await;
+    assert_eq!(
+        (&listed["items"][0]["status"], &listed["items"][0]["done"]),
+        (&json!("running"), &json!(0))
+    );
+    receiver.answer("/w", Answer::status(200));
+    let told = ended(&erp, &begun, "completed").await;
+    assert!(told["data"]["done"].as_i64() >= Some(40), "{told}");
 }
 
 async fn an_ordered_webhook_gets_its_deliveries_again_in_order(site: Site) {
