@@ -403,8 +403,15 @@ async fn what_waits_for_a_webhook_is_counted_up_to_a_limit(database: &Database) 
     let records = [1, 2, 3].map(|number| parked(&delivery(&hook, number)));
     database.record_first(records.to_vec()).await;
     deliver(database, &hook, &[4]).await;
-    for (limit, expected) in [(2, 2), (3, 3), (10, 3)] {
-        let count = database.store.pending_of(hook.id, limit).await;
-        assert_eq!(count.expect("it counts"), expected);
+    for (due, limit, expected) in [
+        (None, 2, 2),
+        (None, 3, 3),
+        (None, 10, 3),
+        (Some(at(0)), 10, 0),
+        (Some(at(2)), 10, 2),
+        (Some(at(2)), 1, 1),
+    ] {
+        let count = database.store.pending_of(hook.id, due, limit).await;
+        assert_eq!(count.expect("it counts"), expected, "{due:?} {limit}");
     }
 }

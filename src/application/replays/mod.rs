@@ -133,6 +133,23 @@ enum Next {
     End,
 }
 
+/// What may be done for a replay.
+enum Room {
+    /// Nothing for so long.
+    None(Duration),
+    /// A page of so many deliveries.
+    Page(usize, Leased),
+}
+
+/// Who makes the attempts of a page.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Leased {
+    /// This worker at once, under leases.
+    Yes,
+    /// Whoever makes such attempts otherwise.
+    No,
+}
+
 /// When a replay is to go on; `None` when it has ended, or is somebody else's.
 type GoOn = Option<Timestamp>;
 
@@ -218,28 +235,28 @@ impl Replays {
             let reason = "the webhook was disabled; activate it and begin again";
             return self.end(&claimed, |r, now| r.fail(reason, now)).await;
         }
-        if let Some(rest) = self.rest_before(webhook).await? {
-            return Ok(Some(self.clock.store_now() + rest));
-        }
+        let (size, by_this_worker) = match self.room(webhook).await? {
+            Room::None(rest) => return Ok(Some(self.clock.store_now() + rest)),
+            Room::Page(size, leased) => (size, leased == Leased::Yes),
+        };
         let began = Instant::now();
         let next = match replay.kind {
-            ReplayKind::Replay => self.next_recorded(replay, webhook).await?,
-            ReplayKind::Backfill => self.next_of_stream(replay, &snapshot).await?,
+            ReplayKind::Replay => self.next_recorded(replay, webhook, size).await?,
+            ReplayKind::Backfill => self.next_of_stream(replay, &snapshot, size).await?,
         };
         let mut page = match next {
             Next::Page(page) => page,
             Next::Later => return Ok(Some(self.clock.store_now() + REST)),
             Next::End => return self.end(&claimed, Replay::complete).await,
         };
-        let waits_for_turn = waits_for_turn(webhook);
         let leased = Instant::now();
-        page.lease_until = (!waits_for_turn).then(|| self.clock.store_now() + LEASE);
+        page.lease_until = by_this_worker.then(|| self.clock.store_now() + LEASE);
         let now = self.clock.now();
         let Some(done) = self.store.record_page(&claimed, &page, now).await? else {
             return Ok(None);
         };
         self.recorded(replay, &done);
-        if waits_for_turn {
+        if !by_this_worker {
             self.wakers.lanes.notify_one();
             self.wakers.batches.notify_one();
             self.wakers.parked.notify_one();
@@ -260,24 +277,38 @@ impl Replays {
         ))
     }
 
-    /// How long the replay has to rest before its next page, if it has to.
-    async fn rest_before(&self, webhook: &CompiledWebhook) -> Result<Option<Duration>, StoreError> {
+    /// What may be done for the replay now.
+    async fn room(&self, webhook: &CompiledWebhook) -> Result<Room, StoreError> {
+        let waits_for_turn = waits_for_turn(webhook);
         if webhook.endpoint.is_err() {
-            return Ok(Some(LONG_REST));
+            return Ok(Room::None(LONG_REST));
         }
         if self.attempts.breakers().open_until(webhook.id).is_some() {
-            return Ok(Some(POLL_EVERY));
+            // What is due is what the endpoint is tried with; where there is nothing, nobody would.
+            let now = self.clock.store_now();
+            let due = self.store.pending_of(webhook.id, Some(now), 1).await?;
+            return Ok(match due {
+                0 => Room::Page(1, Leased::No),
+                _ => Room::None(POLL_EVERY),
+            });
         }
         if !self.attempts.deliverer().has_room_to_spare(webhook.id) {
-            return Ok(Some(REST));
+            return Ok(Room::None(REST));
         }
         let bound = match &webhook.batch {
             Some(rule) => rule.max_events + MAX_WAITING_IN_LANES,
-            None if waits_for_turn(webhook) => MAX_WAITING_IN_LANES,
+            None if waits_for_turn => MAX_WAITING_IN_LANES,
             None => MAX_WAITING,
         };
-        let waiting = self.store.pending_of(webhook.id, bound).await?;
-        Ok((waiting >= bound).then_some(REST))
+        if self.store.pending_of(webhook.id, None, bound).await? >= bound {
+            return Ok(Room::None(REST));
+        }
+        let leased = if waits_for_turn {
+            Leased::No
+        } else {
+            Leased::Yes
+        };
+        Ok(Room::Page(REPLAY_PAGE, leased))
     }
 
     /// How long it rests after a page that took so long.

@@ -7,7 +7,7 @@ use crate::domain::{
     interfaces::{Candidate, Reopened, ReplayPage, StoredEvent},
 };
 
-use super::{Next, REPLAY_IN_FLIGHT, REPLAY_PAGE, ReplayError, Replays};
+use super::{Next, REPLAY_IN_FLIGHT, ReplayError, Replays};
 use crate::application::{ports::BusError, registry::CompiledWebhook};
 
 impl Replays {
@@ -17,8 +17,9 @@ impl Replays {
         &self,
         replay: &Replay,
         webhook: &CompiledWebhook,
+        size: usize,
     ) -> Result<Next, ReplayError> {
-        let found = self.store.replay_candidates(replay, REPLAY_PAGE).await?;
+        let found = self.store.replay_candidates(replay, size).await?;
         let Some(cursor) = found.cursor else {
             return Ok(Next::End);
         };

@@ -17,7 +17,7 @@ use crate::{
     },
 };
 
-use super::{Next, REPLAY_PAGE, ReplayError, Replays};
+use super::{Next, ReplayError, Replays};
 
 /// Messages that are looked at for one page, and bytes of them.
 const LOOK_AT: ArchiveLimit = ArchiveLimit {
@@ -44,6 +44,7 @@ impl Replays {
         &self,
         replay: &Replay,
         snapshot: &Snapshot,
+        size: usize,
     ) -> Result<Next, ReplayError> {
         let from = match replay.cursor {
             Some(ReplayCursor::Sequence(next)) => {
@@ -74,7 +75,7 @@ impl Replays {
                 part.matches.push((one, event));
             }
             part.next = Some(message.sequence.saturating_add(1));
-            if part.matches.len() == REPLAY_PAGE {
+            if part.matches.len() == size {
                 break;
             }
         }

@@ -148,8 +148,13 @@ pub trait ReplayStore: Send + Sync {
         event: &DomainEvent,
     ) -> Result<bool, StoreError>;
 
-    /// How many deliveries of a webhook wait; counted up to `limit`.
-    async fn pending_of(&self, webhook: WebhookId, limit: u32) -> Result<u32, StoreError>;
+    /// How many deliveries of a webhook wait, or are due by a time; counted up to `limit`.
+    async fn pending_of(
+        &self,
+        webhook: WebhookId,
+        due: Option<Timestamp>,
+        limit: u32,
+    ) -> Result<u32, StoreError>;
 
     /// The replays of a webhook.
     async fn list_replays(

@@ -187,24 +187,34 @@ impl ReplayStore for PostgresStore {
             .await
     }
 
-    async fn pending_of(&self, webhook: WebhookId, limit: u32) -> Result<u32, StoreError> {
+    async fn pending_of(
+        &self,
+        webhook: WebhookId,
+        due: Option<Timestamp>,
+        limit: u32,
+    ) -> Result<u32, StoreError> {
         let count: i64 = sqlx::query_scalar(
             "SELECT count(*) FROM (
                  (SELECT 1 FROM deliveries WHERE status = 'pending' AND lane_key IS NULL
-                      AND NOT batched AND webhook_id = $1 LIMIT $2)
+                      AND NOT batched AND webhook_id = $1
+                      AND ($3::timestamptz IS NULL OR due_at <= $3) LIMIT $2)
                  UNION ALL
                  (SELECT 1 FROM deliveries WHERE status = 'pending' AND batched
-                      AND batch_id IS NULL AND webhook_id = $1 LIMIT $2)
+                      AND batch_id IS NULL AND webhook_id = $1
+                      AND ($3::timestamptz IS NULL OR due_at <= $3) LIMIT $2)
                  UNION ALL
                  (SELECT 1 FROM deliveries WHERE status = 'pending' AND batch_id IS NOT NULL
-                      AND webhook_id = $1 LIMIT $2)
+                      AND webhook_id = $1
+                      AND ($3::timestamptz IS NULL OR due_at <= $3) LIMIT $2)
                  UNION ALL
                  (SELECT 1 FROM deliveries
-                  WHERE status = 'pending' AND lane_key IS NOT NULL AND webhook_id = $1 LIMIT $2)
+                  WHERE status = 'pending' AND lane_key IS NOT NULL AND webhook_id = $1
+                      AND ($3::timestamptz IS NULL OR due_at <= $3) LIMIT $2)
                  LIMIT $2) p",
         )
         .bind(webhook.0)
         .bind(i64::from(limit))
+        .bind(due)
         .fetch_one(&self.pool)
         .await
         .map_err(during("count what waits for a webhook"))?;

@@ -168,26 +168,36 @@ impl ReplayStore for SqliteStore {
         Ok(held)
     }
 
-    async fn pending_of(&self, webhook: WebhookId, limit: u32) -> Result<u32, StoreError> {
+    async fn pending_of(
+        &self,
+        webhook: WebhookId,
+        due: Option<Timestamp>,
+        limit: u32,
+    ) -> Result<u32, StoreError> {
         const COUNT: &str = "count what waits for a webhook";
         let mut connection = self.read(COUNT).await?;
         sqlx::query_scalar(
             "SELECT count(*) FROM (
                 SELECT 1 FROM deliveries
                 WHERE status = 'pending' AND lane_key IS NULL AND NOT batched AND webhook_id = ?1
+                    AND (?3 IS NULL OR due_at <= ?3)
                 UNION ALL
                 SELECT 1 FROM deliveries
                 WHERE status = 'pending' AND batched AND batch_id IS NULL AND webhook_id = ?1
+                    AND (?3 IS NULL OR due_at <= ?3)
                 UNION ALL
                 SELECT 1 FROM deliveries
                 WHERE status = 'pending' AND batch_id IS NOT NULL AND webhook_id = ?1
+                    AND (?3 IS NULL OR due_at <= ?3)
                 UNION ALL
                 SELECT 1 FROM deliveries
                 WHERE status = 'pending' AND lane_key IS NOT NULL AND webhook_id = ?1
+                    AND (?3 IS NULL OR due_at <= ?3)
                 LIMIT ?2)",
         )
         .bind(webhook.0)
         .bind(limit)
+        .bind(due.map(|at| at.timestamp_millis()))
         .fetch_one(&mut *connection)
         .await
         .map_err(failed(COUNT))
