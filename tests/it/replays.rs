@@ -68,12 +68,17 @@ async fn delivered(site: &Site, config: Value, count: usize) -> (String, String)
     let (webhook, secret) = erp.webhook(&receiver.url("/w"), &["sales.>"], config).await;
     publish(erp, 0..count).await;
     receiver.wait_for(count, PATIENCE).await;
+    all_recorded(erp, &webhook, count).await;
+    (webhook, secret)
+}
+
+/// Waits until so many deliveries are recorded as delivered.
+async fn all_recorded(erp: &Erp, webhook: &str, count: usize) {
     eventually(PATIENCE, async || {
-        let counted = dry_run(erp, &webhook, json!({ "statuses": ["delivered"] })).await;
+        let counted = dry_run(erp, webhook, json!({ "statuses": ["delivered"] })).await;
         (counted["count"] == count).then_some(())
     })
     .await;
-    (webhook, secret)
 }
 
 async fn dry_run(erp: &Erp, webhook: &str, more: Value) -> Value {
@@ -433,11 +438,7 @@ async fn a_batched_webhook_gets_its_deliveries_again_in_batches(site: Site) {
         assert!(requests.len() <= all / 5, "{} requests", requests.len());
         let different: BTreeSet<String> = events(&requests).into_iter().collect();
         assert_eq!(different.len(), 50, "{action}");
-        eventually(PATIENCE, async || {
-            let done = json!({ "statuses": ["delivered"] });
-            (dry_run(&erp, &webhook, done).await["count"] == 50).then_some(())
-        })
-        .await;
+        all_recorded(&erp, &webhook, 50).await;
     }
 }
 
@@ -470,11 +471,7 @@ async fn a_replay_outlives_a_worker_that_is_killed() {
         .await;
     publish(&erp, 0..150).await;
     receiver.wait_for(150, PATIENCE).await;
-    eventually(PATIENCE, async || {
-        let counted = dry_run(&erp, &webhook, json!({ "statuses": ["delivered"] })).await;
-        (counted["count"] == 150).then_some(())
-    })
-    .await;
+    all_recorded(&erp, &webhook, 150).await;
     receiver.answer("/w", Answer::status(200).after(Duration::from_millis(20)));
 
     let begun = begin(&erp, "replay", &webhook).await;
