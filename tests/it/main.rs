@@ -3,6 +3,8 @@
 
 mod authentication;
 mod bad_days;
+mod batch_limits;
+mod batches;
 mod breaker;
 mod clocks;
 mod commands;

@@ -9,6 +9,8 @@ mod harness;
 mod samples;
 
 mod bad_rows;
+mod batch_limits;
+mod batches;
 mod claims;
 mod deliveries;
 mod endpoints;

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 
 use crate::domain::{
-    entities::{Delivery, Integration, Webhook},
+    entities::{BatchRule, Delivery, Integration, Webhook},
     events::DomainEvent,
     policies::{EndpointState, RateLimit},
     values::{DeliveryId, IntegrationId, TenantId, Timestamp, WebhookId},
@@ -140,6 +140,14 @@ pub trait UnitOfWork: Send {
 
     /// Lets the lanes of a webhook go on that an exhausted delivery blocks.
     async fn unblock_lanes(&mut self, id: WebhookId) -> Result<(), StoreError>;
+
+    /// Keeps how many events of an existing webhook go out in one request, for those who claim them; `None`
+    /// where each has its own.
+    async fn put_batch_rule(
+        &mut self,
+        webhook: WebhookId,
+        rule: Option<&BatchRule>,
+    ) -> Result<(), StoreError>;
 
     /// How the endpoint of a webhook is; lock the webhook first, that is what serialises the workers.
     async fn endpoint_state(&mut self, webhook: WebhookId) -> Result<EndpointState, StoreError>;

@@ -9,6 +9,7 @@
 
 mod backlog;
 mod batch;
+mod batches;
 mod claim;
 mod deliveries;
 mod endpoints;

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use sqlx::{Sqlite, SqliteConnection, Transaction};
 
 use crate::domain::{
-    entities::{Delivery, Integration, Webhook},
+    entities::{BatchRule, Delivery, Integration, Webhook},
     events::DomainEvent,
     interfaces::{
         AuditRow, Child, CommandKey, Inserted, RegistryChange, StoreError, StoredEvent,
@@ -17,8 +17,8 @@ use crate::domain::{
 };
 
 use super::{
-    SqliteStore, batch::ManyRows, endpoints, entities, error::failed, outbox, rate_limits, record,
-    registry, rows,
+    SqliteStore, batch::ManyRows, batches, endpoints, entities, error::failed, outbox, rate_limits,
+    record, registry, rows,
 };
 
 #[async_trait]
@@ -111,6 +111,14 @@ impl UnitOfWork for Unit {
         .await
         .map_err(failed("let lanes go on"))?;
         Ok(())
+    }
+
+    async fn put_batch_rule(
+        &mut self,
+        webhook: WebhookId,
+        rule: Option<&BatchRule>,
+    ) -> Result<(), StoreError> {
+        batches::put_rule(&mut self.0, webhook, rule).await
     }
 
     async fn endpoint_state(&mut self, webhook: WebhookId) -> Result<EndpointState, StoreError> {
@@ -253,7 +261,7 @@ async fn update_delivery(
     let done = sqlx::query(
         "UPDATE deliveries SET status = ?2, attempt_count = ?3, event_version = ?4,
             budget_base = ?5, next_attempt_at = ?6, due_at = ?6, error = ?7, completed_at = ?8,
-            lease_epoch = lease_epoch + 1, lane_blocks = ?9
+            lease_epoch = lease_epoch + 1, lane_blocks = ?9, batch_id = ?10
         WHERE id = ?1",
     )
     .bind(changed.id.0)
@@ -265,6 +273,7 @@ async fn update_delivery(
     .bind(&changed.error)
     .bind(changed.completed_at.map(|at| at.timestamp_millis()))
     .bind(changed.blocks())
+    .bind(changed.batch.id().map(|id| id.0))
     .execute(connection)
     .await
     .map_err(failed(UPDATE))?;

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use sqlx::{Postgres, Transaction};
 
 use crate::domain::{
-    entities::{Delivery, Integration, Webhook},
+    entities::{BatchRule, Delivery, Integration, Webhook},
     events::DomainEvent,
     interfaces::{
         AuditRow, Child, CommandKey, Inserted, RegistryChange, StoreError, StoredEvent,
@@ -22,7 +22,7 @@ use crate::domain::{
 };
 
 use super::{
-    PostgresStore, endpoints,
+    PostgresStore, batches, endpoints,
     error::{during, violates},
     outbox,
     pool::bounded,
@@ -145,6 +145,18 @@ impl UnitOfWork for Work {
         command(
             self.call_timeout,
             deliveries::unblock_lanes(&mut self.tx, id),
+        )
+        .await
+    }
+
+    async fn put_batch_rule(
+        &mut self,
+        webhook: WebhookId,
+        rule: Option<&BatchRule>,
+    ) -> Result<(), StoreError> {
+        command(
+            self.call_timeout,
+            batches::put_rule(&mut self.tx, webhook, rule),
         )
         .await
     }
