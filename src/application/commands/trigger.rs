@@ -184,7 +184,10 @@ pub(in crate::application) fn type_problem(text: &str) -> Option<String> {
 }
 
 /// Refuses when nothing goes out to the webhook.
-fn may_receive(webhook: &Webhook, integration: Option<&Integration>) -> Result<(), CommandError> {
+pub(super) fn may_receive(
+    webhook: &Webhook,
+    integration: Option<&Integration>,
+) -> Result<(), CommandError> {
     if let WebhookStatus::Inactive | WebhookStatus::Error { .. } = webhook.status {
         return Err(InvalidTransition {
             entity: "webhook",
