@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     application::{
+        batches::Batches,
         breakers::{BreakerSettings, Breakers},
         deliver::Deliverer,
         endpoints::Endpoints,
@@ -13,6 +14,7 @@ use crate::{
         parked::ParkedLane,
         recorder::Recorder,
         registry::Registry,
+        replays::Replays,
         webhook_changes::WebhookChanges,
     },
     domain::policies::BreakerRules,
@@ -57,6 +59,17 @@ pub(super) fn deliverer(parts: &Parts, running: &Running) -> Deliverer {
     )
 }
 
+fn recorder(parts: &Parts, running: &Running) -> Recorder {
+    Recorder {
+        store: Arc::clone(&parts.store.store),
+        publisher: parts.publisher(),
+        in_hand: Arc::clone(&running.in_hand),
+        leases: Arc::clone(&running.leases),
+        wakers: Arc::clone(&parts.wakers),
+        give_up: running.give_up.clone(),
+    }
+}
+
 /// Starts what takes events in, tries deliveries and records what became of them.
 pub(super) fn start(parts: &Parts, groups: &Groups, running: &Running, deliverer: &Arc<Deliverer>) {
     let store = &parts.store.store;
@@ -65,15 +78,7 @@ pub(super) fn start(parts: &Parts, groups: &Groups, running: &Running, deliverer
         parts.keys.cipher(),
         Arc::new(Cel),
     ));
-    let recorder = Recorder {
-        store: Arc::clone(store),
-        publisher: parts.publisher(),
-        in_hand: Arc::clone(&running.in_hand),
-        leases: Arc::clone(&running.leases),
-        wakers: Arc::clone(&parts.wakers),
-        give_up: running.give_up.clone(),
-    };
-    let outcomes = recorder.start(&groups.recording, MAX_DELIVERIES_IN_HAND);
+    let outcomes = recorder(parts, running).start(&groups.recording, MAX_DELIVERIES_IN_HAND);
     let attempts = Arc::new(LeasedAttempts {
         clock: Arc::clone(&parts.clock),
         deliverer: Arc::clone(deliverer),
@@ -91,6 +96,18 @@ pub(super) fn start(parts: &Parts, groups: &Groups, running: &Running, deliverer
         stretch: STRETCH,
     }
     .start(&groups.lanes);
+    Replays {
+        store: Arc::clone(store),
+        history: parts.history(),
+        registry: Arc::clone(&registry),
+        clock: Arc::clone(&parts.clock),
+        attempts: Arc::clone(&attempts),
+        leases: Arc::clone(&running.leases),
+        wakers: Arc::clone(&parts.wakers),
+        health: Arc::clone(&parts.health),
+    }
+    .start(&groups.lanes);
+    batches(parts, running, &registry, &attempts).start(&groups.lanes);
     ParkedLane {
         store: Arc::clone(store),
         registry: Arc::clone(&registry),
@@ -118,4 +135,21 @@ pub(super) fn start(parts: &Parts, groups: &Groups, running: &Running, deliverer
         },
     }
     .start(&groups.lanes);
+}
+
+fn batches(
+    parts: &Parts,
+    running: &Running,
+    registry: &Arc<Registry>,
+    attempts: &Arc<LeasedAttempts>,
+) -> Batches {
+    Batches {
+        store: Arc::clone(&parts.store.store),
+        registry: Arc::clone(registry),
+        clock: Arc::clone(&parts.clock),
+        attempts: Arc::clone(attempts),
+        leases: Arc::clone(&running.leases),
+        wakers: Arc::clone(&parts.wakers),
+        health: Arc::clone(&parts.health),
+    }
 }

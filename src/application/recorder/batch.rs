@@ -27,6 +27,8 @@ pub(super) struct Announcement {
     pub(super) tickets: Vec<Arc<Ticket>>,
     /// Whether some wait for their turn.
     pub(super) has_ordered: bool,
+    /// Whether some wait to go out with others.
+    pub(super) has_batched: bool,
     /// Whether some wait for a token of their webhook's rate limit.
     pub(super) has_limited: bool,
 }
@@ -88,11 +90,18 @@ impl Batch {
                 self.records.leased.push(*record);
                 self.permits.push(permit);
             }
+            Outcome::Together {
+                records,
+                released,
+                at,
+                permit,
+            } => {
+                self.records.leased.extend(records);
+                self.release(released, at);
+                self.permits.push(permit);
+            }
             Outcome::Release { lease, at, permit } => {
-                self.releases
-                    .entry(up_to_the_second(at))
-                    .or_default()
-                    .push(lease);
+                self.release([lease], at);
                 self.permits.push(permit);
             }
         }
@@ -101,7 +110,13 @@ impl Batch {
     /// Whether what is behind some of it in its order may go once it is recorded or given back.
     pub(super) fn lets_lanes_go_on(&self) -> bool {
         let has_lane = |r: &LeasedRecord| r.delivery.lane.is_some();
-        !self.releases.is_empty() || self.records.leased.iter().any(has_lane)
+        let given_back = self.releases.values().any(|leases| !leases.is_empty());
+        given_back || self.records.leased.iter().any(has_lane)
+    }
+
+    fn release(&mut self, leases: impl IntoIterator<Item = Lease>, at: Timestamp) {
+        let due = self.releases.entry(up_to_the_second(at)).or_default();
+        due.extend(leases);
     }
 
     /// The leases to give back, by when their deliveries are due again; once.
@@ -123,6 +138,7 @@ impl Batch {
             let id = record.delivery.id;
             announcement.has_ordered |= record.delivery.lane.is_some();
             announcement.has_limited |= waits_for_token;
+            announcement.has_batched |= record.delivery.batch.is_shared();
             if let Some(recorded) = recorded {
                 let is_new = !written.failed.contains(&id) && !written.before.contains_key(&id);
                 // Whoever asked may be gone.

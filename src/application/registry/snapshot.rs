@@ -118,6 +118,7 @@ impl Snapshot {
             retry: RetryPolicy::default(),
             filter: None,
             ordering: None,
+            batch: None,
             is_rate_limited: false,
             bound: Bound::default(),
             endpoint: Err(row.problem),
