@@ -11,4 +11,6 @@ pub struct Wakers {
     pub lanes: Notify,
     /// Events were committed to the outbox.
     pub outbox: Notify,
+    /// Events made of answers were committed to it.
+    pub responses: Notify,
 }
