@@ -20,6 +20,7 @@ on_both!(
     every_lane_makes_one_event_of_the_answer_that_was_a_success,
     an_answer_that_cannot_become_an_event_is_delivered_all_the_same,
     webhooks_that_answer_each_other_come_to_an_end,
+    an_event_that_the_stream_refuses_waits_by_itself_until_it_is_taken,
 );
 
 const ACKNOWLEDGED: &str = "partner.order.acknowledged";
@@ -242,6 +243,50 @@ async fn webhooks_that_answer_each_other_come_to_an_end(site: Site) {
     let error = "response: the event is the 8th made of an answer to the one before";
     assert_eq!(delivery["error"], error);
     assert_eq!(receiver.requests().len(), 9);
+}
+
+async fn an_event_that_the_stream_refuses_waits_by_itself_until_it_is_taken(site: Site) {
+    let Site {
+        erp,
+        receiver,
+        mut worker,
+        ..
+    } = site;
+    receiver.answer("/maker", document("D-1"));
+    erp.webhook(&receiver.url("/maker"), &["sales.>"], acknowledging())
+        .await;
+    let stream = erp.jetstream.get_stream("ERP_EVENTS").await.expect("there");
+    let mut config = stream.cached_info().config.clone();
+    let unlimited = config.max_message_size;
+    // An order fits in, what is made of its answer does not.
+    config.max_message_size = 300;
+    let updated = erp.jetstream.update_stream(config.clone()).await;
+    updated.expect("updated");
+
+    erp.order_created("e-1").await;
+    erp.wait_all_settled(PATIENCE).await;
+    eventually(PATIENCE, async || {
+        let (_, metrics) = worker.ops("/metrics").await;
+        metrics
+            .contains("integration_outbox_responses 1")
+            .then_some(())
+    })
+    .await;
+    // Meanwhile the worker's own events go out.
+    let (late, _) = erp
+        .webhook(&receiver.url("/late"), &["none"], json!({}))
+        .await;
+    erp.wait_event("webhook.created", |event| event["subject"] == *late)
+        .await;
+    let (_, health) = worker.ops("/health").await;
+    let health: Value = serde_json::from_str(&health).expect("JSON");
+    assert_eq!(health["responsesWaiting"], 1, "{health}");
+    assert_eq!(made(&erp).await, []);
+
+    config.max_message_size = unlimited;
+    let updated = erp.jetstream.update_stream(config).await;
+    updated.expect("updated");
+    wait_made(&erp, 1).await;
 }
 
 /// What happens to a worker between the record of a success and the publication of its event, and
