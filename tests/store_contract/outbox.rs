@@ -54,7 +54,8 @@ fn made(subject: &str) -> DomainEvent {
     made.response = Some(Response {
         made_by: MadeBy {
             webhook: WebhookId(Uuid::from_u128(1)),
-            hops: 1,
+            before: Vec::new(),
+            is_last: false,
         },
         data: r#"{"n":18450.00}"#.to_owned(),
     });
