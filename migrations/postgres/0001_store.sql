@@ -75,6 +75,25 @@ CREATE TABLE endpoint_states (
     probe_until   timestamptz
 );
 
+-- Webhooks with a rate limit, and what is left of their tokens.
+CREATE TABLE rate_limits (
+    webhook_id  uuid        PRIMARY KEY REFERENCES webhooks (id) ON DELETE CASCADE,
+    requests    bigint      NOT NULL,
+    per_ms      bigint      NOT NULL,
+    -- A token is per_ms of it, and each millisecond brings `requests` of it.
+    level       bigint      NOT NULL,
+    refilled_at timestamptz NOT NULL,
+    -- From when on it is worth to take tokens.
+    ready_at    timestamptz NOT NULL
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02);
+
+-- How many events of a webhook go out in one request; no row is one.
+CREATE TABLE batch_rules (
+    webhook_id uuid    PRIMARY KEY REFERENCES webhooks (id) ON DELETE CASCADE,
+    max_events integer NOT NULL,
+    max_bytes  integer NOT NULL
+);
+
 -- The tokens that webhooks show to their endpoints (OAuth 2), and who may get a new one.
 CREATE TABLE oauth_tokens (
     webhook_id  uuid   PRIMARY KEY REFERENCES webhooks (id) ON DELETE CASCADE,
@@ -139,12 +158,22 @@ CREATE TABLE deliveries (
     -- although it is exhausted.
     lane_key          text,
     lane_turn         bigint,
-    lane_blocks       boolean     NOT NULL DEFAULT false
+    lane_blocks       boolean     NOT NULL DEFAULT false,
+    -- Whether it goes out together with others, and the batch that it belongs to once there is one.
+    batched           boolean     NOT NULL DEFAULT false,
+    batch_id          uuid
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02);
 
 -- Who is due: by webhook, so that the backlog of one is never in the way of another.
 CREATE INDEX deliveries_due ON deliveries (webhook_id, due_at, created_at)
-    WHERE status = 'pending' AND lane_key IS NULL;
+    WHERE status = 'pending' AND lane_key IS NULL AND NOT batched;
+-- What waits to go out together, and the batches that there are: by when they are due, and by their rows.
+CREATE INDEX deliveries_to_batch ON deliveries (webhook_id, due_at, created_at)
+    WHERE status = 'pending' AND batched AND batch_id IS NULL;
+CREATE INDEX deliveries_batches_due ON deliveries (webhook_id, due_at, batch_id)
+    WHERE status = 'pending' AND batch_id IS NOT NULL;
+CREATE INDEX deliveries_of_batch ON deliveries (batch_id)
+    WHERE status = 'pending' AND batch_id IS NOT NULL;
 -- The lanes of ordered deliveries, each with its front first.
 CREATE INDEX deliveries_lanes ON deliveries (webhook_id, lane_key, lane_turn)
     WHERE lane_key IS NOT NULL AND (status = 'pending' OR lane_blocks);

@@ -65,6 +65,23 @@ CREATE TABLE endpoint_states (
     probe_until INTEGER -- until when a worker has the right to the one request of this opening
 ) STRICT, WITHOUT ROWID;
 
+-- Webhooks with a rate limit, and what is left of their tokens.
+CREATE TABLE rate_limits (
+    webhook_id BLOB NOT NULL PRIMARY KEY REFERENCES webhooks (id) ON DELETE CASCADE,
+    requests INTEGER NOT NULL,
+    per_ms INTEGER NOT NULL,
+    level INTEGER NOT NULL, -- a token is per_ms of it, and each millisecond brings `requests` of it
+    refilled_at INTEGER NOT NULL,
+    ready_at INTEGER NOT NULL -- from when on it is worth to take tokens
+) STRICT, WITHOUT ROWID;
+
+-- How many events of a webhook go out in one request; no row is one.
+CREATE TABLE batch_rules (
+    webhook_id BLOB NOT NULL PRIMARY KEY REFERENCES webhooks (id) ON DELETE CASCADE,
+    max_events INTEGER NOT NULL,
+    max_bytes INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
 -- The tokens that webhooks show to their endpoints (OAuth 2), and who may get a new one.
 CREATE TABLE oauth_tokens (
     webhook_id BLOB NOT NULL PRIMARY KEY REFERENCES webhooks (id) ON DELETE CASCADE,
@@ -107,7 +124,10 @@ CREATE TABLE deliveries (
     -- although it is exhausted.
     lane_key TEXT,
     lane_turn INTEGER,
-    lane_blocks INTEGER NOT NULL DEFAULT 0
+    lane_blocks INTEGER NOT NULL DEFAULT 0,
+    -- Whether it goes out together with others, and the batch that it belongs to once there is one.
+    batched INTEGER NOT NULL DEFAULT 0,
+    batch_id BLOB
 ) STRICT;
 
 -- Every index that is not partial is paid for by each delivery; one on `event_id`, whose values come in
@@ -116,7 +136,14 @@ CREATE TABLE deliveries (
 CREATE INDEX deliveries_by_time ON deliveries (tenant, created_at, id);
 -- For claims and figures; it costs nothing for a delivery that succeeds at once.
 CREATE INDEX deliveries_waiting ON deliveries (webhook_id, due_at, next_attempt_at)
-WHERE status = 'pending' AND lane_key IS NULL;
+WHERE status = 'pending' AND lane_key IS NULL AND NOT batched;
+-- What waits to go out together, and the batches that there are: by when they are due, and by their rows.
+CREATE INDEX deliveries_to_batch ON deliveries (webhook_id, due_at, created_at)
+WHERE status = 'pending' AND batched AND batch_id IS NULL;
+CREATE INDEX deliveries_batches_due ON deliveries (webhook_id, due_at, batch_id)
+WHERE status = 'pending' AND batch_id IS NOT NULL;
+CREATE INDEX deliveries_of_batch ON deliveries (batch_id)
+WHERE status = 'pending' AND batch_id IS NOT NULL;
 -- The lanes of ordered deliveries, each with its front first.
 CREATE INDEX deliveries_lanes ON deliveries (webhook_id, lane_key, lane_turn)
 WHERE lane_key IS NOT NULL AND (status = 'pending' OR lane_blocks);

@@ -200,6 +200,7 @@ impl Breakers {
             ..request.clone()
         };
         let claimed = self.store.claim_due(&request).await;
+        let claimed = claimed.map(|claimed| claimed.deliveries);
         let found = claimed.iter().flatten().map(|one| one.delivery.webhook_id);
         let found: HashSet<WebhookId> = found.collect();
         for webhook in used.into_iter().filter(|id| !found.contains(id)) {

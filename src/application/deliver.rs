@@ -2,17 +2,12 @@
 //! becomes of the delivery.
 
 use std::{
-    future::Future,
-    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use metrics::{counter, histogram};
-use tokio::{
-    sync::{Semaphore, SemaphorePermit},
-    time::{sleep, timeout},
-};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -20,8 +15,8 @@ use crate::{
         entities::{Attempt, Delivery, DeliveryStatus, OnExhausted},
         events::{BusinessEvent, DomainEvent},
         interfaces::StoreError,
-        policies::{Answer, NextStep, PATIENCE, STALL, Sign, next_step},
-        values::{Timestamp, TraceContext, WebhookId},
+        policies::{Answer, NextStep, Sign, next_step},
+        values::{Timestamp, TraceContext},
     },
     shared::{
         error_chain::Chain,
@@ -92,6 +87,10 @@ pub const DISABLED: &str = "waiting for the webhook to be activated";
 /// Why a delivery waits without an attempt.
 pub const ORDERED: &str = "waiting for its turn";
 /// Why a delivery waits without an attempt.
+pub const BATCHED: &str = "waiting to be sent together with others";
+/// Why a delivery waits without an attempt.
+pub const RATE_LIMITED: &str = "waiting for the webhook's rate limit";
+/// Why a delivery waits without an attempt.
 pub const UNUSABLE: &str = "the webhook's configuration or signing secret cannot be read";
 
 /// Attempts that have taken longer than [`STALL`], which do not count among those in flight.
@@ -99,14 +98,18 @@ pub const MAX_SLOW: usize = 1024;
 /// How long a claimed delivery waits for a slot before its lease is given back.
 pub const PARKED_PATIENCE: Duration = Duration::from_secs(5);
 
+/// The same for one that has taken a token: a token is used soon or given back, so that those of a while
+/// do not go out all at once.
+pub const LIMITED_PATIENCE: Duration = Duration::from_millis(500);
+
 /// Makes attempts.
 pub struct Deliverer {
-    clock: Arc<dyn Clock>,
+    pub(super) clock: Arc<dyn Clock>,
     sender: Arc<dyn HttpSender>,
-    breakers: Arc<Breakers>,
-    endpoints: Endpoints,
-    attempts: Semaphore,
-    slow: Semaphore,
+    pub(super) breakers: Arc<Breakers>,
+    pub(super) endpoints: Endpoints,
+    pub(super) attempts: Semaphore,
+    pub(super) slow: Semaphore,
     max_response_event: usize,
     stopping: CancellationToken,
 }
@@ -159,11 +162,6 @@ impl Deliverer {
         &self.breakers
     }
 
-    /// Whether the endpoint is left alone for now.
-    fn is_open(&self, lane: Lane, webhook: WebhookId) -> bool {
-        lane != Lane::Probe && self.breakers.open_until(webhook).is_some()
-    }
-
     /// Makes the next attempt at `delivery`, unless the endpoint does not take it now. `when_slow` is run
     /// beside an attempt that takes longer than [`STALL`], as long as there are not too many such.
     pub async fn attempt(
@@ -195,34 +193,10 @@ impl Deliverer {
         delivery: Delivery,
         when_slow: impl AsyncFnOnce(&Delivery),
     ) -> Tried {
-        if webhook.is_disabled {
-            return Tried::Waits(DISABLED);
-        }
-        let Ok(endpoint) = &webhook.endpoint else {
-            return Tried::Waits(UNUSABLE);
+        let (endpoint, mut slot, permit) = match self.enter(lane, webhook).await {
+            Ok(entered) => entered,
+            Err(reason) => return Tried::Waits(reason),
         };
-        if self.is_open(lane, webhook.id) {
-            return Tried::Waits(OPEN);
-        }
-        let slot = match lane {
-            // Who does not keep up is not waited for: others need the lane.
-            Lane::Parked | Lane::Probe if !self.endpoints.is_behind(webhook.id) => {
-                self.endpoints
-                    .enter_within(webhook.id, PARKED_PATIENCE)
-                    .await
-            }
-            _ => self.endpoints.enter(webhook.id).await,
-        };
-        let Some(mut slot) = slot else {
-            return Tried::Waits(BUSY);
-        };
-        let Ok(Ok(permit)) = timeout(PATIENCE, self.attempts.acquire()).await else {
-            return Tried::Waits(BUSY);
-        };
-        // It may have opened meanwhile.
-        if self.is_open(lane, webhook.id) {
-            return Tried::Waits(OPEN);
-        }
         let number = delivery.attempt_count + 1;
         let started_at = self.clock.now();
         let request = match endpoint.request(event, delivery.id, number, started_at) {
@@ -244,27 +218,7 @@ impl Deliverer {
             .await
     }
 
-    /// An attempt that takes long makes room for others, as long as there are not too many such.
-    async fn let_others_pass<T>(
-        &self,
-        sending: impl Future<Output = T>,
-        permit: SemaphorePermit<'_>,
-        when_slow: impl Future<Output = ()>,
-    ) -> T {
-        let mut sending = pin!(sending);
-        tokio::select! {
-            sent = &mut sending => return sent,
-            () = sleep(STALL) => {}
-        }
-        let Ok(_slow) = self.slow.try_acquire() else {
-            return sending.await;
-        };
-        drop(permit);
-        let (sent, ()) = tokio::join!(sending, when_slow);
-        sent
-    }
-
-    async fn send(
+    pub(super) async fn send(
         &self,
         lane: Lane,
         request: OutboundRequest,
@@ -287,7 +241,7 @@ impl Deliverer {
     }
 
     /// Tells the breaker what the attempt says about the endpoint.
-    fn note(
+    pub(super) fn note(
         &self,
         lane: Lane,
         delivery: &Delivery,
@@ -349,7 +303,7 @@ impl Deliverer {
     }
 
     /// `None` when the worker is stopping.
-    async fn change_webhook(
+    pub(super) async fn change_webhook(
         &self,
         webhook: &CompiledWebhook,
         cause: Cause<'_>,
@@ -381,7 +335,7 @@ impl Deliverer {
 
 /// Whose doing it is that an attempt is no success.
 #[derive(Debug, Clone, Copy)]
-enum Fault {
+pub(super) enum Fault {
     Endpoint,
     /// The address is one that nothing is sent to.
     Address,
@@ -414,7 +368,7 @@ pub(super) fn refused(
 }
 
 /// Moves the delivery on and answers what is to be told.
-fn apply(
+pub(super) fn apply(
     lane: Lane,
     delivery: &mut Delivery,
     attempt: &Attempt,
@@ -454,7 +408,7 @@ fn apply(
     }
 }
 
-fn count(lane: Lane, step: NextStep) {
+pub(super) fn count(lane: Lane, step: NextStep) {
     let outcome = match step {
         NextStep::Done => "delivered",
         NextStep::Retry(_) | NextStep::Disable => "failed",

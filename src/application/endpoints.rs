@@ -23,6 +23,8 @@ pub struct Endpoints {
 
 #[derive(Debug)]
 struct State {
+    /// As it was given: the window has it brought within its bounds.
+    max: u32,
     window: Window,
     in_flight: u32,
     waiting: VecDeque<oneshot::Sender<()>>,
@@ -67,13 +69,12 @@ impl Endpoints {
         }
     }
 
-    /// A slot at once or after a short wait; `None` when the endpoint does not keep up.
-    pub async fn enter(&self, webhook: WebhookId) -> Option<Slot> {
+    /// A slot at once or after a short wait; `None` when the endpoint does not keep up. `own_max` is the
+    /// webhook's own bound, in place of that of all endpoints.
+    pub async fn enter(&self, webhook: WebhookId, own_max: Option<u32>) -> Option<Slot> {
         let turn = {
             let mut states = self.lock();
-            let state = states
-                .entry(webhook)
-                .or_insert_with(|| State::new(self.max_in_flight));
+            let state = self.state(&mut states, webhook, own_max);
             match admit(state.load()) {
                 Verdict::Attempt => {
                     state.begin();
@@ -87,12 +88,15 @@ impl Endpoints {
     }
 
     /// A slot as soon as there is one, within `patience`; for whoever holds a lease and may wait.
-    pub async fn enter_within(&self, webhook: WebhookId, patience: Duration) -> Option<Slot> {
+    pub async fn enter_within(
+        &self,
+        webhook: WebhookId,
+        own_max: Option<u32>,
+        patience: Duration,
+    ) -> Option<Slot> {
         let turn = {
             let mut states = self.lock();
-            let state = states
-                .entry(webhook)
-                .or_insert_with(|| State::new(self.max_in_flight));
+            let state = self.state(&mut states, webhook, own_max);
             if admit(state.load()) == Verdict::Attempt {
                 state.begin();
                 None
@@ -160,6 +164,18 @@ impl Endpoints {
         });
     }
 
+    fn state<'a>(
+        &self,
+        states: &'a mut HashMap<WebhookId, State>,
+        webhook: WebhookId,
+        own_max: Option<u32>,
+    ) -> &'a mut State {
+        let max = own_max.unwrap_or(self.max_in_flight);
+        let state = states.entry(webhook).or_insert_with(|| State::new(max));
+        state.bound(max);
+        state
+    }
+
     fn leave(&self, webhook: WebhookId, started: Instant, answer: Option<Answer>) {
         if let Some(state) = self.lock().get_mut(&webhook) {
             state.end(started.elapsed(), answer);
@@ -174,11 +190,21 @@ impl Endpoints {
 impl State {
     fn new(max_in_flight: u32) -> Self {
         Self {
+            max: max_in_flight,
             window: Window::new(max_in_flight),
             in_flight: 0,
             waiting: VecDeque::new(),
             latency: Duration::ZERO,
             progress: Instant::now(),
+        }
+    }
+
+    /// Who waits may go where there is more room now.
+    fn bound(&mut self, max: u32) {
+        if self.max != max {
+            self.max = max;
+            self.window = self.window.bounded(max);
+            self.call_next();
         }
     }
 
@@ -257,8 +283,9 @@ mod tests {
     #[tokio::test]
     async fn a_full_endpoint_hands_its_slot_to_the_next_in_line() {
         let endpoints = Endpoints::new(1);
-        let first = endpoints.enter(webhook()).await.unwrap();
-        let (second, ()) = tokio::join!(endpoints.enter(webhook()), async { first.finish(OK) });
+        let first = endpoints.enter(webhook(), None).await.unwrap();
+        let (second, ()) =
+            tokio::join!(endpoints.enter(webhook(), None), async { first.finish(OK) });
         assert!(second.is_some());
         assert_eq!(endpoints.in_flight(), 1);
         drop(second);
@@ -266,23 +293,41 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_bound_of_its_own_holds_and_another_one_applies_at_once() {
+        let endpoints = Endpoints::new(64);
+        let at_once = Duration::ZERO;
+        let enter = async |max| endpoints.enter_within(webhook(), max, at_once).await;
+        let first = enter(Some(2)).await.unwrap();
+        let second = enter(Some(2)).await.unwrap();
+        assert!(enter(Some(2)).await.is_none());
+        let third = enter(Some(3)).await.unwrap();
+        assert!(enter(Some(1)).await.is_none());
+        drop((first, second));
+        assert!(enter(Some(1)).await.is_none(), "one is under way");
+        drop(third);
+        let _one = enter(Some(1)).await.unwrap();
+        let without = enter(None).await;
+        assert!(without.is_some(), "as many as anywhere");
+    }
+
+    #[tokio::test]
     async fn who_waits_too_long_is_moved_aside_and_leaves_no_slot_behind() {
         let endpoints = Endpoints::new(1);
-        let held = endpoints.enter(webhook()).await.unwrap();
-        assert!(endpoints.enter(webhook()).await.is_none());
+        let held = endpoints.enter(webhook(), None).await.unwrap();
+        assert!(endpoints.enter(webhook(), None).await.is_none());
         held.finish(OK);
         assert_eq!(endpoints.in_flight(), 0);
-        assert!(endpoints.enter(webhook()).await.is_some());
+        assert!(endpoints.enter(webhook(), None).await.is_some());
     }
 
     #[tokio::test]
     async fn an_endpoint_that_is_slow_by_nature_keeps_its_window() {
         let endpoints = Endpoints::new(64);
-        let mut slot = endpoints.enter(webhook()).await.unwrap();
+        let mut slot = endpoints.enter(webhook(), None).await.unwrap();
         slot.started = Instant::now().checked_sub(STALL * 2).unwrap();
         slot.finish(OK);
         assert!(!endpoints.is_behind(webhook()));
-        let mut slot = endpoints.enter(webhook()).await.unwrap();
+        let mut slot = endpoints.enter(webhook(), None).await.unwrap();
         slot.begin();
         assert!(slot.started.elapsed() < STALL);
     }
@@ -292,13 +337,13 @@ mod tests {
         let endpoints = Endpoints::new(64);
         for _ in 0..8 {
             endpoints
-                .enter(webhook())
+                .enter(webhook(), None)
                 .await
                 .unwrap()
                 .finish(Answer::None);
         }
         assert!(endpoints.saturated().is_empty());
-        let _slot = endpoints.enter(webhook()).await.unwrap();
+        let _slot = endpoints.enter(webhook(), None).await.unwrap();
         assert_eq!(endpoints.saturated(), [webhook()]);
     }
 }

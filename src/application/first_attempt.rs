@@ -6,7 +6,7 @@ use metrics::counter;
 
 use crate::{
     domain::{
-        entities::{Delivery, DeliveryStatus, LanePlace},
+        entities::{Batching, Delivery, DeliveryStatus, LanePlace},
         events::BusinessEvent,
         interfaces::{FirstRecord, OutboxRow, StoredEvent},
         values::{DeliveryId, LaneKey, Timestamp},
@@ -15,7 +15,7 @@ use crate::{
 };
 
 use super::{
-    deliver::{BUSY, Deliverer, Lane, OPEN, ORDERED, Tried, refused},
+    deliver::{BATCHED, BUSY, Deliverer, Lane, OPEN, ORDERED, RATE_LIMITED, Tried, refused},
     delivery_events,
     endpoint::Endpoint,
     leased::{BUSY_WAIT, UNUSABLE_WAIT},
@@ -60,6 +60,10 @@ impl FirstAttempt<'_> {
                 Tried::Attempted(Box::new(refused))
             }
             (None, Some(_)) => Tried::Waits(ORDERED),
+            (None, None) if self.webhook.batch.is_some() => Tried::Waits(BATCHED),
+            (None, None) if self.webhook.is_rate_limited && !self.webhook.is_disabled => {
+                Tried::Waits(RATE_LIMITED)
+            }
             (None, None) => {
                 let aside = async |delivery: &Delivery| when_slow(self.aside(delivery)).await;
                 deliverer
@@ -110,6 +114,10 @@ impl FirstAttempt<'_> {
                 turn: meta.source_sequence.unwrap_or_default(),
                 blocks: false,
             }),
+            batch: match self.webhook.batch {
+                Some(_) => Batching::Waits,
+                None => Batching::Alone,
+            },
         }
     }
 
@@ -140,7 +148,11 @@ impl FirstAttempt<'_> {
         let wait = match reason {
             BUSY => BUSY_WAIT,
             super::deliver::UNUSABLE => UNUSABLE_WAIT,
-            // Due as soon as the webhook is activated.
+            BATCHED => self
+                .webhook
+                .batch
+                .map_or(Duration::ZERO, |rule| rule.max_wait),
+            // Due as soon as the webhook is activated, its turn has come, or there is a token.
             _ => Duration::ZERO,
         };
         let mut delivery = self.delivery(clock);

@@ -34,6 +34,7 @@ use super::{
     health::Health,
     leased::{LeasedAttempts, MAX_BYTES_IN_HAND, Settled, give_back, room_for},
     leases::{LEASE, Leases},
+    parked::until,
     ports::{BusError, Clock, SourceFloor},
     registry::{Registry, Snapshot},
     wakers::Wakers,
@@ -130,7 +131,8 @@ enum Found {
     Crowded,
     /// Nothing up to the floor, something beyond it.
     AboveFloor,
-    Nothing,
+    /// Nothing, for so long at most.
+    Nothing(Duration),
 }
 
 impl OrderedLanes {
@@ -154,24 +156,24 @@ impl OrderedLanes {
             let found = found.unwrap_or_else(|error| {
                 counter!(LOOP_FAULTS, "loop" => "ordered lanes").increment(1);
                 tracing::warn!(error = %Chain(&error), "ordered deliveries could not be claimed");
-                Found::Nothing
+                Found::Nothing(POLL_EVERY)
             });
             let pause = match found {
                 Found::Lanes => CROWDED_PAUSE,
                 Found::Crowded => NO_ROOM_PAUSE,
                 Found::AboveFloor => floor_wait,
-                Found::Nothing => POLL_EVERY,
+                Found::Nothing(wait) => wait,
             };
             floor_wait = match found {
                 Found::AboveFloor => (floor_wait * 2).min(FLOOR_WAITS.1),
-                Found::Lanes | Found::Crowded | Found::Nothing => FLOOR_WAITS.0,
+                Found::Lanes | Found::Crowded | Found::Nothing(_) => FLOOR_WAITS.0,
             };
             tokio::select! {
                 () = stopping.cancelled() => return,
                 // There may be more: claim again as soon as there is room for it.
                 _ = room.lanes.acquire(), if found == Found::Lanes => {}
                 () = room.for_more(), if found == Found::Crowded => {}
-                () = self.wakers.lanes.notified(), if found == Found::Nothing => {}
+                () = self.wakers.lanes.notified(), if matches!(found, Found::Nothing(_)) => {}
                 () = tokio::time::sleep(pause) => {}
             }
         }
@@ -188,12 +190,13 @@ impl OrderedLanes {
         if free == 0 || room.bytes.available_permits() == 0 {
             return Ok(Found::Crowded);
         }
-        let (lanes, above_floor) = self.look(free, floor).await?;
+        let (lanes, above_floor, next_token_at) = self.look(free, floor).await?;
         if lanes.is_empty() {
             return Ok(if above_floor {
                 Found::AboveFloor
             } else {
-                Found::Nothing
+                let next_token = until(next_token_at, self.clock.store_now());
+                Found::Nothing(POLL_EVERY.min(next_token))
             });
         }
         // After the claim: whoever made it due has answered its command before.
@@ -227,12 +230,12 @@ impl OrderedLanes {
     }
 
     /// Claims lanes and probes, and asks for the floor where it is too old or something waits above it.
-    /// Answers also whether something does.
+    /// Answers also whether something does, and when the next token comes that something waits for.
     async fn look(
         &self,
         free: u32,
         floor: &mut KnownFloor,
-    ) -> Result<(Vec<Taken>, bool), LaneError> {
+    ) -> Result<(Vec<Taken>, bool, Option<Timestamp>), LaneError> {
         let mut is_fresh = false;
         if floor.asked.is_none_or(|at| at.elapsed() >= FLOOR_HOLDS) {
             // The last one will do while the bus is down.
@@ -256,7 +259,11 @@ impl OrderedLanes {
         let above_floor = claimed.above_floor || probes.above_floor;
         let lanes = claimed.lanes.into_iter().map(|lane| (Lane::Parked, lane));
         let probes = probes.lanes.into_iter().map(|lane| (Lane::Probe, lane));
-        Ok((lanes.chain(probes).collect(), above_floor))
+        Ok((
+            lanes.chain(probes).collect(),
+            above_floor,
+            claimed.next_token_at,
+        ))
     }
 
     async fn ask_floor(&self, floor: &mut KnownFloor) -> Result<(), BusError> {

@@ -1,6 +1,9 @@
 //! What the worker does: the use cases, and the ports through which they reach the world.
 
+mod admittance;
 mod answer;
+mod batch_attempt;
+pub mod batches;
 pub mod breakers;
 pub mod client_identity;
 pub mod commands;

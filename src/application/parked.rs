@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     domain::{
-        interfaces::{ClaimRequest, ClaimedDelivery, Lease, Store, StoreError},
+        interfaces::{ClaimRequest, Claimed, ClaimedDelivery, Lease, Store, StoreError},
         values::{Timestamp, WebhookId},
     },
     shared::{
@@ -45,6 +45,27 @@ pub const POLL_BUSY: Duration = Duration::from_millis(20);
 const CROWDED_PAUSE: Duration = Duration::from_secs(5);
 /// The same where something was found that there was no room for: something smaller may have some.
 const NO_ROOM_PAUSE: Duration = Duration::from_secs(1);
+
+/// What a turn of the loop found.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Found {
+    Some,
+    /// What there is no room for at present.
+    NoRoom,
+    /// Nothing, for so long at most.
+    Nothing(Duration),
+}
+
+/// What is due, which webhooks are probed, and when the next token comes.
+type Due = (Vec<ClaimedDelivery>, HashSet<WebhookId>, Option<Timestamp>);
+
+/// How long it takes from `now` until a token comes; a millisecond at least.
+pub(super) fn until(next_token_at: Option<Timestamp>, now: Timestamp) -> Duration {
+    next_token_at.map_or(Duration::MAX, |at| {
+        let wait = (at - now).to_std().unwrap_or_default();
+        wait.max(Duration::from_millis(1))
+    })
+}
 
 /// The lane's ports.
 pub struct ParkedLane {
@@ -98,7 +119,7 @@ impl ParkedLane {
                 .unwrap_or_else(|error| {
                     counter!(LOOP_FAULTS, "loop" => "parked").increment(1);
                     tracing::warn!(error = %Chain(&error), "due deliveries could not be claimed");
-                    Some(0)
+                    Found::Nothing(Duration::MAX)
                 });
             let some_free = in_hand.acquire_many(MAX_PER_WEBHOOK);
             let some_room = async {
@@ -107,32 +128,32 @@ impl ParkedLane {
             };
             let is_idle = in_hand.available_permits() == MAX_IN_HAND as usize;
             let pause = match (found, is_idle) {
-                (None, _) => NO_ROOM_PAUSE,
-                (Some(1..), _) => CROWDED_PAUSE,
-                (Some(0), true) => POLL_EVERY,
-                (Some(0), false) => POLL_BUSY,
+                (Found::NoRoom, _) => NO_ROOM_PAUSE,
+                (Found::Some, _) => CROWDED_PAUSE,
+                (Found::Nothing(wait), true) => POLL_EVERY.min(wait),
+                (Found::Nothing(wait), false) => POLL_BUSY.min(wait),
             };
             tokio::select! {
                 () = stopping.cancelled() => return,
                 // There may be more: claim again as soon as there is room for it.
-                _ = some_free, if found > Some(0) => {}
-                () = some_room, if found.is_none() => {}
-                () = self.wakers.parked.notified(), if found == Some(0) => {}
+                _ = some_free, if found == Found::Some => {}
+                () = some_room, if found == Found::NoRoom => {}
+                () = self.wakers.parked.notified(), if matches!(found, Found::Nothing(_)) => {}
                 () = tokio::time::sleep(pause) => {}
             }
         }
     }
 
-    /// Claims once; answers how many deliveries were found, `None` where there is no room for them.
+    /// Claims once, and starts the attempts.
     async fn turn(
         self: &Arc<Self>,
         group: &Group,
         in_hand: &Arc<Semaphore>,
         bytes: &Arc<Semaphore>,
-    ) -> Result<Option<usize>, StoreError> {
+    ) -> Result<Found, StoreError> {
         let limit = u32::try_from(in_hand.available_permits()).unwrap_or(0);
         if limit == 0 || bytes.available_permits() == 0 {
-            return Ok(None);
+            return Ok(Found::NoRoom);
         }
         let now = self.clock.store_now();
         let breakers = self.attempts.breakers();
@@ -146,10 +167,9 @@ impl ParkedLane {
             exclude,
             only: None,
         };
-        let (claimed, probed) = self.claim(&request).await?;
-        let found = claimed.len();
-        if found == 0 {
-            return Ok(Some(0));
+        let (claimed, probed, next_token_at) = self.claim(&request).await?;
+        if claimed.is_empty() {
+            return Ok(Found::Nothing(until(next_token_at, self.clock.store_now())));
         }
         let lane_of = |one: &ClaimedDelivery| {
             if probed.contains(&one.delivery.webhook_id) {
@@ -185,23 +205,24 @@ impl ParkedLane {
             });
         }
         if left.is_empty() {
-            return Ok(Some(found));
+            return Ok(Found::Some);
         }
         let left = self.let_go(left, lane_of);
         let (store, leases) = (Arc::clone(&self.store), Arc::clone(&self.leases));
         group.spawn("parked deliveries without room", async move {
             give_back(store.as_ref(), &leases, &left, now).await;
         });
-        Ok(None)
+        Ok(Found::NoRoom)
     }
 
-    /// What is due, and after it the probes with their webhooks. The leases on both are renewed from now on.
-    async fn claim(
-        &self,
-        request: &ClaimRequest,
-    ) -> Result<(Vec<ClaimedDelivery>, HashSet<WebhookId>), StoreError> {
+    /// What is due, and after it the probes with their webhooks; and when the next token comes that
+    /// something waits for. The leases are renewed from now on.
+    async fn claim(&self, request: &ClaimRequest) -> Result<Due, StoreError> {
         let start = Instant::now();
-        let mut claimed = self.store.claim_due(request).await?;
+        let Claimed {
+            deliveries: mut claimed,
+            next_token_at,
+        } = self.store.claim_due(request).await?;
         histogram!(STORE_SECONDS, "operation" => "claim").record(start.elapsed().as_secs_f64());
         let probes = self.attempts.breakers().claim_probes(request).await;
         let probes = probes.unwrap_or_else(|error| {
@@ -213,7 +234,7 @@ impl ParkedLane {
         for one in &claimed {
             self.leases.hold(one.lease, start);
         }
-        Ok((claimed, probed))
+        Ok((claimed, probed, next_token_at))
     }
 
     /// Keeps the probes among them for others, and answers the leases.

@@ -9,6 +9,8 @@ pub struct Wakers {
     pub parked: Notify,
     /// Ordered deliveries may have become due.
     pub lanes: Notify,
+    /// Deliveries that go out together may have become due, or enough.
+    pub batches: Notify,
     /// Events were committed to the outbox.
     pub outbox: Notify,
     /// Events made of answers were committed to it.

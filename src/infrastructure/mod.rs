@@ -1,5 +1,7 @@
 //! The outbound adapters: what the ports of the domain and the application stand on.
 
+mod buckets;
+mod by_batch;
 mod by_lane;
 pub mod clock;
 pub mod crypto;

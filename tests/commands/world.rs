@@ -249,7 +249,7 @@ impl World {
             exclude: Vec::new(),
             only: None,
         };
-        self.store.claim_due(&request).await.unwrap()
+        self.store.claim_due(&request).await.unwrap().deliveries
     }
 
     /// Whether a text stands anywhere in the database's files.

@@ -3,6 +3,8 @@
 
 mod authentication;
 mod bad_days;
+mod batch_limits;
+mod batches;
 mod breaker;
 mod clocks;
 mod commands;
@@ -13,6 +15,7 @@ mod demo;
 mod explain;
 mod expressions;
 mod intake;
+mod limits;
 mod oauth;
 mod operations;
 mod ordering;

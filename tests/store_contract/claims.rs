@@ -281,7 +281,11 @@ async fn claim_until_nothing_is_left(store: Arc<dyn Store>) -> Vec<DeliveryId> {
     };
     let mut mine = Vec::new();
     loop {
-        let claimed = store.claim_due(&request).await.expect("it claims");
+        let claimed = store
+            .claim_due(&request)
+            .await
+            .expect("it claims")
+            .deliveries;
         assert!(claimed.len() <= 40);
         if claimed.is_empty() {
             return mine;

@@ -157,7 +157,11 @@ impl Database {
     }
 
     pub(crate) async fn claim(&self, request: &ClaimRequest) -> Vec<ClaimedDelivery> {
-        self.store.claim_due(request).await.expect("it claims")
+        self.store
+            .claim_due(request)
+            .await
+            .expect("it claims")
+            .deliveries
     }
 
     /// What the store has of a delivery, without its attempts.

@@ -9,6 +9,8 @@ mod harness;
 mod samples;
 
 mod bad_rows;
+mod batch_limits;
+mod batches;
 mod claims;
 mod deliveries;
 mod endpoints;
@@ -19,6 +21,7 @@ mod lists;
 mod outages;
 mod outbox;
 mod races;
+mod rate_limits;
 mod registry;
 mod replies;
 mod sealed;

@@ -93,7 +93,11 @@ async fn deliver(store: Arc<dyn Store>) -> HashMap<DeliveryId, WebhookId> {
     (request.limit, request.per_webhook) = (20, 5);
     let mut delivered = HashMap::new();
     loop {
-        let claimed = store.claim_due(&request).await.expect("it claims");
+        let claimed = store
+            .claim_due(&request)
+            .await
+            .expect("it claims")
+            .deliveries;
         if claimed.is_empty() {
             return delivered;
         }

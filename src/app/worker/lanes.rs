@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     application::{
+        batches::Batches,
         breakers::{BreakerSettings, Breakers},
         deliver::Deliverer,
         endpoints::Endpoints,
@@ -96,6 +97,7 @@ pub(super) fn start(parts: &Parts, groups: &Groups, running: &Running, deliverer
         health: Arc::clone(&parts.health),
     }
     .start(&groups.lanes);
+    batches(parts, running, &registry, &attempts).start(&groups.lanes);
     ParkedLane {
         store: Arc::clone(store),
         registry: Arc::clone(&registry),
@@ -123,4 +125,21 @@ pub(super) fn start(parts: &Parts, groups: &Groups, running: &Running, deliverer
         },
     }
     .start(&groups.lanes);
+}
+
+fn batches(
+    parts: &Parts,
+    running: &Running,
+    registry: &Arc<Registry>,
+    attempts: &Arc<LeasedAttempts>,
+) -> Batches {
+    Batches {
+        store: Arc::clone(&parts.store.store),
+        registry: Arc::clone(registry),
+        clock: Arc::clone(&parts.clock),
+        attempts: Arc::clone(attempts),
+        leases: Arc::clone(&running.leases),
+        wakers: Arc::clone(&parts.wakers),
+        health: Arc::clone(&parts.health),
+    }
 }

@@ -202,6 +202,7 @@ impl CommandHandler {
         if parked {
             self.ports.wakers.parked.notify_one();
             self.ports.wakers.lanes.notify_one();
+            self.ports.wakers.batches.notify_one();
         }
         Ok(answer)
     }

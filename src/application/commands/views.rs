@@ -114,6 +114,8 @@ pub(super) fn delivery(delivery: &Delivery, attempts: Option<&[Attempt]>) -> Val
         delivery.next_attempt_at.map(time),
     );
     optional(&mut view, "error", delivery.error.clone().map(Value::from));
+    let batch = delivery.batch.id().map(|id| id.to_string().into());
+    optional(&mut view, "batchId", batch);
     view["createdAt"] = time(delivery.created_at);
     optional(&mut view, "completedAt", delivery.completed_at.map(time));
     let attempts = attempts.map(|all| all.iter().map(attempt).collect());

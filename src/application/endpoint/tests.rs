@@ -32,9 +32,12 @@ fn settings(format: BodyFormat, headers: &[(&str, &str)]) -> WebhookSettings {
         retry: RetryPolicy::default(),
         format,
         ordering: None,
+        batch: None,
         response: None,
         filter: None,
         transform: None,
+        rate_limit: None,
+        max_in_flight: None,
     }
 }
 

@@ -118,6 +118,9 @@ impl Snapshot {
             retry: RetryPolicy::default(),
             filter: None,
             ordering: None,
+            batch: None,
+            is_rate_limited: false,
+            max_in_flight: None,
             endpoint: Err(row.problem),
         };
         let is_known = row.events.is_some();

@@ -1,16 +1,17 @@
 //! Reads the settings of a webhook from its configuration: when it is saved, and when it is loaded.
 
 mod authentication;
+mod batch;
 mod response;
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
 use serde_json::{Map, Value};
 use url::{Host, Url};
 
 use crate::domain::{
     entities::{BodyFormat, HttpMethod, OnExhausted, Ordering, Signing, WebhookSettings},
-    policies::{EgressPolicy, check_literal_host},
+    policies::{EgressPolicy, RateLimit, check_literal_host},
     values::Faults,
 };
 
@@ -34,7 +35,8 @@ const MAX_LABEL: usize = 63;
 /// How long an attempt may take when nothing is said.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 /// What the contract names and this version cannot do yet.
-const UNSUPPORTED: [&str; 3] = ["rateLimit", "maxInFlight", "batch"];
+/// How many requests one worker may have under way at an endpoint.
+const MAX_IN_FLIGHT: RangeInclusive<i64> = 1..=1_000;
 
 /// What a configuration is held to when it is saved, besides its form.
 #[derive(Debug, Clone, Copy)]
@@ -59,6 +61,8 @@ pub fn webhook_settings(
     rules: Option<&SavingRules<'_>>,
 ) -> Result<WebhookSettings, Faults> {
     let mut fields = Fields::new(config.clone(), "config");
+    // Before the others are read: it goes with some of them only.
+    let batch = batch::read(&mut fields, config);
     fields.need(&["url"]);
     let url = fields.text("url", Text::Line(MAX_URL));
     if let Some(problem) = url.as_deref().and_then(|url| url_problem(url, rules)) {
@@ -80,16 +84,13 @@ pub fn webhook_settings(
     let filter = expression(&mut fields, "filter", Scope::Event, rules);
     let transform = expression(&mut fields, "transform", Scope::Event, rules);
     let ordering = ordering(&mut fields, rules);
+    let rate_limit = rate_limit(&mut fields);
+    let max_in_flight = fields.integer("maxInFlight", MAX_IN_FLIGHT);
     let response = response::read(&mut fields, rules);
     if transform.is_some() && format == Some(BodyFormat::Raw) {
         let message =
             "cannot be used with the format raw, which is the message as it was published";
         fields.fault("transform", message);
-    }
-    for name in UNSUPPORTED {
-        if fields.discard(name) {
-            fields.fault(name, "is not supported by this version");
-        }
     }
     let settings = WebhookSettings {
         url: url.unwrap_or_default(),
@@ -99,9 +100,12 @@ pub fn webhook_settings(
         retry: retry.unwrap_or_default(),
         format: format.unwrap_or(BodyFormat::Standard),
         ordering,
+        batch,
         response,
         filter,
         transform,
+        rate_limit,
+        max_in_flight: max_in_flight.and_then(|number| u32::try_from(number).ok()),
     };
     fields.finish().into_result(settings)
 }
@@ -134,6 +138,24 @@ fn ordering(fields: &mut Fields, rules: Option<&SavingRules<'_>>) -> Option<Orde
             on_exhausted: on_exhausted.unwrap_or(OnExhausted::Continue),
         })
     })
+}
+
+/// `rateLimit {requests, per}`
+fn rate_limit(fields: &mut Fields) -> Option<RateLimit> {
+    let (requests, per_ms) = (RateLimit::REQUESTS, RateLimit::PER_MS);
+    fields.object("rateLimit", |limit| {
+        limit.need(&["requests", "per"]);
+        let requests = i64::from(*requests.start())..=i64::from(*requests.end());
+        let requests = limit.integer("requests", requests);
+        let per_ms = u64::from(*per_ms.start())..=u64::from(*per_ms.end());
+        let per = limit.duration("per", per_ms);
+        Some(RateLimit::new(u32::try_from(requests?).ok()?, per?))
+    })
+}
+
+/// The rate limit of a configuration; none where it cannot be read.
+pub fn rate_limit_of(config: &Map<String, Value>) -> Option<RateLimit> {
+    rate_limit(&mut Fields::new(config.clone(), "config"))
 }
 
 /// Compiles a saved expression, if there is one.

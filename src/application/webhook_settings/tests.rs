@@ -38,9 +38,12 @@ fn a_url_is_enough_and_the_rest_has_defaults() {
             retry: RetryPolicy::default(),
             format: BodyFormat::Standard,
             ordering: None,
+            batch: None,
             response: None,
             filter: None,
             transform: None,
+            rate_limit: None,
+            max_in_flight: None,
         }
     );
 }
@@ -281,16 +284,54 @@ fn a_retry_policy_is_exponential_or_a_schedule() {
 }
 
 #[test]
-fn what_this_version_cannot_do_is_said_so() {
-    for name in UNSUPPORTED {
-        let config = json!({ "url": "https://example.com", name: {} });
-        let Value::Object(config) = config else {
-            panic!("not an object")
-        };
-        let faults = save(&config).unwrap_err().into_vec();
-        assert_eq!(faults.len(), 1);
-        assert_eq!(faults[0].path, format!("config.{name}"));
-        assert_eq!(faults[0].message, "is not supported by this version");
+fn limits_are_read_within_their_bounds() {
+    let limits = |given: Value| {
+        let mut config = json!({ "url": "https://example.com" });
+        for (name, value) in given.as_object().unwrap() {
+            config[name] = value.clone();
+        }
+        read(config)
+    };
+    let settings = limits(json!({
+        "rateLimit": { "requests": 50, "per": "1s" }, "maxInFlight": 16,
+    }))
+    .unwrap();
+    let rule = RateLimit::new(50, Duration::from_secs(1));
+    assert_eq!(settings.rate_limit, Some(rule));
+    assert_eq!(settings.max_in_flight, Some(16));
+    for (bad, path) in [
+        (json!({ "rateLimit": 50 }), "rateLimit"),
+        (
+            json!({ "rateLimit": { "per": "1s" } }),
+            "rateLimit.requests",
+        ),
+        (json!({ "rateLimit": { "requests": 50 } }), "rateLimit.per"),
+        (
+            json!({ "rateLimit": { "requests": 0, "per": "1s" } }),
+            "rateLimit.requests",
+        ),
+        (
+            json!({ "rateLimit": { "requests": 100_001, "per": "1s" } }),
+            "rateLimit.requests",
+        ),
+        (
+            json!({ "rateLimit": { "requests": 1, "per": "99ms" } }),
+            "rateLimit.per",
+        ),
+        (
+            json!({ "rateLimit": { "requests": 1, "per": "25h" } }),
+            "rateLimit.per",
+        ),
+        (
+            json!({ "rateLimit": { "requests": 1, "per": "1s", "burst": 3 } }),
+            "rateLimit.burst",
+        ),
+        (json!({ "maxInFlight": 0 }), "maxInFlight"),
+        (json!({ "maxInFlight": 1_001 }), "maxInFlight"),
+        (json!({ "maxInFlight": "2" }), "maxInFlight"),
+    ] {
+        let paths = limits(bad.clone()).unwrap_err();
+        assert_eq!(paths, [format!("config.{path}")], "{bad}");
     }
 }
 

@@ -5,10 +5,10 @@ mod integration;
 mod meta;
 mod webhook;
 
-pub use delivery::{Attempt, Delivery, DeliveryStatus, LanePlace};
+pub use delivery::{Attempt, Batching, Delivery, DeliveryStatus, LanePlace};
 pub use integration::{Integration, IntegrationStatus, IntegrationType};
 pub use meta::{EntityMeta, InvalidTransition, Labels};
 pub use webhook::{
-    BodyFormat, HttpMethod, NewWebhook, OnExhausted, Ordering, ResponseSettings, Signing,
-    SigningSecret, Webhook, WebhookSettings, WebhookStatus,
+    BatchRule, BodyFormat, HttpMethod, NewWebhook, OnExhausted, Ordering, ResponseSettings,
+    Signing, SigningSecret, Webhook, WebhookSettings, WebhookStatus,
 };

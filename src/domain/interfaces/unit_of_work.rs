@@ -3,9 +3,9 @@
 use async_trait::async_trait;
 
 use crate::domain::{
-    entities::{Delivery, Integration, Webhook},
+    entities::{BatchRule, Delivery, Integration, Webhook},
     events::DomainEvent,
-    policies::EndpointState,
+    policies::{EndpointState, RateLimit},
     values::{DeliveryId, IntegrationId, TenantId, Timestamp, WebhookId},
 };
 
@@ -141,6 +141,14 @@ pub trait UnitOfWork: Send {
     /// Lets the lanes of a webhook go on that an exhausted delivery blocks.
     async fn unblock_lanes(&mut self, id: WebhookId) -> Result<(), StoreError>;
 
+    /// Keeps how many events of an existing webhook go out in one request, for those who claim them; `None`
+    /// where each has its own.
+    async fn put_batch_rule(
+        &mut self,
+        webhook: WebhookId,
+        rule: Option<&BatchRule>,
+    ) -> Result<(), StoreError>;
+
     /// How the endpoint of a webhook is; lock the webhook first, that is what serialises the workers.
     async fn endpoint_state(&mut self, webhook: WebhookId) -> Result<EndpointState, StoreError>;
     /// Keeps how the endpoint of an existing webhook is. The right to a probe stays with whoever has it
@@ -149,6 +157,14 @@ pub trait UnitOfWork: Send {
         &mut self,
         webhook: WebhookId,
         state: &EndpointState,
+    ) -> Result<(), StoreError>;
+
+    /// Keeps the rate limit of an existing webhook, or that it has none. A new one has all its tokens; one
+    /// in place of another takes its tokens over, as far as it has room for them.
+    async fn put_rate_limit(
+        &mut self,
+        webhook: WebhookId,
+        rule: Option<RateLimit>,
     ) -> Result<(), StoreError>;
 
     /// Reads and locks a delivery, and says whether its event is still kept.

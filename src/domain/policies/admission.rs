@@ -90,6 +90,22 @@ impl Window {
         self.size
     }
 
+    /// The window with another bound: cut to it, or free to grow up to it.
+    #[must_use]
+    pub fn bounded(self, max: u32) -> Self {
+        let max = max.max(1);
+        let size = if self.size == self.max {
+            // It was the bound that kept it small.
+            self.size.max(Self::INITIAL)
+        } else {
+            self.size
+        };
+        Self {
+            size: size.min(max),
+            max,
+        }
+    }
+
     /// Whether it is smaller than a new endpoint's.
     pub fn is_behind(self) -> bool {
         self.size < Self::INITIAL.min(self.max)
@@ -199,5 +215,19 @@ mod tests {
         }
         assert_eq!(window.size(), 20);
         assert_eq!(Window::new(0).size(), 1);
+    }
+
+    #[test]
+    fn another_bound_holds_at_once_and_a_window_that_fell_behind_stays_small() {
+        for (window, max, size) in [
+            (Window::new(256), 2, 2),
+            (Window::new(2), 256, Window::INITIAL),
+            (Window::new(2), 8, 8),
+            (Window::new(256).fell_behind(), 256, 16),
+            (Window::new(256).fell_behind(), 1_000, 16),
+            (Window::new(256).fell_behind(), 0, 1),
+        ] {
+            assert_eq!(window.bounded(max).size(), size, "{window:?} to {max}");
+        }
     }
 }

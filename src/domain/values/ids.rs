@@ -40,6 +40,10 @@ id!(
     /// One event to one webhook; also the `webhook-id` that the receiver sees.
     DeliveryId
 );
+id!(
+    /// Several deliveries that go out in one request; also the `webhook-id` that the receiver sees of it.
+    BatchId
+);
 
 impl DeliveryId {
     /// The delivery of an event to a webhook: name-based (UUIDv5), so that a redelivered or repeated

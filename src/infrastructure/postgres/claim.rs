@@ -8,18 +8,22 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use sqlx::postgres::{PgBindIterExt as _, PgConnection};
+use sqlx::{
+    Connection as _,
+    postgres::{PgBindIterExt as _, PgConnection},
+};
 use uuid::Uuid;
 
 use crate::domain::{
     entities::Delivery,
-    interfaces::{ClaimRequest, ClaimedDelivery, Lease, StoreError},
+    interfaces::{ClaimRequest, Claimed, ClaimedDelivery, Lease, StoreError},
     values::Timestamp,
 };
 
 use super::{
     error::during,
     pool::Pool,
+    rate_limits,
     rows::{DeliveryRow, EventRow, delivery_columns},
 };
 
@@ -56,12 +60,32 @@ impl TryFrom<ClaimRow> for ClaimedDelivery {
     }
 }
 
-/// A webhook with due deliveries.
+/// A webhook with due deliveries, or, without one, when the next token comes.
 #[derive(sqlx::FromRow)]
+struct Found {
+    webhook_id: Option<Uuid>,
+    runs: Option<bool>,
+    is_limited: bool,
+    next_token_at: Option<Timestamp>,
+}
+
+/// A webhook with due deliveries.
 struct Lane {
     webhook_id: Uuid,
     /// `None`: the webhook is gone.
     runs: Option<bool>,
+    /// Whether it has a rate limit.
+    is_limited: bool,
+}
+
+impl Found {
+    fn lane(self) -> Option<Lane> {
+        Some(Lane {
+            webhook_id: self.webhook_id?,
+            runs: self.runs,
+            is_limited: self.is_limited,
+        })
+    }
 }
 
 /// Implements [`crate::domain::interfaces::DeliveryStore::claim_due`].
@@ -69,15 +93,18 @@ pub(super) async fn claim_due(
     pool: &Pool,
     claimed_up_to: &Mutex<Uuid>,
     request: &ClaimRequest,
-) -> Result<Vec<ClaimedDelivery>, StoreError> {
+) -> Result<Claimed, StoreError> {
     if request.limit == 0 || request.per_webhook == 0 {
-        return Ok(Vec::new());
+        return Ok(Claimed::default());
     }
     pool.bounded(OPERATION, async {
         let mut connection = pool.lend(OPERATION).await?;
-        let rows = claim(&mut connection, claimed_up_to, request).await?;
+        let (rows, next_token_at) = claim(&mut connection, claimed_up_to, request).await?;
         connection.give_back();
-        read(rows)
+        Ok(Claimed {
+            deliveries: read(rows)?,
+            next_token_at,
+        })
     })
     .await
 }
@@ -86,9 +113,12 @@ async fn claim(
     connection: &mut PgConnection,
     claimed_up_to: &Mutex<Uuid>,
     request: &ClaimRequest,
-) -> Result<Vec<ClaimRow>, StoreError> {
+) -> Result<(Vec<ClaimRow>, Option<Timestamp>), StoreError> {
     let from = *claimed_up_to.lock().unwrap_or_else(PoisonError::into_inner);
-    let lanes = due_lanes(connection, from, request).await?;
+    let found = due_lanes(connection, from, request).await?;
+    let next_token_at = found.iter().find_map(|found| found.next_token_at);
+    let lanes = found.into_iter().filter_map(Found::lane);
+    let lanes: Vec<Lane> = lanes.collect();
     if let Some(last) = lanes.last().filter(|_| request.only.is_none()) {
         *claimed_up_to.lock().unwrap_or_else(PoisonError::into_inner) = last.webhook_id;
     }
@@ -98,53 +128,125 @@ async fn claim(
         let gone = orphaned.iter().map(|lane| lane.webhook_id);
         cancel_orphans(connection, gone, request.now).await?;
     }
-    if running.is_empty() {
-        return Ok(Vec::new());
+    let share = 2 * i64::from(request.limit) / i64::try_from(running.len()).unwrap_or(1).max(1) + 1;
+    // No webhook needs to offer more than its share and some, in case that others have less.
+    let each = share.min(i64::from(request.per_webhook));
+    let (limited, free): (Vec<Lane>, Vec<Lane>) =
+        running.into_iter().partition(|lane| lane.is_limited);
+    let mut room = Room {
+        rows: i64::from(request.limit),
+        bytes: MAX_BYTES,
+    };
+    let mut rows = Vec::new();
+    if !limited.is_empty() {
+        // So much that the others get theirs too.
+        let most = (share * i64::try_from(limited.len()).unwrap_or(i64::MAX) / 2).max(1);
+        let part = Room {
+            rows: most.min(room.rows),
+            ..room
+        };
+        rows = take_within_limits(connection, &limited, each, (part, request)).await?;
+        room.use_up(&rows);
     }
-    take(connection, &running, request).await
+    let free: Vec<(Uuid, i64)> = free.iter().map(|lane| (lane.webhook_id, each)).collect();
+    rows.extend(take(connection, &free, room, request).await?);
+    Ok((rows, next_token_at))
 }
 
-/// The webhooks with due deliveries that run, and those that are gone: those after `from` first, at most `limit`.
+/// What a claim may take.
+#[derive(Clone, Copy)]
+struct Room {
+    rows: i64,
+    /// One row more is taken as long as there are any.
+    bytes: i64,
+}
+
+impl Room {
+    fn use_up(&mut self, rows: &[ClaimRow]) {
+        self.rows -= i64::try_from(rows.len()).unwrap_or(i64::MAX);
+        let bytes: usize = rows.iter().map(|row| row.event.size()).sum();
+        self.bytes -= i64::try_from(bytes).unwrap_or(i64::MAX);
+    }
+}
+
+/// Of each webhook `each` at most, and no more than it has tokens. One that is locked has its tokens in
+/// another worker's hands.
+async fn take_within_limits(
+    connection: &mut PgConnection,
+    lanes: &[Lane],
+    each: i64,
+    (room, request): (Room, &ClaimRequest),
+) -> Result<Vec<ClaimRow>, StoreError> {
+    let mut tx = connection.begin().await.map_err(during(OPERATION))?;
+    let webhooks = lanes.iter().map(|lane| lane.webhook_id);
+    let mut buckets = rate_limits::lock(&mut tx, webhooks.clone(), request.now).await?;
+    let offers = webhooks.filter_map(|webhook| {
+        let tokens = i64::from(buckets.tokens(webhook)?);
+        (tokens > 0).then_some((webhook, tokens.min(each)))
+    });
+    let offers: Vec<(Uuid, i64)> = offers.collect();
+    let rows = take(&mut tx, &offers, room, request).await?;
+    for row in &rows {
+        buckets.take(row.delivery.webhook_id());
+    }
+    rate_limits::spend(&mut tx, buckets).await?;
+    tx.commit().await.map_err(during(OPERATION))?;
+    Ok(rows)
+}
+
+/// The webhooks with due deliveries that run and have a token, if they need one, and those that are gone:
+/// those after `from` first, at most `limit`. Then, when the next token comes that something waits for.
 async fn due_lanes(
     connection: &mut PgConnection,
     from: Uuid,
     request: &ClaimRequest,
-) -> Result<Vec<Lane>, StoreError> {
+) -> Result<Vec<Found>, StoreError> {
     // The answer of `runs` stands in a subquery, so that it is asked for one lane after the other, and
     // for none beyond the limit.
     sqlx::query_as(
         "WITH RECURSIVE behind AS (
              (SELECT d.webhook_id, d.due_at FROM deliveries d
-              WHERE d.status = 'pending' AND d.lane_key IS NULL AND d.webhook_id > $1
+              WHERE d.status = 'pending' AND d.lane_key IS NULL AND NOT d.batched AND d.webhook_id > $1
               ORDER BY d.webhook_id, d.due_at LIMIT 1)
              UNION ALL
              SELECT n.webhook_id, n.due_at FROM behind b CROSS JOIN LATERAL (
                  SELECT d.webhook_id, d.due_at FROM deliveries d
-                 WHERE d.status = 'pending' AND d.lane_key IS NULL
+                 WHERE d.status = 'pending' AND d.lane_key IS NULL AND NOT d.batched
                      AND d.webhook_id > b.webhook_id
                  ORDER BY d.webhook_id, d.due_at LIMIT 1) n
          ), ahead AS (
              (SELECT d.webhook_id, d.due_at FROM deliveries d
-              WHERE d.status = 'pending' AND d.lane_key IS NULL AND d.webhook_id <= $1
+              WHERE d.status = 'pending' AND d.lane_key IS NULL AND NOT d.batched AND d.webhook_id <= $1
               ORDER BY d.webhook_id, d.due_at LIMIT 1)
              UNION ALL
              SELECT n.webhook_id, n.due_at FROM ahead a CROSS JOIN LATERAL (
                  SELECT d.webhook_id, d.due_at FROM deliveries d
-                 WHERE d.status = 'pending' AND d.lane_key IS NULL AND d.webhook_id > a.webhook_id
+                 WHERE d.status = 'pending' AND d.lane_key IS NULL AND NOT d.batched AND d.webhook_id > a.webhook_id
                      AND d.webhook_id <= $1
                  ORDER BY d.webhook_id, d.due_at LIMIT 1) n
          ), lanes AS (
              SELECT l.webhook_id, (
                  SELECT w.status IN ('pending', 'active') AND i.status IN ('pending', 'active')
                  FROM webhooks w JOIN integrations i ON i.id = w.integration_id
-                 WHERE w.id = l.webhook_id) AS runs
+                 WHERE w.id = l.webhook_id) AS runs, (
+                 SELECT r.ready_at <= $2 FROM rate_limits r
+                 WHERE r.webhook_id = l.webhook_id) AS has_token
              FROM (SELECT * FROM behind UNION ALL SELECT * FROM ahead) l
              WHERE l.due_at <= $2 AND l.webhook_id <> ALL($3::uuid[])
                  AND (NOT $5 OR l.webhook_id = ANY($6::uuid[]))
          )
-         (SELECT g.id AS webhook_id, NULL::boolean AS runs FROM deleted_webhooks g LIMIT 1)
+         (SELECT g.id AS webhook_id, NULL::boolean AS runs, false AS is_limited,
+              NULL::timestamptz AS next_token_at FROM deleted_webhooks g LIMIT 1)
          UNION ALL
-         (SELECT webhook_id, runs FROM lanes WHERE runs IS DISTINCT FROM false LIMIT $4)",
+         (SELECT webhook_id, runs, has_token IS NOT NULL, NULL FROM lanes
+          WHERE runs IS DISTINCT FROM false AND has_token IS DISTINCT FROM false LIMIT $4)
+         UNION ALL
+         (SELECT NULL, NULL, true, min(r.ready_at) FROM rate_limits r
+          WHERE r.ready_at > $2 AND r.webhook_id <> ALL($3::uuid[])
+              AND (NOT $5 OR r.webhook_id = ANY($6::uuid[]))
+              AND EXISTS (SELECT FROM deliveries d WHERE d.status = 'pending'
+                  AND d.lane_key IS NULL AND NOT d.batched AND d.webhook_id = r.webhook_id
+                  AND d.due_at <= $2))",
     )
     .bind(from)
     .bind(request.now)
@@ -157,29 +259,32 @@ async fn due_lanes(
     .map_err(during(OPERATION))
 }
 
-/// Takes leases on the oldest due rows of these webhooks, in turns.
+/// Takes leases on the oldest due rows of these webhooks, in turns; of each so many.
 async fn take(
     connection: &mut PgConnection,
-    lanes: &[Lane],
+    offers: &[(Uuid, i64)],
+    room: Room,
     request: &ClaimRequest,
 ) -> Result<Vec<ClaimRow>, StoreError> {
+    // A number for all of them, so that the planner knows what to expect.
+    let most = offers.iter().map(|(_, offered)| *offered).max();
+    let Some(most) = most.filter(|_| room.rows > 0 && room.bytes > 0) else {
+        return Ok(Vec::new());
+    };
     // Of rows that are due at the same time, those are taken that come first in the index (it falls back
     // on `ctid`). Otherwise some would be passed by again and again, and keep dead entries around them
     // alive that every later claim has to read.
-    // No lane needs to offer more than its share and some, in case that others have less.
-    let share = 2 * u64::from(request.limit) / lanes.len() as u64 + 1;
-    let offered = u64::from(request.per_webhook).min(share);
     sqlx::query_as(concat!(
         "WITH offered AS MATERIALIZED (
-             SELECT o.id, o.due_at, o.bytes,
+             SELECT o.id, o.due_at, o.bytes, l.offered,
                  row_number() OVER (
                      PARTITION BY l.webhook_id ORDER BY o.due_at, o.created_at, o.place) AS turn
-             FROM UNNEST($1::uuid[]) AS l (webhook_id)
+             FROM UNNEST($1::uuid[], $7::bigint[]) AS l (webhook_id, offered)
              CROSS JOIN LATERAL (
                  SELECT d.id, d.ctid AS place, d.due_at, d.created_at,
                      octet_length(d.event_raw) AS bytes
                  FROM deliveries d
-                 WHERE d.status = 'pending' AND d.lane_key IS NULL AND d.webhook_id = l.webhook_id
+                 WHERE d.status = 'pending' AND d.lane_key IS NULL AND NOT d.batched AND d.webhook_id = l.webhook_id
                      AND d.due_at <= $2
                  ORDER BY d.due_at, d.created_at LIMIT $3
                  FOR UPDATE SKIP LOCKED
@@ -188,7 +293,7 @@ async fn take(
              SELECT t.id FROM (
                  SELECT id, sum(bytes) OVER turns - bytes AS bytes_before,
                      row_number() OVER turns AS place
-                 FROM offered
+                 FROM offered WHERE turn <= offered
                  WINDOW turns AS (ORDER BY turn, due_at, id ROWS UNBOUNDED PRECEDING)
              ) t
              WHERE t.place <= $4 AND COALESCE(t.bytes_before, 0) < $5
@@ -200,12 +305,13 @@ async fn take(
         delivery_columns!(),
         ", d.lease_epoch, d.event_meta, d.event_raw"
     ))
-    .bind(lanes.iter().map(|lane| lane.webhook_id).bind_iter())
+    .bind(offers.iter().map(|(webhook, _)| *webhook).bind_iter())
     .bind(request.now)
-    .bind(i64::try_from(offered).unwrap_or(i64::MAX))
-    .bind(i64::from(request.limit))
-    .bind(MAX_BYTES)
+    .bind(most)
+    .bind(room.rows)
+    .bind(room.bytes)
     .bind(request.lease_until)
+    .bind(offers.iter().map(|(_, offered)| *offered).bind_iter())
     .fetch_all(connection)
     .await
     .map_err(during(OPERATION))
@@ -224,10 +330,16 @@ pub(super) async fn cancel_orphans(
              SELECT l.id FROM deliveries l
              WHERE l.id = ANY (ARRAY (
                      (SELECT d.id FROM deliveries d WHERE d.status = 'pending'
-                          AND d.lane_key IS NULL AND d.webhook_id = ANY($1::uuid[]) LIMIT $3)
+                          AND d.lane_key IS NULL AND NOT d.batched AND d.webhook_id = ANY($1::uuid[]) LIMIT $3)
                      UNION ALL
                      (SELECT d.id FROM deliveries d WHERE d.status = 'pending'
-                          AND d.lane_key IS NOT NULL AND d.webhook_id = ANY($1::uuid[]) LIMIT $3)))
+                          AND d.lane_key IS NOT NULL AND d.webhook_id = ANY($1::uuid[]) LIMIT $3)
+                     UNION ALL
+                     (SELECT d.id FROM deliveries d WHERE d.status = 'pending' AND d.batched
+                          AND d.batch_id IS NULL AND d.webhook_id = ANY($1::uuid[]) LIMIT $3)
+                     UNION ALL
+                     (SELECT d.id FROM deliveries d WHERE d.status = 'pending'
+                          AND d.batch_id IS NOT NULL AND d.webhook_id = ANY($1::uuid[]) LIMIT $3)))
                  AND l.status = 'pending'
              FOR UPDATE SKIP LOCKED
          )
@@ -246,9 +358,13 @@ pub(super) async fn cancel_orphans(
     sqlx::query(
         "DELETE FROM deleted_webhooks g WHERE g.id = ANY($1::uuid[])
              AND NOT EXISTS (SELECT FROM deliveries d
-                 WHERE d.status = 'pending' AND d.lane_key IS NULL AND d.webhook_id = g.id)
+                 WHERE d.status = 'pending' AND d.lane_key IS NULL AND NOT d.batched AND d.webhook_id = g.id)
              AND NOT EXISTS (SELECT FROM deliveries d
-                 WHERE d.status = 'pending' AND d.lane_key IS NOT NULL AND d.webhook_id = g.id)",
+                 WHERE d.status = 'pending' AND d.lane_key IS NOT NULL AND d.webhook_id = g.id)
+             AND NOT EXISTS (SELECT FROM deliveries d WHERE d.status = 'pending' AND d.batched
+                 AND d.batch_id IS NULL AND d.webhook_id = g.id)
+             AND NOT EXISTS (SELECT FROM deliveries d
+                 WHERE d.status = 'pending' AND d.batch_id IS NOT NULL AND d.webhook_id = g.id)",
     )
     .bind(webhooks.bind_iter())
     .execute(connection)

@@ -12,16 +12,16 @@ use uuid::Uuid;
 use crate::domain::{
     entities::{Attempt, Delivery},
     interfaces::{
-        ClaimRequest, ClaimedDelivery, ClaimedLanes, DeliveryStore, LaneClaim, Lease, RecordBatch,
-        StoreError,
+        BatchClaim, ClaimRequest, Claimed, ClaimedBatches, ClaimedLanes, DeliveryStore, LaneClaim,
+        Lease, RecordBatch, StoreError,
     },
     values::{DeliveryId, TenantId, Timestamp, WebhookId},
 };
 
 use super::{
-    PostgresStore, claim, endpoints,
+    PostgresStore, batches, claim, endpoints,
     error::during,
-    lanes, record,
+    lanes, rate_limits, record,
     rows::{AttemptRow, DeliveryRow, FirstAttemptRow, all, delivery_columns},
 };
 
@@ -89,12 +89,16 @@ impl DeliveryStore for PostgresStore {
         record::record(&self.pool, batch).await
     }
 
-    async fn claim_due(&self, request: &ClaimRequest) -> Result<Vec<ClaimedDelivery>, StoreError> {
+    async fn claim_due(&self, request: &ClaimRequest) -> Result<Claimed, StoreError> {
         claim::claim_due(&self.pool, &self.claimed_up_to, request).await
     }
 
     async fn claim_lanes(&self, claim: &LaneClaim) -> Result<ClaimedLanes, StoreError> {
         lanes::claim_lanes(&self.pool, &self.last_lane, claim).await
+    }
+
+    async fn claim_batches(&self, claim: &BatchClaim) -> Result<ClaimedBatches, StoreError> {
+        batches::claim_batches(&self.pool, &self.last_batch, claim).await
     }
 
     async fn take_probes(
@@ -146,24 +150,30 @@ impl DeliveryStore for PostgresStore {
         if leases.is_empty() {
             return Ok(());
         }
-        sqlx::query(
+        let limited: Vec<(Uuid, i64)> = sqlx::query_as(
             "WITH locked AS MATERIALIZED (
                  SELECT l.id FROM deliveries l WHERE l.id = ANY($1::uuid[])
                  ORDER BY l.id FOR UPDATE
+             ), released AS (
+                 UPDATE deliveries d
+                 SET next_attempt_at = $3, due_at = $3, lease_epoch = d.lease_epoch + 1
+                 FROM UNNEST($1::uuid[], $2::bigint[]) AS l (id, epoch)
+                 WHERE (SELECT count(*) FROM locked) > 0
+                     AND d.id = l.id AND d.lease_epoch = l.epoch AND d.status = 'pending'
+                 RETURNING d.webhook_id, COALESCE(d.batch_id, d.id) AS request
              )
-             UPDATE deliveries d
-             SET next_attempt_at = $3, due_at = $3, lease_epoch = d.lease_epoch + 1
-             FROM UNNEST($1::uuid[], $2::bigint[]) AS l (id, epoch)
-             WHERE (SELECT count(*) FROM locked) > 0
-                 AND d.id = l.id AND d.lease_epoch = l.epoch AND d.status = 'pending'",
+             SELECT r.webhook_id, count(DISTINCT r.request) FROM released r
+             WHERE EXISTS (SELECT FROM rate_limits x WHERE x.webhook_id = r.webhook_id)
+             GROUP BY r.webhook_id",
         )
         .bind(leases.iter().map(|lease| lease.delivery_id.0).bind_iter())
         .bind(leases.iter().map(|lease| lease.epoch).bind_iter())
         .bind(next_attempt_at)
-        .execute(&self.pool)
+        .fetch_all(&self.pool)
         .await
         .map_err(during("give deliveries back"))?;
-        Ok(())
+        // By itself: whoever deletes a webhook locks first this row and then deliveries.
+        rate_limits::give_back(&self.pool, &limited).await
     }
 
     async fn prune_deliveries(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {

@@ -4,18 +4,27 @@
 //! still as they were read. Every change of a row but a renewal raises its `lease_epoch`, and a renewal
 //! moves `due_at`, so a row that has the epoch and is due is the row that was read.
 
-use std::{collections::HashSet, sync::LazyLock};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::LazyLock,
+};
 
 use sqlx::{Row as _, sqlite::SqliteRow};
 use uuid::Uuid;
 
-use crate::domain::interfaces::{ClaimRequest, ClaimedDelivery, StoreError};
+use crate::{
+    domain::{
+        interfaces::{ClaimRequest, Claimed, ClaimedDelivery, StoreError},
+        values::Timestamp,
+    },
+    infrastructure::buckets::Buckets,
+};
 
 use super::{
     SqliteStore, backlog,
     batch::{ManyRows, hex_array},
     error::failed,
-    rows,
+    rate_limits, rows,
 };
 
 const CLAIM: &str = "claim due deliveries";
@@ -27,19 +36,25 @@ pub(super) const MAX_BYTES: i64 = 64 << 20;
 pub(super) async fn claim_due(
     store: &SqliteStore,
     request: &ClaimRequest,
-) -> Result<Vec<ClaimedDelivery>, StoreError> {
+) -> Result<Claimed, StoreError> {
     backlog::work_off(store).await?;
     for _ in 0..TRIES {
-        let candidates = candidates(store, request).await?;
+        let (candidates, next_token_at) = candidates(store, request).await?;
         if candidates.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Claimed {
+                deliveries: Vec::new(),
+                next_token_at,
+            });
         }
         let taken = take(store, request, &candidates).await?;
         if !taken.is_empty() {
-            return understood(&candidates, &taken);
+            return Ok(Claimed {
+                deliveries: understood(&candidates, &taken)?,
+                next_token_at,
+            });
         }
     }
-    Ok(Vec::new())
+    Ok(Claimed::default())
 }
 
 /// A row that cannot be understood must not hold up the others: it is leased as they are, comes back
@@ -72,10 +87,10 @@ fn understood(
 /// and so on.
 pub(super) const CANDIDATES: &str = "
 WITH RECURSIVE waiting (webhook_id) AS (
-    SELECT min(webhook_id) FROM deliveries WHERE status = 'pending' AND lane_key IS NULL
+    SELECT min(webhook_id) FROM deliveries WHERE status = 'pending' AND lane_key IS NULL AND NOT batched
     UNION ALL
     SELECT (SELECT min(d.webhook_id) FROM deliveries d
-        WHERE d.status = 'pending' AND d.lane_key IS NULL AND d.webhook_id > w.webhook_id)
+        WHERE d.status = 'pending' AND d.lane_key IS NULL AND NOT d.batched AND d.webhook_id > w.webhook_id)
     FROM waiting w WHERE w.webhook_id IS NOT NULL
 ), runnable (webhook_id) AS MATERIALIZED (
     SELECT e.id
@@ -85,16 +100,17 @@ WITH RECURSIVE waiting (webhook_id) AS (
     WHERE e.status IN ('pending', 'active') AND i.status IN ('pending', 'active')
         AND e.id NOT IN (SELECT unhex(value) FROM json_each(?2))
         AND (?6 IS NULL OR e.id IN (SELECT unhex(value) FROM json_each(?6)))
+        AND NOT EXISTS (SELECT 1 FROM rate_limits l WHERE l.webhook_id = e.id AND l.ready_at > ?1)
         AND (SELECT min(d.due_at) FROM deliveries d
-            WHERE d.status = 'pending' AND d.lane_key IS NULL AND d.webhook_id = e.id) <= ?1
+            WHERE d.status = 'pending' AND d.lane_key IS NULL AND NOT d.batched AND d.webhook_id = e.id) <= ?1
     ORDER BY (SELECT min(d.due_at) FROM deliveries d
-            WHERE d.status = 'pending' AND d.lane_key IS NULL AND d.webhook_id = e.id)
+            WHERE d.status = 'pending' AND d.lane_key IS NULL AND NOT d.batched AND d.webhook_id = e.id)
     LIMIT ?3
 ), due (seq, turn, due_at) AS MATERIALIZED (
     SELECT d.seq, row_number() OVER (PARTITION BY d.webhook_id ORDER BY d.due_at, d.seq), d.due_at
     FROM runnable r
     CROSS JOIN deliveries d ON d.seq IN (SELECT o.seq FROM deliveries o
-        WHERE o.status = 'pending' AND o.lane_key IS NULL AND o.webhook_id = r.webhook_id
+        WHERE o.status = 'pending' AND o.lane_key IS NULL AND NOT o.batched AND o.webhook_id = r.webhook_id
             AND o.due_at <= ?1
         ORDER BY o.due_at, o.next_attempt_at, o.seq LIMIT ?4)
     ORDER BY 2, 3, 1
@@ -114,11 +130,11 @@ ORDER BY taken.place";
 async fn candidates(
     store: &SqliteStore,
     request: &ClaimRequest,
-) -> Result<Vec<SqliteRow>, StoreError> {
+) -> Result<(Vec<SqliteRow>, Option<Timestamp>), StoreError> {
     let only = request.only.as_ref();
     let only = only.map(|all| hex_array(all.iter().map(|id| id.0)));
     let mut connection = store.read(CLAIM).await?;
-    sqlx::query(CANDIDATES)
+    let found = sqlx::query(CANDIDATES)
         .bind(request.now.timestamp_millis())
         .bind(hex_array(request.exclude.iter().map(|id| id.0)))
         .bind(request.limit)
@@ -127,7 +143,10 @@ async fn candidates(
         .bind(only)
         .fetch_all(&mut *connection)
         .await
-        .map_err(failed(CLAIM))
+        .map_err(failed(CLAIM))?;
+    let next =
+        rate_limits::next_token_at(&mut connection, request.now, &request.exclude, false).await?;
+    Ok((found, next))
 }
 
 static TAKE: LazyLock<ManyRows> = LazyLock::new(|| {
@@ -140,9 +159,31 @@ static TAKE: LazyLock<ManyRows> = LazyLock::new(|| {
         FROM v
         WHERE deliveries.seq = v.seq AND deliveries.id = v.id AND deliveries.lease_epoch = v.epoch
             AND deliveries.status = 'pending' AND deliveries.due_at <= v.now
-        RETURNING deliveries.id",
+        RETURNING deliveries.id, deliveries.webhook_id",
     )
 });
+
+/// Of each webhook with a rate limit as many as it has tokens.
+fn within_limits<'r>(
+    candidates: &'r [SqliteRow],
+    buckets: &Buckets,
+    webhook: impl Fn(&SqliteRow) -> Uuid,
+) -> Vec<&'r SqliteRow> {
+    let mut wanted: HashMap<Uuid, u32> = HashMap::new();
+    let mut within = Vec::with_capacity(candidates.len());
+    for row in candidates {
+        let webhook = webhook(row);
+        if let Some(tokens) = buckets.tokens(webhook) {
+            let wanted = wanted.entry(webhook).or_default();
+            if *wanted == tokens {
+                continue;
+            }
+            *wanted += 1;
+        }
+        within.push(row);
+    }
+    within
+}
 
 /// Answers the ids of those that it got.
 async fn take(
@@ -152,7 +193,12 @@ async fn take(
 ) -> Result<HashSet<Uuid>, StoreError> {
     let mut taken = HashSet::with_capacity(candidates.len());
     let mut transaction = store.write(CLAIM).await?;
-    for (sql, piece) in TAKE.pieces(candidates) {
+    let webhook = |row: &SqliteRow| row.try_get::<Uuid, _>("webhook_id").unwrap_or_default();
+    let webhooks: HashSet<Uuid> = candidates.iter().map(webhook).collect();
+    let mut buckets =
+        rate_limits::lock(&mut transaction, webhooks.into_iter(), request.now).await?;
+    let candidates = within_limits(candidates, &buckets, webhook);
+    for (sql, piece) in TAKE.pieces(&candidates) {
         let mut query = sqlx::query(sql);
         for row in piece {
             let raw = |column| row.try_get::<Vec<u8>, _>(column).map_err(failed(CLAIM));
@@ -168,8 +214,10 @@ async fn take(
         for row in rows.map_err(failed(CLAIM))? {
             let id: Vec<u8> = row.try_get("id").map_err(failed(CLAIM))?;
             taken.insert(Uuid::from_slice(&id).unwrap_or_default());
+            buckets.take(webhook(&row));
         }
     }
+    rate_limits::spend(&mut transaction, buckets).await?;
     transaction.commit().await.map_err(failed(CLAIM))?;
     Ok(taken)
 }

@@ -3,13 +3,14 @@
 use std::{collections::HashSet, sync::LazyLock};
 
 use async_trait::async_trait;
+use sqlx::SqliteConnection;
 use uuid::Uuid;
 
 use crate::domain::{
     entities::{Attempt, Delivery},
     interfaces::{
-        ClaimRequest, ClaimedDelivery, ClaimedLanes, DeliveryStore, LaneClaim, Lease, RecordBatch,
-        StoreError,
+        BatchClaim, ClaimRequest, Claimed, ClaimedBatches, ClaimedLanes, DeliveryStore, LaneClaim,
+        Lease, RecordBatch, StoreError,
     },
     values::{DeliveryId, TenantId, Timestamp, WebhookId},
 };
@@ -17,9 +18,9 @@ use crate::domain::{
 use super::{
     SqliteStore,
     batch::{ManyRows, hex_array},
-    claim, endpoints,
+    batches, claim, endpoints,
     error::failed,
-    lanes, record, rows,
+    lanes, rate_limits, record, rows,
 };
 
 #[async_trait]
@@ -57,12 +58,16 @@ impl DeliveryStore for SqliteStore {
         record::record(self, batch).await
     }
 
-    async fn claim_due(&self, request: &ClaimRequest) -> Result<Vec<ClaimedDelivery>, StoreError> {
+    async fn claim_due(&self, request: &ClaimRequest) -> Result<Claimed, StoreError> {
         claim::claim_due(self, request).await
     }
 
     async fn claim_lanes(&self, claim: &LaneClaim) -> Result<ClaimedLanes, StoreError> {
         lanes::claim_lanes(self, claim).await
+    }
+
+    async fn claim_batches(&self, claim: &BatchClaim) -> Result<ClaimedBatches, StoreError> {
+        batches::claim_batches(self, claim).await
     }
 
     async fn take_probes(
@@ -79,7 +84,14 @@ impl DeliveryStore for SqliteStore {
         leases: &[Lease],
         lease_until: Timestamp,
     ) -> Result<Vec<Lease>, StoreError> {
-        on_leases(self, "renew leases", &RENEW, leases, lease_until).await
+        const RENEWED: &str = "renew leases";
+        if leases.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut transaction = self.write(RENEWED).await?;
+        let held = on_leases(&mut transaction, RENEWED, &RENEW, leases, lease_until).await?;
+        transaction.commit().await.map_err(failed(RENEWED))?;
+        Ok(held.into_iter().map(|(lease, _)| lease).collect())
     }
 
     async fn release(
@@ -87,8 +99,24 @@ impl DeliveryStore for SqliteStore {
         leases: &[Lease],
         next_attempt_at: Timestamp,
     ) -> Result<(), StoreError> {
-        on_leases(self, "release leases", &RELEASE, leases, next_attempt_at).await?;
-        Ok(())
+        const RELEASED: &str = "release leases";
+        if leases.is_empty() {
+            return Ok(());
+        }
+        let mut transaction = self.write(RELEASED).await?;
+        let held = on_leases(
+            &mut transaction,
+            RELEASED,
+            &RELEASE,
+            leases,
+            next_attempt_at,
+        )
+        .await?;
+        // A batch has taken one token.
+        let requests: HashSet<Request> = held.into_iter().map(|(_, request)| request).collect();
+        let webhooks: Vec<Uuid> = requests.into_iter().map(|(webhook, _)| webhook).collect();
+        rate_limits::give_back(&mut transaction, &webhooks).await?;
+        transaction.commit().await.map_err(failed(RELEASED))
     }
 
     async fn prune_deliveries(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
@@ -139,7 +167,7 @@ static RENEW: LazyLock<ManyRows> = LazyLock::new(|| {
         UPDATE deliveries SET due_at = max(next_attempt_at, v.until) FROM v
         WHERE deliveries.id = v.id AND deliveries.lease_epoch = v.epoch
             AND deliveries.status = 'pending'
-        RETURNING id, lease_epoch",
+        RETURNING id, lease_epoch, webhook_id, coalesce(batch_id, id)",
     )
 });
 
@@ -153,22 +181,21 @@ static RELEASE: LazyLock<ManyRows> = LazyLock::new(|| {
         FROM v
         WHERE deliveries.id = v.id AND deliveries.lease_epoch = v.epoch
             AND deliveries.status = 'pending'
-        RETURNING id, lease_epoch",
+        RETURNING id, lease_epoch, webhook_id, coalesce(batch_id, id)",
     )
 });
 
-/// Answers the leases that were held, as they are now.
+/// A request that a lease was taken for: its webhook, and the delivery or its batch.
+type Request = (Uuid, Uuid);
+
+/// Answers the leases that were held, as they are now, each with the request that it was taken for.
 async fn on_leases(
-    store: &SqliteStore,
+    connection: &mut SqliteConnection,
     operation: &'static str,
     statement: &ManyRows,
     leases: &[Lease],
     time: Timestamp,
-) -> Result<Vec<Lease>, StoreError> {
-    if leases.is_empty() {
-        return Ok(Vec::new());
-    }
-    let mut transaction = store.write(operation).await?;
+) -> Result<Vec<(Lease, Request)>, StoreError> {
     let mut held = Vec::with_capacity(leases.len());
     for (sql, piece) in statement.pieces(leases) {
         let mut query = sqlx::query_as(sql);
@@ -178,16 +205,15 @@ async fn on_leases(
                 .bind(lease.epoch)
                 .bind(time.timestamp_millis());
         }
-        let rows: Vec<(Uuid, i64)> = query
-            .fetch_all(&mut *transaction)
+        let rows: Vec<(Uuid, i64, Uuid, Uuid)> = query
+            .fetch_all(&mut *connection)
             .await
             .map_err(failed(operation))?;
-        held.extend(rows.into_iter().map(|(id, epoch)| Lease {
-            delivery_id: DeliveryId(id),
-            epoch,
+        held.extend(rows.into_iter().map(|(id, epoch, webhook, request)| {
+            let delivery_id = DeliveryId(id);
+            (Lease { delivery_id, epoch }, (webhook, request))
         }));
     }
-    transaction.commit().await.map_err(failed(operation))?;
     Ok(held)
 }
 

@@ -2,14 +2,20 @@
 //!
 //! All in one transaction of the writer, so that nothing changes between looking and taking.
 
+use std::collections::HashSet;
+
+use sqlx::{SqliteConnection, sqlite::SqliteRow};
 use uuid::Uuid;
 
 use crate::{
-    domain::interfaces::{ClaimedLanes, LaneClaim, StoreError},
+    domain::{
+        interfaces::{ClaimedLanes, LaneClaim, StoreError},
+        values::Timestamp,
+    },
     infrastructure::by_lane::by_lane,
 };
 
-use super::{SqliteStore, batch::hex_array, claim::MAX_BYTES, error::failed, rows};
+use super::{SqliteStore, batch::hex_array, claim::MAX_BYTES, error::failed, rate_limits, rows};
 
 const CLAIM: &str = "claim ordered deliveries";
 
@@ -36,6 +42,7 @@ WHERE d.status = 'pending' AND d.due_at <= ?1
     AND e.status IN ('pending', 'active') AND i.status IN ('pending', 'active')
     AND e.id NOT IN (SELECT unhex(value) FROM json_each(?2))
     AND (?4 IS NULL OR e.id = ?4)
+    AND NOT EXISTS (SELECT 1 FROM rate_limits l WHERE l.webhook_id = e.id AND l.ready_at > ?1)
 ORDER BY d.due_at, d.seq
 LIMIT ?3";
 
@@ -63,7 +70,7 @@ WITH offered (seq, lane, place, free) AS MATERIALIZED (
     WHERE e.place IS NULL OR o.place < e.place
     WINDOW turns AS (ORDER BY o.place, o.lane ROWS UNBOUNDED PRECEDING)
 )
-SELECT d.*, v.meta, v.raw, t.lane
+SELECT d.*, v.meta, v.raw, t.lane, t.place
 FROM taken t CROSS JOIN deliveries d ON d.seq = t.seq
 LEFT JOIN delivery_events v ON v.delivery = d.seq
 WHERE t.bytes_before < ?5
@@ -79,12 +86,15 @@ pub(super) async fn claim_lanes(
     // A reader looks whether there is anything, so that looking holds up nobody who writes.
     let mut reader = store.read(CLAIM).await?;
     let fronts = fronts(&mut reader, claim).await?;
+    let next_token_at =
+        rate_limits::next_token_at(&mut reader, claim.now, &claim.exclude, true).await?;
     drop(reader);
     let above_floor = fronts.iter().any(|front| front.turn > claim.floor);
     if !fronts.iter().any(|front| front.turn <= claim.floor) {
         return Ok(ClaimedLanes {
             lanes: Vec::new(),
             above_floor,
+            next_token_at,
         });
     }
     let mut transaction = store.write(CLAIM).await?;
@@ -103,6 +113,7 @@ pub(super) async fn claim_lanes(
         .fetch_all(&mut *transaction)
         .await
         .map_err(failed(CLAIM))?;
+    let taken = within_limits(&mut transaction, taken, claim.now).await?;
     let ids: Vec<Uuid> = taken
         .iter()
         .map(|row| rows::Cells::new(row, "deliveries").get("id"))
@@ -124,7 +135,31 @@ pub(super) async fn claim_lanes(
     Ok(ClaimedLanes {
         lanes: by_lane(taken.collect::<Result<Vec<_>, StoreError>>()?)?,
         above_floor,
+        next_token_at,
     })
+}
+
+/// Takes a token for each of these rows whose webhook has a rate limit, first for the front of each lane,
+/// then for the second, and so on, and leaves out those for which there is none. The order stays.
+async fn within_limits(
+    connection: &mut SqliteConnection,
+    rows: Vec<SqliteRow>,
+    now: Timestamp,
+) -> Result<Vec<SqliteRow>, StoreError> {
+    let webhook = |row| rows::Cells::new(row, "deliveries").get::<Uuid>("webhook_id");
+    let webhooks: HashSet<Uuid> = rows.iter().map(webhook).collect::<Result<_, _>>()?;
+    let mut buckets = rate_limits::lock(connection, webhooks.into_iter(), now).await?;
+    let mut turns = Vec::with_capacity(rows.len());
+    for row in rows {
+        let cells = rows::Cells::new(&row, "deliveries");
+        let (lane, place): (i64, i64) = (cells.get("lane")?, cells.get("place")?);
+        turns.push((place, lane, cells.get::<Uuid>("webhook_id")?, row));
+    }
+    turns.sort_by_key(|(place, lane, ..)| (*place, *lane));
+    turns.retain(|(_, _, webhook, _)| buckets.take(*webhook));
+    turns.sort_by_key(|(place, lane, ..)| (*lane, *place));
+    rate_limits::spend(connection, buckets).await?;
+    Ok(turns.into_iter().map(|(.., row)| row).collect())
 }
 
 /// The front of a lane.
@@ -134,7 +169,7 @@ struct Front {
 }
 
 async fn fronts(
-    connection: &mut sqlx::SqliteConnection,
+    connection: &mut SqliteConnection,
     claim: &LaneClaim,
 ) -> Result<Vec<Front>, StoreError> {
     let rows = sqlx::query(FRONTS)

@@ -9,6 +9,7 @@
 
 mod backlog;
 mod batch;
+mod batches;
 mod claim;
 mod deliveries;
 mod endpoints;
@@ -18,6 +19,7 @@ mod lanes;
 mod outbox;
 mod place;
 mod queries;
+mod rate_limits;
 mod record;
 mod registry;
 mod rows;

@@ -154,15 +154,15 @@ impl Queries for SqliteStore {
         let row = sqlx::query(
             "WITH RECURSIVE waiting (webhook_id) AS (
                 SELECT min(webhook_id) FROM deliveries
-                WHERE status = 'pending' AND lane_key IS NULL
+                WHERE status = 'pending' AND lane_key IS NULL AND NOT batched
                 UNION ALL
                 SELECT (SELECT min(d.webhook_id) FROM deliveries d
-                    WHERE d.status = 'pending' AND d.lane_key IS NULL
+                    WHERE d.status = 'pending' AND d.lane_key IS NULL AND NOT d.batched
                         AND d.webhook_id > w.webhook_id)
                 FROM waiting w WHERE w.webhook_id IS NOT NULL
             ), oldest (due_at) AS (
                 SELECT (SELECT min(d.due_at) FROM deliveries d
-                    WHERE d.status = 'pending' AND d.lane_key IS NULL
+                    WHERE d.status = 'pending' AND d.lane_key IS NULL AND NOT d.batched
                         AND d.webhook_id = e.id)
                 FROM waiting w
                 CROSS JOIN webhooks e ON e.id = w.webhook_id
@@ -173,9 +173,14 @@ impl Queries for SqliteStore {
             )
             SELECT 0 AS id,
                 (SELECT count(*) FROM (
-                    SELECT 1 FROM deliveries WHERE status = 'pending' AND lane_key IS NULL
+                    SELECT 1 FROM deliveries WHERE status = 'pending' AND lane_key IS NULL AND NOT batched
                     UNION ALL
                     SELECT 1 FROM deliveries WHERE status = 'pending' AND lane_key IS NOT NULL
+                    UNION ALL
+                    SELECT 1 FROM deliveries
+                    WHERE status = 'pending' AND batched AND batch_id IS NULL
+                    UNION ALL
+                    SELECT 1 FROM deliveries WHERE status = 'pending' AND batch_id IS NOT NULL
                     LIMIT 1000000)) AS parked,
                 (SELECT min(due_at) FROM oldest WHERE due_at <= ?1) AS oldest_due,
                 (SELECT count(*) FROM (SELECT 1 FROM outbox

@@ -106,9 +106,10 @@ static INSERT: LazyLock<ManyRows> = LazyLock::new(|| {
         "INSERT INTO deliveries (id, tenant, webhook_id, event_id, event_type, correlation_id,
             source_sequence, status, attempt_count, event_version, budget_base, next_attempt_at,
             due_at, error, created_at, completed_at, first_started_at, first_duration_ms,
-            first_status_code, first_error, first_response, lane_key, lane_turn, lane_blocks)
+            first_status_code, first_error, first_response, lane_key, lane_turn, lane_blocks,
+            batched)
         VALUES",
-        24,
+        25,
         "ON CONFLICT (id) DO NOTHING",
     )
 });
@@ -138,6 +139,7 @@ fn bind_first<'q>(query: Bound<'q>, delivery: &Delivery, attempt: Option<&Attemp
         .bind(delivery.lane_key().map(str::to_owned))
         .bind(delivery.lane_turn())
         .bind(delivery.blocks())
+        .bind(delivery.batch.is_shared())
 }
 
 /// The first attempt, which stands in the delivery's row.
@@ -229,15 +231,16 @@ static UPDATE: LazyLock<ManyRows> = LazyLock::new(|| {
         64,
         "WITH v (id, epoch, status, attempt_count, event_version, budget_base, next_attempt_at,
             error, completed_at, started_at, duration_ms, status_code, first_error, response,
-            lane_blocks)
+            lane_blocks, batch_id)
         AS (VALUES",
-        15,
+        16,
         ")
         UPDATE deliveries SET
             status = v.status, attempt_count = v.attempt_count, event_version = v.event_version,
             budget_base = v.budget_base, next_attempt_at = v.next_attempt_at,
             due_at = v.next_attempt_at, error = v.error, completed_at = v.completed_at,
             lease_epoch = lease_epoch + 1, lane_blocks = v.lane_blocks,
+            batch_id = v.batch_id,
             first_started_at = coalesce(first_started_at, v.started_at),
             first_duration_ms = coalesce(first_duration_ms, v.duration_ms),
             first_status_code = coalesce(first_status_code, v.status_code),
@@ -288,7 +291,9 @@ fn bind_leased<'q>(query: Bound<'q>, record: &LeasedRecord) -> Bound<'q> {
         .bind(delivery.next_attempt_at.map(|at| at.timestamp_millis()))
         .bind(delivery.error.clone())
         .bind(delivery.completed_at.map(|at| at.timestamp_millis()));
-    bind_inline(query, record.attempt.as_ref()).bind(delivery.blocks())
+    bind_inline(query, record.attempt.as_ref())
+        .bind(delivery.blocks())
+        .bind(delivery.batch.id().map(|id| id.0))
 }
 
 async fn delete_events(

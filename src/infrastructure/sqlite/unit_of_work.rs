@@ -6,19 +6,19 @@ use async_trait::async_trait;
 use sqlx::{Sqlite, SqliteConnection, Transaction};
 
 use crate::domain::{
-    entities::{Delivery, Integration, Webhook},
+    entities::{BatchRule, Delivery, Integration, Webhook},
     events::DomainEvent,
     interfaces::{
         AuditRow, Child, CommandKey, Inserted, RegistryChange, StoreError, StoredEvent,
         StoredReply, UnitOfWork, UnitOfWorkFactory,
     },
-    policies::EndpointState,
+    policies::{EndpointState, RateLimit},
     values::{DeliveryId, IntegrationId, TenantId, Timestamp, WebhookId},
 };
 
 use super::{
-    SqliteStore, batch::ManyRows, endpoints, entities, error::failed, outbox, record, registry,
-    rows,
+    SqliteStore, batch::ManyRows, batches, endpoints, entities, error::failed, outbox, rate_limits,
+    record, registry, rows,
 };
 
 #[async_trait]
@@ -113,6 +113,14 @@ impl UnitOfWork for Unit {
         Ok(())
     }
 
+    async fn put_batch_rule(
+        &mut self,
+        webhook: WebhookId,
+        rule: Option<&BatchRule>,
+    ) -> Result<(), StoreError> {
+        batches::put_rule(&mut self.0, webhook, rule).await
+    }
+
     async fn endpoint_state(&mut self, webhook: WebhookId) -> Result<EndpointState, StoreError> {
         endpoints::state(&mut self.0, webhook).await
     }
@@ -123,6 +131,14 @@ impl UnitOfWork for Unit {
         state: &EndpointState,
     ) -> Result<(), StoreError> {
         endpoints::put(&mut self.0, webhook, state).await
+    }
+
+    async fn put_rate_limit(
+        &mut self,
+        webhook: WebhookId,
+        rule: Option<RateLimit>,
+    ) -> Result<(), StoreError> {
+        rate_limits::put(&mut self.0, webhook, rule).await
     }
 
     async fn delivery(
@@ -245,7 +261,7 @@ async fn update_delivery(
     let done = sqlx::query(
         "UPDATE deliveries SET status = ?2, attempt_count = ?3, event_version = ?4,
             budget_base = ?5, next_attempt_at = ?6, due_at = ?6, error = ?7, completed_at = ?8,
-            lease_epoch = lease_epoch + 1, lane_blocks = ?9
+            lease_epoch = lease_epoch + 1, lane_blocks = ?9, batch_id = ?10
         WHERE id = ?1",
     )
     .bind(changed.id.0)
@@ -257,6 +273,7 @@ async fn update_delivery(
     .bind(&changed.error)
     .bind(changed.completed_at.map(|at| at.timestamp_millis()))
     .bind(changed.blocks())
+    .bind(changed.batch.id().map(|id| id.0))
     .execute(connection)
     .await
     .map_err(failed(UPDATE))?;

@@ -11,22 +11,22 @@ use async_trait::async_trait;
 use sqlx::{Postgres, Transaction};
 
 use crate::domain::{
-    entities::{Delivery, Integration, Webhook},
+    entities::{BatchRule, Delivery, Integration, Webhook},
     events::DomainEvent,
     interfaces::{
         AuditRow, Child, CommandKey, Inserted, RegistryChange, StoreError, StoredEvent,
         StoredReply, UnitOfWork, UnitOfWorkFactory,
     },
-    policies::EndpointState,
+    policies::{EndpointState, RateLimit},
     values::{DeliveryId, IntegrationId, TenantId, Timestamp, WebhookId},
 };
 
 use super::{
-    PostgresStore, endpoints,
+    PostgresStore, batches, endpoints,
     error::{during, violates},
     outbox,
     pool::bounded,
-    registry,
+    rate_limits, registry,
 };
 
 /// A transaction; dropped, it is rolled back.
@@ -149,6 +149,18 @@ impl UnitOfWork for Work {
         .await
     }
 
+    async fn put_batch_rule(
+        &mut self,
+        webhook: WebhookId,
+        rule: Option<&BatchRule>,
+    ) -> Result<(), StoreError> {
+        command(
+            self.call_timeout,
+            batches::put_rule(&mut self.tx, webhook, rule),
+        )
+        .await
+    }
+
     async fn endpoint_state(&mut self, webhook: WebhookId) -> Result<EndpointState, StoreError> {
         command(self.call_timeout, endpoints::state(&mut self.tx, webhook)).await
     }
@@ -161,6 +173,18 @@ impl UnitOfWork for Work {
         command(
             self.call_timeout,
             endpoints::put(&mut self.tx, webhook, state),
+        )
+        .await
+    }
+
+    async fn put_rate_limit(
+        &mut self,
+        webhook: WebhookId,
+        rule: Option<RateLimit>,
+    ) -> Result<(), StoreError> {
+        command(
+            self.call_timeout,
+            rate_limits::put(&mut self.tx, webhook, rule),
         )
         .await
     }
