@@ -125,7 +125,9 @@ async fn refused(publisher: &JetStreamPublisher, rows: &[OutboxRow]) -> Vec<Uuid
 
 fn made_of_answers(count: u64) -> Vec<OutboxRow> {
     let mut rows = rows(count);
-    rows.iter_mut().for_each(|row| row.is_response = true);
+    for row in &mut rows {
+        row.is_response = true;
+    }
     rows
 }
 
