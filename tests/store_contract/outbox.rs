@@ -96,7 +96,7 @@ async fn an_event_comes_out_as_it_is_published(database: &Database) {
     );
 
     add(database, &events).await;
-    add(database, &[made.clone()]).await;
+    add(database, std::slice::from_ref(&made)).await;
 
     let row = |event: &DomainEvent| OutboxRow {
         is_response: event.response.is_some(),
@@ -319,7 +319,7 @@ async fn what_is_refused_waits_twice_as_long_each_time_and_lets_others_pass(data
     let found = batch(database, claim(1, at(0), 1)).await.expect("ours");
     assert_eq!(ids(&found), [own.id]);
     let new = made("s");
-    add(database, &[new.clone()]).await;
+    add(database, std::slice::from_ref(&new)).await;
     let found = batch(database, responses(at(now), 1)).await.expect("ours");
     assert_eq!(ids(&found), [new.id]);
 }
