@@ -177,6 +177,8 @@ CREATE INDEX deliveries_of_batch ON deliveries (batch_id)
 -- The lanes of ordered deliveries, each with its front first.
 CREATE INDEX deliveries_lanes ON deliveries (webhook_id, lane_key, lane_turn)
     WHERE lane_key IS NOT NULL AND (status = 'pending' OR lane_blocks);
+-- The same, also what is done: replays send it again in this order.
+CREATE INDEX deliveries_turns ON deliveries (webhook_id, lane_turn, id) WHERE lane_key IS NOT NULL;
 -- Lists of what waits or went wrong.
 CREATE INDEX deliveries_undelivered ON deliveries (tenant, status, created_at)
     WHERE status <> 'delivered';
@@ -203,6 +205,41 @@ CREATE TABLE attempts (
     response    text,
     PRIMARY KEY (delivery_id, number)
 );
+
+-- Deliveries that go out (again) behind live traffic. No reference to `webhooks`: what was is shown on.
+
+CREATE TABLE replays (
+    id             uuid        PRIMARY KEY,
+    tenant         text        NOT NULL,
+    webhook_id     uuid        NOT NULL,
+    kind           text        NOT NULL,
+    since          timestamptz NOT NULL,
+    until          timestamptz NOT NULL,
+    -- JSON arrays of texts.
+    statuses       text        NOT NULL,
+    event_types    text        NOT NULL,
+    status         text        NOT NULL,
+    total          bigint,
+    done           bigint      NOT NULL,
+    skipped        bigint      NOT NULL,
+    cursor         text,
+    version        bigint      NOT NULL,
+    error          text,
+    actor          text        NOT NULL,
+    correlation_id text        NOT NULL,
+    causation_id   text        NOT NULL,
+    created_at     timestamptz NOT NULL,
+    updated_at     timestamptz NOT NULL,
+    completed_at   timestamptz,
+    -- When somebody may work on it (again): the end of a lease, or of a rest.
+    free_at        timestamptz NOT NULL,
+    lease_epoch    bigint      NOT NULL DEFAULT 0
+);
+CREATE UNIQUE INDEX replays_one_runs ON replays (webhook_id) WHERE status = 'running';
+CREATE INDEX replays_free ON replays (free_at) WHERE status = 'running';
+CREATE INDEX replays_of_webhook ON replays (webhook_id, created_at, id);
+CREATE INDEX replays_running ON replays (tenant) WHERE status = 'running';
+CREATE INDEX replays_ended ON replays (completed_at) WHERE status <> 'running';
 
 -- What is committed and waits to be published.
 

@@ -147,6 +147,8 @@ WHERE status = 'pending' AND batch_id IS NOT NULL;
 -- The lanes of ordered deliveries, each with its front first.
 CREATE INDEX deliveries_lanes ON deliveries (webhook_id, lane_key, lane_turn)
 WHERE lane_key IS NOT NULL AND (status = 'pending' OR lane_blocks);
+-- The same, also what is done: replays send it again in this order.
+CREATE INDEX deliveries_by_turn ON deliveries (webhook_id, lane_turn, id) WHERE lane_key IS NOT NULL;
 -- For lists of what was not delivered.
 CREATE INDEX deliveries_undelivered ON deliveries (tenant, status, created_at, id)
 WHERE status <> 'delivered';
@@ -175,6 +177,38 @@ CREATE TABLE attempts (
     response TEXT,
     PRIMARY KEY (delivery, number)
 ) STRICT;
+
+-- Deliveries that go out (again) behind live traffic. No reference to `webhooks`: what was is shown on.
+CREATE TABLE replays (
+    id BLOB NOT NULL PRIMARY KEY,
+    tenant TEXT NOT NULL,
+    webhook_id BLOB NOT NULL,
+    kind TEXT NOT NULL,
+    since INTEGER NOT NULL,
+    until INTEGER NOT NULL,
+    statuses TEXT NOT NULL, -- a JSON array
+    event_types TEXT NOT NULL, -- a JSON array of patterns
+    status TEXT NOT NULL,
+    total INTEGER,
+    done INTEGER NOT NULL,
+    skipped INTEGER NOT NULL,
+    cursor TEXT,
+    version INTEGER NOT NULL,
+    error TEXT,
+    actor TEXT NOT NULL,
+    correlation_id TEXT NOT NULL,
+    causation_id TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL,
+    completed_at INTEGER,
+    free_at INTEGER NOT NULL, -- when somebody may work on it (again): the end of a lease, or of a rest
+    lease_epoch INTEGER NOT NULL DEFAULT 0
+) STRICT;
+
+CREATE UNIQUE INDEX replays_one_runs ON replays (webhook_id) WHERE status = 'running';
+CREATE INDEX replays_free ON replays (free_at) WHERE status = 'running';
+CREATE INDEX replays_of_webhook ON replays (webhook_id, created_at, id);
+CREATE INDEX replays_ended ON replays (completed_at) WHERE status <> 'running';
 
 CREATE TABLE outbox (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,

@@ -16,7 +16,7 @@ use crate::{
         events::{BusinessEvent, DomainEvent},
         interfaces::StoreError,
         policies::{Answer, NextStep, Sign, next_step},
-        values::{Timestamp, TraceContext},
+        values::{Timestamp, TraceContext, WebhookId},
     },
     shared::{
         error_chain::Chain,
@@ -109,6 +109,7 @@ pub struct Deliverer {
     pub(super) breakers: Arc<Breakers>,
     pub(super) endpoints: Endpoints,
     pub(super) attempts: Semaphore,
+    max_in_flight: usize,
     pub(super) slow: Semaphore,
     max_response_event: usize,
     stopping: CancellationToken,
@@ -138,6 +139,7 @@ impl Deliverer {
             breakers,
             endpoints,
             attempts: Semaphore::new(max_in_flight),
+            max_in_flight,
             slow: Semaphore::new(MAX_SLOW),
             max_response_event: usize::MAX,
             stopping,
@@ -160,6 +162,13 @@ impl Deliverer {
     /// The endpoints that are left alone for a while.
     pub fn breakers(&self) -> &Arc<Breakers> {
         &self.breakers
+    }
+
+    /// Whether an attempt more takes nothing from anybody: most of this worker's attempts are free, and
+    /// nobody waits for the endpoint.
+    pub fn has_room_to_spare(&self, webhook: WebhookId) -> bool {
+        self.attempts.available_permits() * 2 > self.max_in_flight
+            && !self.endpoints.is_waited_for(webhook)
     }
 
     /// Makes the next attempt at `delivery`, unless the endpoint does not take it now. `when_slow` is run

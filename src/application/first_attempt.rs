@@ -90,6 +90,27 @@ impl FirstAttempt<'_> {
         Some((Box::new(record), announce))
     }
 
+    /// Recorded without an attempt, due now; or at its end, where no attempt can ever be made.
+    pub fn unattempted(self, clock: &dyn Clock) -> FirstRecord {
+        let mut delivery = self.delivery(clock);
+        if let Some(rule) = &self.webhook.batch {
+            delivery.next_attempt_at = Some(clock.store_now() + rule.max_wait);
+        }
+        let (delivery, events) = match self.fault {
+            Some(fault) => {
+                let refused = refused(delivery, fault.to_owned(), clock.now(), self.event);
+                (refused.delivery, refused.events)
+            }
+            None => (delivery, Vec::new()),
+        };
+        FirstRecord {
+            event: self.kept(&delivery),
+            delivery,
+            attempt: None,
+            events,
+        }
+    }
+
     fn delivery(self, clock: &dyn Clock) -> Delivery {
         let meta = &self.event.meta;
         let now = clock.now();

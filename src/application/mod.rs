@@ -35,6 +35,7 @@ pub mod ports;
 pub mod recorder;
 pub mod registry;
 pub mod relay;
+pub mod replays;
 pub mod response;
 pub mod rewrap;
 pub mod store_clock;

@@ -9,5 +9,6 @@ pub mod expression;
 pub mod http;
 pub mod nats;
 pub mod postgres;
+mod replay_row;
 pub mod sqlite;
 pub mod telemetry;

@@ -20,6 +20,7 @@ mod oauth;
 mod operations;
 mod ordering;
 mod poison;
+mod replays;
 mod responses;
 mod servers;
 mod signatures;

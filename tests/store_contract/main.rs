@@ -23,6 +23,8 @@ mod outbox;
 mod races;
 mod rate_limits;
 mod registry;
+mod replay_pages;
+mod replays;
 mod replies;
 mod sealed;
 mod silence;

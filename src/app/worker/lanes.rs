@@ -14,6 +14,7 @@ use crate::{
         parked::ParkedLane,
         recorder::Recorder,
         registry::Registry,
+        replays::Replays,
         webhook_changes::WebhookChanges,
     },
     domain::policies::BreakerRules,
@@ -89,6 +90,17 @@ pub(super) fn start(parts: &Parts, groups: &Groups, running: &Running, deliverer
     OrderedLanes {
         store: Arc::clone(store),
         floor: Arc::new(ConsumerFloor::new(&parts.connection, &parts.topology)),
+        registry: Arc::clone(&registry),
+        clock: Arc::clone(&parts.clock),
+        attempts: Arc::clone(&attempts),
+        leases: Arc::clone(&running.leases),
+        wakers: Arc::clone(&parts.wakers),
+        health: Arc::clone(&parts.health),
+    }
+    .start(&groups.lanes);
+    Replays {
+        store: Arc::clone(store),
+        history: parts.history(),
         registry: Arc::clone(&registry),
         clock: Arc::clone(&parts.clock),
         attempts: Arc::clone(&attempts),

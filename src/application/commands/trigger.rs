@@ -174,7 +174,10 @@ fn raw_payload(body: &[u8]) -> Option<Bytes> {
 }
 
 /// Refuses when nothing goes out to the webhook.
-fn may_receive(webhook: &Webhook, integration: Option<&Integration>) -> Result<(), CommandError> {
+pub(super) fn may_receive(
+    webhook: &Webhook,
+    integration: Option<&Integration>,
+) -> Result<(), CommandError> {
     if let WebhookStatus::Inactive | WebhookStatus::Error { .. } = webhook.status {
         return Err(InvalidTransition {
             entity: "webhook",

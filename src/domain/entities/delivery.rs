@@ -159,6 +159,12 @@ impl Delivery {
                 remedy: "only a pending, exhausted or cancelled delivery can be retried",
             });
         }
+        self.reopen(now);
+        Ok(())
+    }
+
+    /// Any state → due now, with its whole retry schedule anew.
+    pub fn reopen(&mut self, now: Timestamp) {
         self.status = DeliveryStatus::Pending;
         self.budget_base = self.attempt_count;
         self.next_attempt_at = Some(now);
@@ -167,7 +173,6 @@ impl Delivery {
             self.batch = Batching::Waits;
         }
         self.unblock();
-        Ok(())
     }
 
     /// `pending` → `cancelled`; `false` when it is cancelled already. So too one that is exhausted and

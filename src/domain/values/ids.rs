@@ -37,6 +37,10 @@ id!(
     WebhookId
 );
 id!(
+    /// A replay or backfill of a webhook.
+    ReplayId
+);
+id!(
     /// One event to one webhook; also the `webhook-id` that the receiver sees.
     DeliveryId
 );

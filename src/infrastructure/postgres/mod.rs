@@ -21,6 +21,7 @@ mod queries;
 mod rate_limits;
 mod record;
 mod registry;
+mod replays;
 mod rows;
 mod sealed;
 mod text;

@@ -153,8 +153,8 @@ fn events<'a, S: BuildHasher>(
         .collect()
 }
 
-/// Inserts first records and answers which are new.
-async fn insert(
+/// Inserts first records, in the order of their ids, and answers which are new.
+pub(super) async fn insert(
     connection: &mut PgConnection,
     records: &[&FirstRecord],
 ) -> Result<Vec<DeliveryId>, StoreError> {

@@ -22,6 +22,7 @@ mod queries;
 mod rate_limits;
 mod record;
 mod registry;
+mod replays;
 mod rows;
 mod sealed;
 mod tokens;

@@ -259,15 +259,19 @@ const DELIVERIES: &str = select_deliveries!("(?5 IS NULL OR e.status = ?5)");
 const UNDELIVERED: &str = select_deliveries!("e.status = ?5 AND e.status <> 'delivered'");
 
 /// What a list is limited by: `since` ≤ created, and (created, id) < (`before`, `before_id`).
-struct Bounds {
+pub(super) struct Bounds {
     since: i64,
-    before: i64,
-    before_id: Vec<u8>,
-    rows: i64,
+    pub(super) before: i64,
+    pub(super) before_id: Vec<u8>,
+    pub(super) rows: i64,
 }
 
 impl Bounds {
-    fn new(since: Option<Timestamp>, until: Option<Timestamp>, page: &PageRequest) -> Self {
+    pub(super) fn new(
+        since: Option<Timestamp>,
+        until: Option<Timestamp>,
+        page: &PageRequest,
+    ) -> Self {
         // No id is less than the empty one.
         let until = until.map_or(i64::MAX, |until| until.timestamp_millis());
         let end = (until, Vec::new());
@@ -285,7 +289,7 @@ impl Bounds {
     }
 }
 
-fn to_page<T>(
+pub(super) fn to_page<T>(
     rows: &[SqliteRow],
     page: &PageRequest,
     read: impl Fn(&SqliteRow) -> Result<T, StoreError>,

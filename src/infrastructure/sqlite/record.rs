@@ -41,11 +41,7 @@ pub(super) async fn record(
 
     let first = once_each(&batch.first, &inserted, |record| record.delivery.id);
     let leased = once_each(&batch.leased, &updated, |record| record.lease.delivery_id);
-    let events = first.iter().filter_map(|record| {
-        let event = record.event.as_ref()?;
-        Some((record.delivery.id, event))
-    });
-    insert_events(&mut transaction, &events.collect::<Vec<_>>()).await?;
+    keep_events(&mut transaction, &first).await?;
     cancel_orphans(&mut transaction, &first).await?;
     let attempts = first
         .iter()
@@ -67,6 +63,31 @@ pub(super) async fn record(
     let mut changed = inserted;
     changed.extend(updated);
     Ok(changed)
+}
+
+/// Deliveries that were never attempted, in somebody else's transaction; answers which are new.
+pub(super) async fn insert_unattempted(
+    connection: &mut SqliteConnection,
+    records: &[FirstRecord],
+) -> Result<HashSet<DeliveryId>, StoreError> {
+    let inserted = insert(connection, records).await?;
+    let first = once_each(records, &inserted, |record| record.delivery.id);
+    keep_events(connection, &first).await?;
+    cancel_orphans(connection, &first).await?;
+    let told: Vec<&DomainEvent> = first.iter().flat_map(|record| &record.events).collect();
+    outbox::add_events(connection, &told).await?;
+    Ok(inserted)
+}
+
+async fn keep_events(
+    connection: &mut SqliteConnection,
+    first: &[&FirstRecord],
+) -> Result<(), StoreError> {
+    let events = first.iter().filter_map(|record| {
+        let event = record.event.as_ref()?;
+        Some((record.delivery.id, event))
+    });
+    insert_events(connection, &events.collect::<Vec<_>>()).await
 }
 
 /// The records that changed something: of two with one id, the first did.
@@ -325,7 +346,7 @@ static INSERT_EVENTS: LazyLock<ManyRows> = LazyLock::new(|| {
     )
 });
 
-async fn insert_events(
+pub(super) async fn insert_events(
     connection: &mut SqliteConnection,
     events: &[(DeliveryId, &StoredEvent)],
 ) -> Result<(), StoreError> {

@@ -6,19 +6,19 @@ use async_trait::async_trait;
 use sqlx::{Sqlite, SqliteConnection, Transaction};
 
 use crate::domain::{
-    entities::{BatchRule, Delivery, Integration, Webhook},
+    entities::{BatchRule, Delivery, Integration, Replay, Webhook},
     events::DomainEvent,
     interfaces::{
         AuditRow, Child, CommandKey, Inserted, RegistryChange, StoreError, StoredEvent,
         StoredReply, UnitOfWork, UnitOfWorkFactory,
     },
     policies::{EndpointState, RateLimit},
-    values::{DeliveryId, IntegrationId, TenantId, Timestamp, WebhookId},
+    values::{DeliveryId, IntegrationId, ReplayId, TenantId, Timestamp, WebhookId},
 };
 
 use super::{
     SqliteStore, batch::ManyRows, batches, endpoints, entities, error::failed, outbox, rate_limits,
-    record, registry, rows,
+    record, registry, replays, rows,
 };
 
 #[async_trait]
@@ -159,6 +159,27 @@ impl UnitOfWork for Unit {
 
     async fn update_delivery(&mut self, changed: &Delivery) -> Result<(), StoreError> {
         update_delivery(&mut self.0, changed).await
+    }
+
+    async fn running_replays(&mut self, tenant: &TenantId) -> Result<i64, StoreError> {
+        replays::running(&mut self.0, tenant).await
+    }
+
+    async fn insert_replay(&mut self, new: &Replay) -> Result<bool, StoreError> {
+        replays::insert(&mut self.0, new).await
+    }
+
+    async fn replay(
+        &mut self,
+        tenant: &TenantId,
+        webhook: WebhookId,
+        id: ReplayId,
+    ) -> Result<Option<Replay>, StoreError> {
+        replays::one(&mut self.0, tenant, webhook, id).await
+    }
+
+    async fn update_replay(&mut self, changed: &Replay) -> Result<(), StoreError> {
+        replays::update(&mut self.0, changed).await
     }
 
     async fn add_events(&mut self, events: &[DomainEvent]) -> Result<(), StoreError> {

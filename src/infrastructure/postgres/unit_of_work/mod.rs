@@ -11,14 +11,14 @@ use async_trait::async_trait;
 use sqlx::{Postgres, Transaction};
 
 use crate::domain::{
-    entities::{BatchRule, Delivery, Integration, Webhook},
+    entities::{BatchRule, Delivery, Integration, Replay, Webhook},
     events::DomainEvent,
     interfaces::{
         AuditRow, Child, CommandKey, Inserted, RegistryChange, StoreError, StoredEvent,
         StoredReply, UnitOfWork, UnitOfWorkFactory,
     },
     policies::{EndpointState, RateLimit},
-    values::{DeliveryId, IntegrationId, TenantId, Timestamp, WebhookId},
+    values::{DeliveryId, IntegrationId, ReplayId, TenantId, Timestamp, WebhookId},
 };
 
 use super::{
@@ -26,7 +26,7 @@ use super::{
     error::{during, violates},
     outbox,
     pool::bounded,
-    rate_limits, registry,
+    rate_limits, registry, replays,
 };
 
 /// A transaction; dropped, it is rolled back.
@@ -215,6 +215,28 @@ impl UnitOfWork for Work {
 
     async fn update_delivery(&mut self, changed: &Delivery) -> Result<(), StoreError> {
         command(self.call_timeout, deliveries::update(&mut self.tx, changed)).await
+    }
+
+    async fn running_replays(&mut self, tenant: &TenantId) -> Result<i64, StoreError> {
+        command(self.call_timeout, replays::running(&mut self.tx, tenant)).await
+    }
+
+    async fn insert_replay(&mut self, new: &Replay) -> Result<bool, StoreError> {
+        command(self.call_timeout, replays::insert(&mut self.tx, new)).await
+    }
+
+    async fn replay(
+        &mut self,
+        tenant: &TenantId,
+        webhook: WebhookId,
+        id: ReplayId,
+    ) -> Result<Option<Replay>, StoreError> {
+        let locked = replays::locked(&mut self.tx, tenant, webhook, id);
+        command(self.call_timeout, locked).await
+    }
+
+    async fn update_replay(&mut self, changed: &Replay) -> Result<(), StoreError> {
+        command(self.call_timeout, replays::update(&mut self.tx, changed)).await
     }
 
     async fn add_events(&mut self, events: &[DomainEvent]) -> Result<(), StoreError> {
