@@ -254,9 +254,19 @@ CREATE TABLE outbox (
     tracestate   text,
     body         bytea       NOT NULL,
     created_at   timestamptz NOT NULL,
+    -- A response that the ERP's stream refused waits until then; nothing else ever does.
+    due_at       timestamptz NOT NULL DEFAULT 'epoch',
+    refusals     integer     NOT NULL DEFAULT 0,
     published_at timestamptz
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02);
-CREATE INDEX outbox_unpublished ON outbox (position) WHERE published_at IS NULL;
+CREATE INDEX outbox_unpublished ON outbox (position)
+    WHERE published_at IS NULL AND NOT is_response;
+CREATE INDEX outbox_due_responses ON outbox (due_at, position)
+    WHERE published_at IS NULL AND is_response;
+CREATE INDEX outbox_oldest_responses ON outbox (position)
+    WHERE published_at IS NULL AND is_response;
+CREATE INDEX outbox_published_responses ON outbox (published_at)
+    WHERE published_at IS NOT NULL AND is_response;
 
 CREATE TABLE outbox_relay (
     one         boolean PRIMARY KEY DEFAULT true CHECK (one),

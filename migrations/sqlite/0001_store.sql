@@ -219,10 +219,16 @@ CREATE TABLE outbox (
     tracestate TEXT,
     body BLOB NOT NULL,
     created_at INTEGER NOT NULL,
+    due_at INTEGER NOT NULL DEFAULT 0, -- a response that was refused waits until then
+    refusals INTEGER NOT NULL DEFAULT 0,
     published_at INTEGER
 ) STRICT;
 
-CREATE INDEX outbox_unpublished ON outbox (seq) WHERE published_at IS NULL;
+CREATE INDEX outbox_unpublished ON outbox (seq) WHERE published_at IS NULL AND is_response = 0;
+CREATE INDEX outbox_due_responses ON outbox (due_at, seq)
+    WHERE published_at IS NULL AND is_response = 1;
+CREATE INDEX outbox_oldest_responses ON outbox (seq)
+    WHERE published_at IS NULL AND is_response = 1;
 CREATE INDEX outbox_published ON outbox (published_at) WHERE published_at IS NOT NULL;
 
 CREATE TABLE outbox_lease (

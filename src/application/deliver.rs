@@ -111,6 +111,7 @@ pub struct Deliverer {
     pub(super) attempts: Semaphore,
     max_in_flight: usize,
     pub(super) slow: Semaphore,
+    max_response_event: usize,
     stopping: CancellationToken,
 }
 
@@ -140,8 +141,17 @@ impl Deliverer {
             attempts: Semaphore::new(max_in_flight),
             max_in_flight,
             slow: Semaphore::new(MAX_SLOW),
+            max_response_event: usize::MAX,
             stopping,
         }
+    }
+
+    /// An answer becomes no event of more bytes than that, envelope included: the bus or this worker would
+    /// not take it.
+    #[must_use]
+    pub fn with_max_response_event(mut self, bytes: usize) -> Self {
+        self.max_response_event = bytes;
+        self
     }
 
     /// The slots of the endpoints.
@@ -289,7 +299,8 @@ impl Deliverer {
         }
         let mut events = apply(lane, &mut delivery, &attempt, step, now, trace);
         if let (NextStep::Done, Some(rule)) = (step, webhook.response()) {
-            events.extend(rule.apply(&mut delivery, event, whole, now));
+            let max = self.max_response_event;
+            events.extend(rule.apply(&mut delivery, event, whole, now, max));
         }
         count(lane, step);
         log(&delivery, &attempt, step);

@@ -227,11 +227,27 @@ pub struct DeadLetter {
     pub body: Bytes,
 }
 
+/// An event that the bus did not take, though it took or could have taken others.
+#[derive(Debug)]
+pub struct Refusal {
+    /// The event's.
+    pub id: Uuid,
+    /// Where it was to go.
+    pub subject: String,
+    /// The client's error.
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
 /// Publishes to the bus and waits for the acknowledgements.
 #[async_trait]
 pub trait EventPublisher: Send + Sync {
     /// Publishes events, pipelined; answers when all are acknowledged.
     async fn publish(&self, rows: &[OutboxRow]) -> Result<(), BusError>;
+    /// Publishes events of which none waits for another; answers those that were refused, all others are
+    /// taken. An error where the bus is away.
+    async fn publish_each(&self, rows: &[OutboxRow]) -> Result<Vec<Refusal>, BusError> {
+        self.publish(rows).await.map(|()| Vec::new())
+    }
     /// Publishes a dead letter, under a message id derived from where it came from.
     async fn dead_letter(&self, letter: &DeadLetter) -> Result<(), BusError>;
 }

@@ -26,6 +26,9 @@ use crate::{
 
 use super::{Groups, Parts, Running};
 
+/// What the headers of an event made of an answer have at most, in bytes.
+const RESPONSE_HEADERS: usize = 1024;
+
 /// What makes attempts, for both lanes.
 pub(super) fn deliverer(parts: &Parts, running: &Running) -> Deliverer {
     let limits = parts.config.limits;
@@ -49,6 +52,8 @@ pub(super) fn deliverer(parts: &Parts, running: &Running) -> Deliverer {
         },
     );
     let per_endpoint = u32::try_from(limits.in_flight_per_endpoint).unwrap_or(u32::MAX);
+    let largest = parts.connection.client.max_payload();
+    let largest = largest.saturating_sub(RESPONSE_HEADERS);
     Deliverer::new(
         Arc::clone(&parts.clock),
         Arc::clone(&parts.sender),
@@ -57,6 +62,7 @@ pub(super) fn deliverer(parts: &Parts, running: &Running) -> Deliverer {
         limits.in_flight,
         running.give_up.clone(),
     )
+    .with_max_response_event(limits.event_bytes.min(largest))
 }
 
 /// Starts what takes events in, tries deliveries and records what became of them.

@@ -19,7 +19,7 @@ pub use deliveries::{
     DeliveryStore, FirstRecord, LaneClaim, Lease, LeasedRecord, RecordBatch, StoredEvent,
 };
 pub use error::StoreError;
-pub use outbox::{OutboxClaim, OutboxRow, OutboxStore};
+pub use outbox::{OutboxClaim, OutboxPostponement, OutboxRow, OutboxStore};
 pub use queries::{DeliveryFilter, EntityFilter, Page, PageRequest, Queries, StoreStats};
 pub use registry::{
     RegistryChange, RegistryDelta, RegistryReader, RegistryWebhook, UnreadableWebhook,

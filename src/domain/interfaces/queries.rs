@@ -72,10 +72,14 @@ pub struct StoreStats {
     /// When the longest-due of those was due whose webhook and integration run, whose
     /// breaker is closed, and that nobody works on.
     pub oldest_due: Option<Timestamp>,
-    /// Unpublished events; counted up to 1,000,000.
+    /// Unpublished events of the worker's own; counted up to 1,000,000.
     pub outbox: i64,
     /// When the oldest of them was written.
     pub oldest_outbox: Option<Timestamp>,
+    /// Unpublished events that are made of answers; counted up to 1,000,000.
+    pub responses: i64,
+    /// When the oldest of them was written.
+    pub oldest_response: Option<Timestamp>,
 }
 
 /// Reads that lock nothing.

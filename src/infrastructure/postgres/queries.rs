@@ -167,7 +167,7 @@ impl Queries for PostgresStore {
     }
 
     async fn stats(&self, now: Timestamp) -> Result<StoreStats, StoreError> {
-        let (parked, oldest_due, outbox, oldest_outbox) = sqlx::query_as(
+        let (parked, oldest_due, outbox, oldest_outbox, responses, oldest_response) = sqlx::query_as(
             "WITH RECURSIVE lanes AS (
                  (SELECT d.webhook_id, d.due_at FROM deliveries d
                   WHERE d.status = 'pending' AND d.lane_key IS NULL AND NOT d.batched
@@ -187,7 +187,9 @@ impl Queries for PostgresStore {
                          SELECT FROM endpoint_states s
                          WHERE s.webhook_id = l.webhook_id AND s.open_until IS NOT NULL)
                  ), o.waiting,
-                 (SELECT created_at FROM outbox WHERE published_at IS NULL
+                 (SELECT created_at FROM outbox WHERE published_at IS NULL AND NOT is_response
+                  ORDER BY position LIMIT 1), r.waiting,
+                 (SELECT created_at FROM outbox WHERE published_at IS NULL AND is_response
                   ORDER BY position LIMIT 1)
              FROM (
                  SELECT count(*) AS parked
@@ -206,8 +208,13 @@ impl Queries for PostgresStore {
                      LIMIT 1000000) d
              ) p, (
                  SELECT count(*) AS waiting
-                 FROM (SELECT 1 FROM outbox WHERE published_at IS NULL LIMIT 1000000) o
-             ) o",
+                 FROM (SELECT 1 FROM outbox WHERE published_at IS NULL AND NOT is_response
+                     LIMIT 1000000) o
+             ) o, (
+                 SELECT count(*) AS waiting
+                 FROM (SELECT 1 FROM outbox WHERE published_at IS NULL AND is_response
+                     LIMIT 1000000) r
+             ) r",
         )
         .bind(now)
         .fetch_one(&self.pool)
@@ -218,6 +225,8 @@ impl Queries for PostgresStore {
             oldest_due,
             outbox,
             oldest_outbox,
+            responses,
+            oldest_response,
         })
     }
 

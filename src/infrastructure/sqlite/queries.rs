@@ -183,10 +183,14 @@ impl Queries for SqliteStore {
                     SELECT 1 FROM deliveries WHERE status = 'pending' AND batch_id IS NOT NULL
                     LIMIT 1000000)) AS parked,
                 (SELECT min(due_at) FROM oldest WHERE due_at <= ?1) AS oldest_due,
-                (SELECT count(*) FROM (SELECT 1 FROM outbox WHERE published_at IS NULL
-                    LIMIT 1000000)) AS outbox,
-                (SELECT created_at FROM outbox WHERE published_at IS NULL
-                    ORDER BY seq LIMIT 1) AS oldest_outbox",
+                (SELECT count(*) FROM (SELECT 1 FROM outbox
+                    WHERE published_at IS NULL AND is_response = 0 LIMIT 1000000)) AS outbox,
+                (SELECT created_at FROM outbox WHERE published_at IS NULL AND is_response = 0
+                    ORDER BY seq LIMIT 1) AS oldest_outbox,
+                (SELECT count(*) FROM (SELECT 1 FROM outbox
+                    WHERE published_at IS NULL AND is_response = 1 LIMIT 1000000)) AS responses,
+                (SELECT created_at FROM outbox WHERE published_at IS NULL AND is_response = 1
+                    ORDER BY seq LIMIT 1) AS oldest_response",
         )
         .bind(now.timestamp_millis())
         .fetch_one(&mut *connection)
@@ -198,6 +202,8 @@ impl Queries for SqliteStore {
             oldest_due: cells.optional_time("oldest_due")?,
             outbox: cells.get("outbox")?,
             oldest_outbox: cells.optional_time("oldest_outbox")?,
+            responses: cells.get("responses")?,
+            oldest_response: cells.optional_time("oldest_response")?,
         })
     }
 
