@@ -14,7 +14,6 @@ use integration_worker::{
     application::{
         oauth::{ClientCredentials, Given, Grant, TokenParts, TokenSender},
         ports::{Clock, HttpAnswer, HttpSender, OutboundRequest, SendError, TokenFault},
-        rewrap::rewrap,
     },
     domain::values::{Timestamp, WebhookId},
     infrastructure::crypto::{RingCipher, generate_key_line},
@@ -221,7 +220,7 @@ on_both!(
     a_token_endpoint_at_a_refused_address_is_no_failure_of_the_partner,
     other_credentials_get_a_token_of_their_own,
     a_kept_token_whose_key_is_gone_is_got_anew,
-    a_kept_token_is_sealed_anew_with_the_rest,
+    the_key_of_a_kept_token_is_not_needed,
     a_worker_that_was_killed_meanwhile_holds_the_others_up_for_a_while_only,
 );
 
@@ -411,14 +410,15 @@ async fn a_kept_token_whose_key_is_gone_is_got_anew(site: Site) {
     assert_eq!(site.shown(), ["token-1", "token-2"]);
 }
 
-async fn a_kept_token_is_sealed_anew_with_the_rest(site: Site) {
-    site.worker().send().await.unwrap();
-    let other = generate_key_line("k2", site.world.clock.as_ref());
-    let both = RingCipher::from_text(&format!("{other}\n{}", site.keys)).unwrap();
-    let done = rewrap(&*site.world.store, &both, "k2").await.unwrap();
-    assert_eq!(done.tokens, 1);
-    assert_eq!(site.worker_with("secret", &other).send().await, Ok(200));
-    assert_eq!(site.asked(), 1, "it opens with the new key alone");
+async fn the_key_of_a_kept_token_is_not_needed(site: Site) {
+    let needed = async || site.world.store.key_ids().await.unwrap();
+    let before = needed().await;
+    let other = generate_key_line("tokens", site.world.clock.as_ref());
+    let worker = site.worker_with("secret", &other);
+    assert_eq!(worker.send().await, Ok(200));
+    let kept = site.world.store.token_state(site.webhook).await.unwrap();
+    assert_eq!(kept.token.unwrap().sealed.key_id, "tokens");
+    assert_eq!(needed().await, before);
 }
 
 async fn a_worker_that_was_killed_meanwhile_holds_the_others_up_for_a_while_only(site: Site) {
