@@ -215,6 +215,7 @@ on_both!(
     an_endpoint_that_takes_no_token_has_its_answer_told,
     a_failed_token_request_is_counted_by_one_of_those_who_wait_for_it,
     a_token_that_takes_longer_than_the_attempt_serves_the_next_one,
+    nothing_is_sent_when_no_time_is_left,
     a_failure_that_comes_after_the_attempt_is_counted_by_the_next_one,
     a_token_that_was_given_up_a_moment_ago_is_no_failure_of_its_endpoint,
     a_token_endpoint_at_a_refused_address_is_no_failure_of_the_partner,
@@ -364,6 +365,15 @@ async fn a_token_that_takes_longer_than_the_attempt_serves_the_next_one(site: Si
         (site.asked(), site.shown()),
         (1, vec!["token-1".to_owned()])
     );
+}
+
+async fn nothing_is_sent_when_no_time_is_left(site: Site) {
+    let worker = site.worker();
+    assert_eq!(worker.send().await, Ok(200));
+    site.shown();
+    let failed = worker.send_within(Duration::ZERO).await.unwrap_err();
+    assert_eq!(fault(&failed), TokenFault::None);
+    assert_eq!(site.shown(), [""; 0]);
 }
 
 async fn a_failure_that_comes_after_the_attempt_is_counted_by_the_next_one(site: Site) {
