@@ -6,7 +6,7 @@ use metrics::counter;
 
 use crate::{
     domain::{
-        entities::{Delivery, DeliveryStatus, LanePlace},
+        entities::{Batching, Delivery, DeliveryStatus, LanePlace},
         events::BusinessEvent,
         interfaces::{FirstRecord, OutboxRow, StoredEvent},
         values::{DeliveryId, LaneKey, Timestamp},
@@ -16,7 +16,8 @@ use crate::{
 
 use super::{
     deliver::{
-        BUSY, Deliverer, Lane, NO_NAMES, NO_TOKEN, OPEN, ORDERED, RATE_LIMITED, Tried, refused,
+        BATCHED, BUSY, Deliverer, Lane, NO_NAMES, NO_TOKEN, OPEN, ORDERED, RATE_LIMITED, Tried,
+        refused,
     },
     delivery_events,
     endpoint::Endpoint,
@@ -62,6 +63,7 @@ impl FirstAttempt<'_> {
                 Tried::Attempted(Box::new(refused))
             }
             (None, Some(_)) => Tried::Waits(ORDERED),
+            (None, None) if self.webhook.batch.is_some() => Tried::Waits(BATCHED),
             (None, None) if self.webhook.is_rate_limited && !self.webhook.is_disabled => {
                 Tried::Waits(RATE_LIMITED)
             }
@@ -91,6 +93,27 @@ impl FirstAttempt<'_> {
         Some((Box::new(record), announce))
     }
 
+    /// Recorded without an attempt, due now; or at its end, where no attempt can ever be made.
+    pub fn unattempted(self, clock: &dyn Clock) -> FirstRecord {
+        let mut delivery = self.delivery(clock);
+        if let Some(rule) = &self.webhook.batch {
+            delivery.next_attempt_at = Some(clock.store_now() + rule.max_wait);
+        }
+        let (delivery, events) = match self.fault {
+            Some(fault) => {
+                let refused = refused(delivery, fault.to_owned(), clock.now(), self.event);
+                (refused.delivery, refused.events)
+            }
+            None => (delivery, Vec::new()),
+        };
+        FirstRecord {
+            event: self.kept(&delivery),
+            delivery,
+            attempt: None,
+            events,
+        }
+    }
+
     fn delivery(self, clock: &dyn Clock) -> Delivery {
         let meta = &self.event.meta;
         let now = clock.now();
@@ -115,6 +138,10 @@ impl FirstAttempt<'_> {
                 turn: meta.source_sequence.unwrap_or_default(),
                 blocks: false,
             }),
+            batch: match self.webhook.batch {
+                Some(_) => Batching::Waits,
+                None => Batching::Alone,
+            },
         }
     }
 
@@ -146,6 +173,10 @@ impl FirstAttempt<'_> {
             BUSY | NO_TOKEN => BUSY_WAIT,
             NO_NAMES => BEHIND_WAIT,
             super::deliver::UNUSABLE => UNUSABLE_WAIT,
+            BATCHED => self
+                .webhook
+                .batch
+                .map_or(Duration::ZERO, |rule| rule.max_wait),
             // Due as soon as the webhook is activated, its turn has come, or its rate limit lets it go.
             _ => Duration::ZERO,
         };

@@ -1,6 +1,9 @@
 //! What the worker does: the use cases, and the ports through which they reach the world.
 
+mod admittance;
 mod answer;
+mod batch_attempt;
+pub mod batches;
 pub mod breakers;
 pub mod client_identity;
 pub mod commands;
@@ -32,6 +35,7 @@ pub mod ports;
 pub mod recorder;
 pub mod registry;
 pub mod relay;
+pub mod replays;
 pub mod response;
 pub mod rewrap;
 pub mod store_clock;

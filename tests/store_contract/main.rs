@@ -9,6 +9,8 @@ mod harness;
 mod samples;
 
 mod bad_rows;
+mod batch_limits;
+mod batches;
 mod claims;
 mod deliveries;
 mod endpoints;
@@ -21,6 +23,8 @@ mod outbox;
 mod races;
 mod rate_limits;
 mod registry;
+mod replay_pages;
+mod replays;
 mod replies;
 mod sealed;
 mod silence;

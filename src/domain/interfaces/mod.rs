@@ -9,19 +9,24 @@ mod error;
 mod outbox;
 mod queries;
 mod registry;
+mod replays;
 mod sealed;
 mod tokens;
 mod unit_of_work;
 
 pub use deliveries::{
-    ClaimRequest, Claimed, ClaimedDelivery, ClaimedLanes, DeliveryStore, FirstRecord, LaneClaim,
-    Lease, LeasedRecord, RecordBatch, StoredEvent,
+    BatchClaim, ClaimRequest, Claimed, ClaimedBatch, ClaimedBatches, ClaimedDelivery, ClaimedLanes,
+    DeliveryStore, FirstRecord, LaneClaim, Lease, LeasedRecord, RecordBatch, StoredEvent,
 };
 pub use error::StoreError;
 pub use outbox::{OutboxClaim, OutboxRow, OutboxStore};
 pub use queries::{DeliveryFilter, EntityFilter, Page, PageRequest, Queries, StoreStats};
 pub use registry::{
     RegistryChange, RegistryDelta, RegistryReader, RegistryWebhook, UnreadableWebhook,
+};
+pub use replays::{
+    Candidate, Candidates, ClaimedReplay, PageDone, Reopened, ReplayLease, ReplayPage, ReplayStore,
+    TypeCount,
 };
 pub use sealed::{Resealed, SealedKind, SealedPlace, SealedStore, StoredSealed};
 pub use tokens::{StoredToken, TokenState, TokenStore};
@@ -37,6 +42,7 @@ pub trait Store:
     + RegistryReader
     + Queries
     + SealedStore
+    + ReplayStore
     + TokenStore
 {
 }
@@ -48,6 +54,7 @@ impl<T> Store for T where
         + RegistryReader
         + Queries
         + SealedStore
+        + ReplayStore
         + TokenStore
 {
 }

@@ -8,6 +8,7 @@
 //! Three things keep many workers apart: unique keys (a delivery is recorded once), `SKIP LOCKED` (no
 //! two claim the same row), and `lease_epoch` (who lost a lease writes nothing).
 
+mod batches;
 mod claim;
 mod deliveries;
 mod endpoints;
@@ -20,6 +21,7 @@ mod queries;
 mod rate_limits;
 mod record;
 mod registry;
+mod replays;
 mod rows;
 mod sealed;
 mod text;
@@ -55,6 +57,8 @@ pub struct PostgresStore {
     claimed_up_to: Arc<Mutex<Uuid>>,
     /// The same of the lanes.
     last_lane: Arc<LastLane>,
+    /// The same of the batches: a webhook.
+    last_batch: Arc<Mutex<Uuid>>,
 }
 
 impl PostgresStore {
@@ -72,6 +76,7 @@ impl PostgresStore {
             pool: Pool::open(url, options)?,
             claimed_up_to: Arc::default(),
             last_lane: Arc::default(),
+            last_batch: Arc::default(),
         })
     }
 

@@ -9,6 +9,7 @@
 
 mod backlog;
 mod batch;
+mod batches;
 mod claim;
 mod deliveries;
 mod endpoints;
@@ -21,6 +22,7 @@ mod queries;
 mod rate_limits;
 mod record;
 mod registry;
+mod replays;
 mod rows;
 mod sealed;
 mod tokens;
