@@ -25,12 +25,12 @@ use crate::{
 };
 
 use super::{
-    answer::attempt_of,
-    breakers::{Breakers, PROBE_PAUSE},
+    answer::{Fault, attempt_of},
+    breakers::Breakers,
     delivery_events,
-    endpoints::Endpoints,
+    endpoints::{Endpoints, Slot},
     patience::until_done,
-    ports::{Clock, HttpSender, OutboundRequest, SendError},
+    ports::{Clock, HttpSender, OutboundRequest},
     registry::{CompiledWebhook, LaneRule},
     response::WholeAnswer,
     webhook_changes::Cause,
@@ -90,6 +90,10 @@ pub const ORDERED: &str = "waiting for its turn";
 pub const BATCHED: &str = "waiting to be sent together with others";
 /// Why a delivery waits without an attempt.
 pub const RATE_LIMITED: &str = "waiting for the webhook's rate limit";
+/// Why a delivery waits without an attempt.
+pub const NO_TOKEN: &str = "waiting for a token";
+/// Why a delivery waits without an attempt.
+pub const NO_NAMES: &str = "waiting for a name server";
 /// Why a delivery waits without an attempt.
 pub const UNUSABLE: &str = "the webhook's configuration or signing secret cannot be read";
 
@@ -218,35 +222,39 @@ impl Deliverer {
         };
         slot.begin();
         let sending = self.send(lane, request, number, started_at);
-        let (attempt, answer, fault, whole) = self
+        let sent = self
             .let_others_pass(sending, permit, when_slow(&delivery))
             .await;
+        let (attempt, answer, fault, whole) = match sent {
+            Ok(sent) => sent,
+            Err(reason) => return Tried::Waits(unsent(slot, reason)),
+        };
         self.note(lane, &delivery, &attempt, (answer, fault));
         slot.finish(answer);
         self.conclude(lane, webhook, event, delivery, (attempt, answer, whole))
             .await
     }
 
+    /// `Err` when nothing was sent, for a reason that is not the partner's.
     pub(super) async fn send(
         &self,
         lane: Lane,
         request: OutboundRequest,
         number: i32,
         started_at: Timestamp,
-    ) -> (Attempt, Answer, Fault, WholeAnswer) {
+    ) -> Result<(Attempt, Answer, Fault, WholeAnswer), &'static str> {
         let start = Instant::now();
         let mut result = self.sender.send(request).await;
+        let fault = match &result {
+            Ok(_) => Fault::Endpoint,
+            Err(error) => Fault::of(error)?,
+        };
         let took = start.elapsed();
         histogram!(ATTEMPT_SECONDS, "lane" => lane.as_str()).record(took.as_secs_f64());
         let duration_ms = i64::try_from(took.as_millis()).unwrap_or(i64::MAX);
-        let fault = match &result {
-            Err(SendError::Lookup(_) | SendError::Token { ours: true, .. }) => Fault::Ours,
-            Err(SendError::Refused(_)) => Fault::Address,
-            _ => Fault::Endpoint,
-        };
         let whole = result.as_mut().ok().and_then(|http| http.whole.take());
         let (attempt, answer) = attempt_of(number, started_at, duration_ms, result);
-        (attempt, answer, fault, whole)
+        Ok((attempt, answer, fault, whole))
     }
 
     /// Tells the breaker what the attempt says about the endpoint.
@@ -260,8 +268,6 @@ impl Deliverer {
         let id = delivery.webhook_id;
         let is_slowest = || lane == Lane::Probe || self.endpoints.is_slowest(id);
         let sign = match fault {
-            Fault::Ours if lane == Lane::Probe => return self.breakers.keep_probe(id, PROBE_PAUSE),
-            Fault::Ours => return,
             Fault::Address => Sign::Refusal,
             Fault::Endpoint => Sign::of(answer, !answer.keeps_up() && is_slowest()),
         };
@@ -342,14 +348,13 @@ impl Deliverer {
     }
 }
 
-/// Whose doing it is that an attempt is no success.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Fault {
-    Endpoint,
-    /// The address is one that nothing is sent to.
-    Address,
-    /// This worker's, or its surroundings'.
-    Ours,
+/// Gives a slot back in which nothing was sent, for this reason. Where no name server answers, it does so
+/// for none that follow, and others need the lane.
+pub(super) fn unsent(slot: Slot, reason: &'static str) -> &'static str {
+    if reason == NO_NAMES {
+        slot.finish(Answer::None);
+    }
+    reason
 }
 
 /// The end of a delivery whose event cannot be evaluated: no request is made, now or later.

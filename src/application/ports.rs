@@ -179,12 +179,23 @@ pub enum SendError {
     Token {
         /// Why, for people; never a secret.
         reason: String,
-        /// Whether it is this worker's doing, or its surroundings', and says nothing about the partner.
-        ours: bool,
+        /// What it says about the partner.
+        fault: TokenFault,
     },
     /// The connection broke.
     #[error("connection lost: {0}")]
     Broken(String),
+}
+
+/// What it says about the partner that there is no token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenFault {
+    /// A request to the token endpoint failed, and nobody has been told of it before.
+    Partner,
+    /// The same, because the token endpoint's address is refused by the egress policy.
+    Address,
+    /// Nothing: there is none yet, or somebody else has been told why, or it is this worker's own fault.
+    None,
 }
 
 /// Sends requests to endpoints: no redirects, no proxies, addresses checked, connections kept alive.

@@ -114,6 +114,8 @@ impl Upkeep {
                 .await?
                 > 0
         {}
+        let now = self.clock.store_now();
+        while !stopping.is_cancelled() && self.store.prune_tokens(now, PRUNE_BATCH).await? > 0 {}
         Ok(())
     }
 

@@ -23,7 +23,7 @@ use integration_worker::{
         parked::ParkedLane,
         ports::{
             BusError, Clock, DeadLetter, EventPublisher, HttpAnswer, HttpSender, OutboundRequest,
-            SendError, SourceFloor,
+            SendError, SourceFloor, TokenFault,
         },
         recorder::Recorder,
         wakers::Wakers,
@@ -86,6 +86,8 @@ pub(crate) enum Does {
     Hang,
     /// This worker's name server does not answer.
     NoNames,
+    /// There is no token for it.
+    NoToken(TokenFault),
 }
 
 /// Remembers the numbers of the events that it got, in order.
@@ -112,6 +114,10 @@ impl HttpSender for Endpoint {
             Does::Hang => {
                 let mut let_go = self.let_go.subscribe();
                 let_go.wait_for(|go| *go).await.expect("it is there");
+            }
+            Does::NoToken(fault) => {
+                let reason = "none".to_owned();
+                return Err(SendError::Token { reason, fault });
             }
             Does::NoNames => return Err(SendError::Lookup("no answer".to_owned())),
         }
@@ -353,6 +359,28 @@ impl World {
         };
         let done = tokio::time::timeout(PATIENCE, claimed).await;
         assert!(done.is_ok(), "{number} is not claimed");
+    }
+
+    /// Waits until the delivery of event `number` is delivered, and answers how many attempts it took.
+    pub(crate) async fn attempts_until_delivered(&self, number: i64) -> i64 {
+        let mut connection = self.connect().await;
+        let delivered = async {
+            let attempts = "SELECT attempt_count FROM deliveries
+                WHERE source_sequence = ?1 AND status = 'delivered'";
+            loop {
+                let found = sqlx::query_scalar(attempts)
+                    .bind(number)
+                    .fetch_optional(&mut connection)
+                    .await
+                    .expect("it reads");
+                if let Some(found) = found {
+                    return found;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let done = tokio::time::timeout(PATIENCE, delivered).await;
+        done.expect("it is delivered")
     }
 
     /// Waits until the endpoint has got `count` requests.

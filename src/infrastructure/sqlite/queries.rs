@@ -217,8 +217,6 @@ impl Queries for SqliteStore {
             UNION
             SELECT key_id FROM signing_secrets
             UNION
-            SELECT key_id FROM oauth_tokens WHERE key_id IS NOT NULL
-            UNION
             SELECT DISTINCT key_id FROM idempotency WHERE key_id IS NOT NULL
             ORDER BY 1",
         )
