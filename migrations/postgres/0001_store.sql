@@ -160,6 +160,8 @@ CREATE INDEX deliveries_due ON deliveries (webhook_id, due_at, created_at)
 -- The lanes of ordered deliveries, each with its front first.
 CREATE INDEX deliveries_lanes ON deliveries (webhook_id, lane_key, lane_turn)
     WHERE lane_key IS NOT NULL AND (status = 'pending' OR lane_blocks);
+-- Those of them that stop the ones behind.
+CREATE INDEX deliveries_blocking ON deliveries (webhook_id) WHERE lane_blocks;
 -- Lists of what waits or went wrong.
 CREATE INDEX deliveries_undelivered ON deliveries (tenant, status, created_at)
     WHERE status <> 'delivered';

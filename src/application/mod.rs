@@ -1,6 +1,7 @@
 //! What the worker does: the use cases, and the ports through which they reach the world.
 
 mod answer;
+pub mod blocked_lanes;
 pub mod breakers;
 pub mod client_identity;
 pub mod commands;

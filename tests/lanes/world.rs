@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use integration_worker::{
     application::{
+        blocked_lanes::BlockedLanes,
         breakers::{BreakerSettings, Breakers},
         deliver::Deliverer,
         endpoints::Endpoints,
@@ -225,6 +226,12 @@ impl World {
             leases: Arc::clone(&self.leases),
             wakers: Arc::clone(&wakers),
             health: Arc::clone(&health),
+        }
+        .start(&self.group);
+        BlockedLanes {
+            store: Arc::clone(&store),
+            registry: Arc::clone(&registry),
+            wakers: Arc::clone(&wakers),
         }
         .start(&self.group);
         ParkedLane {

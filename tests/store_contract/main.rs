@@ -9,6 +9,7 @@ mod harness;
 mod samples;
 
 mod bad_rows;
+mod blockers;
 mod claims;
 mod deliveries;
 mod endpoints;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     application::{
+        blocked_lanes::BlockedLanes,
         breakers::{BreakerSettings, Breakers},
         deliver::Deliverer,
         endpoints::Endpoints,
@@ -100,6 +101,12 @@ pub(super) fn start(parts: &Parts, groups: &Groups, running: &Running, deliverer
         health: Arc::clone(&parts.health),
     }
     .start(&groups.lanes, &groups.upkeep);
+    BlockedLanes {
+        store: Arc::clone(store),
+        registry: Arc::clone(&registry),
+        wakers: Arc::clone(&parts.wakers),
+    }
+    .start(&groups.upkeep);
     Intake {
         source: Arc::<PullSource>::clone(&running.source),
         normaliser: parts.normaliser(),

@@ -4,11 +4,12 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use crate::{
-    application::webhook_settings::{
-        SavingRules, authentication, rate_limit_of, signing, webhook_settings,
+    application::{
+        blocked_lanes::{UNBLOCKED, blocks},
+        webhook_settings::{SavingRules, authentication, rate_limit_of, signing, webhook_settings},
     },
     domain::{
-        entities::{EntityMeta, NewWebhook, OnExhausted, Webhook},
+        entities::{EntityMeta, NewWebhook, Webhook},
         events::{Change, WebhookChange},
         interfaces::Inserted,
         policies::EndpointState,
@@ -107,8 +108,9 @@ pub(super) async fn update(work: &mut Work<'_>, body: Body) -> Outcome {
     if webhook == before {
         return Ok(views::webhook(&webhook));
     }
-    if blocks(&before) && !blocks(&webhook) {
-        work.unit.unblock_lanes(webhook.id).await?;
+    // What is blocked by an attempt that is being recorded just now is found by the sweep.
+    if blocks(&before) == Some(true) && blocks(&webhook) == Some(false) {
+        work.unit.unblock_lanes(webhook.id, UNBLOCKED).await?;
         work.effects.parked = true;
     }
     if webhook.config != before.config {
@@ -123,14 +125,6 @@ pub(super) async fn update(work: &mut Work<'_>, body: Body) -> Outcome {
     }
     let change = webhook.changed(Change::Updated, work.actor(), work.now);
     write(work, &webhook, change).await
-}
-
-/// Whether an exhausted delivery stops those behind it.
-fn blocks(webhook: &Webhook) -> bool {
-    webhook_settings(&webhook.config.shown, None).is_ok_and(|settings| {
-        let ordering = settings.ordering;
-        ordering.is_some_and(|ordering| ordering.on_exhausted == OnExhausted::Block)
-    })
 }
 
 /// `activate {id, expectedVersion?}`; what is parked goes out then.

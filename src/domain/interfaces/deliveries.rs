@@ -135,6 +135,15 @@ pub struct ClaimedLanes {
     pub next_token_at: Option<Timestamp>,
 }
 
+/// A webhook with deliveries that are exhausted and hold up those behind them in their lanes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Blocker {
+    /// Its id.
+    pub webhook: WebhookId,
+    /// The name of its tenant, as it is stored; `None` when the webhook is gone.
+    pub tenant: Option<String>,
+}
+
 /// The store of deliveries.
 #[async_trait]
 pub trait DeliveryStore: Send + Sync {
@@ -186,8 +195,15 @@ pub trait DeliveryStore: Send + Sync {
     async fn release(&self, leases: &[Lease], next_attempt_at: Timestamp)
     -> Result<(), StoreError>;
 
+    /// The webhooks with deliveries that hold up their lanes, by id: at most `limit` after `after`.
+    async fn blockers(
+        &self,
+        after: Option<WebhookId>,
+        limit: u32,
+    ) -> Result<Vec<Blocker>, StoreError>;
+
     /// Deletes completed deliveries (with their attempts) that ended before `before`, at most `limit`;
-    /// answers how many.
+    /// answers how many. One that holds up its lane stays, however old it is.
     async fn prune_deliveries(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError>;
 
     /// One delivery with its attempts, oldest first.

@@ -14,8 +14,8 @@ mod tokens;
 mod unit_of_work;
 
 pub use deliveries::{
-    ClaimRequest, Claimed, ClaimedDelivery, ClaimedLanes, DeliveryStore, FirstRecord, LaneClaim,
-    Lease, LeasedRecord, RecordBatch, StoredEvent,
+    Blocker, ClaimRequest, Claimed, ClaimedDelivery, ClaimedLanes, DeliveryStore, FirstRecord,
+    LaneClaim, Lease, LeasedRecord, RecordBatch, StoredEvent,
 };
 pub use error::StoreError;
 pub use outbox::{OutboxClaim, OutboxRow, OutboxStore};

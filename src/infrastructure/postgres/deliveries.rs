@@ -12,14 +12,14 @@ use uuid::Uuid;
 use crate::domain::{
     entities::{Attempt, Delivery},
     interfaces::{
-        ClaimRequest, Claimed, ClaimedLanes, DeliveryStore, LaneClaim, Lease, RecordBatch,
+        Blocker, ClaimRequest, Claimed, ClaimedLanes, DeliveryStore, LaneClaim, Lease, RecordBatch,
         StoreError,
     },
     values::{DeliveryId, TenantId, Timestamp, WebhookId},
 };
 
 use super::{
-    PostgresStore, claim, endpoints,
+    PostgresStore, blockers, claim, endpoints,
     error::during,
     lanes, rate_limits, record,
     rows::{AttemptRow, DeliveryRow, FirstAttemptRow, all, delivery_columns},
@@ -172,6 +172,14 @@ impl DeliveryStore for PostgresStore {
         rate_limits::give_back(&self.pool, &limited).await
     }
 
+    async fn blockers(
+        &self,
+        after: Option<WebhookId>,
+        limit: u32,
+    ) -> Result<Vec<Blocker>, StoreError> {
+        blockers::blockers(&self.pool, after, limit).await
+    }
+
     async fn prune_deliveries(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
         // From the oldest of each tenant: what ended before, began before.
         let done = sqlx::query(
@@ -188,7 +196,7 @@ impl DeliveryStore for PostgresStore {
                  CROSS JOIN LATERAL (
                      SELECT d.id FROM deliveries d
                      WHERE d.tenant = t.tenant AND d.created_at < $1 AND d.completed_at < $1
-                         AND d.status <> 'pending'
+                         AND d.status <> 'pending' AND NOT d.lane_blocks
                      ORDER BY d.created_at LIMIT $2
                      FOR UPDATE SKIP LOCKED
                  ) o

@@ -8,6 +8,7 @@
 //! Three things keep many workers apart: unique keys (a delivery is recorded once), `SKIP LOCKED` (no
 //! two claim the same row), and `lease_epoch` (who lost a lease writes nothing).
 
+mod blockers;
 mod claim;
 mod deliveries;
 mod endpoints;

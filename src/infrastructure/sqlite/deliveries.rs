@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::domain::{
     entities::{Attempt, Delivery},
     interfaces::{
-        ClaimRequest, Claimed, ClaimedLanes, DeliveryStore, LaneClaim, Lease, RecordBatch,
+        Blocker, ClaimRequest, Claimed, ClaimedLanes, DeliveryStore, LaneClaim, Lease, RecordBatch,
         StoreError,
     },
     values::{DeliveryId, TenantId, Timestamp, WebhookId},
@@ -18,7 +18,7 @@ use crate::domain::{
 use super::{
     SqliteStore,
     batch::{ManyRows, hex_array},
-    claim, endpoints,
+    blockers, claim, endpoints,
     error::failed,
     lanes, rate_limits, record, rows,
 };
@@ -111,6 +111,14 @@ impl DeliveryStore for SqliteStore {
         let webhooks: Vec<Uuid> = held.into_iter().map(|(_, webhook)| webhook).collect();
         rate_limits::give_back(&mut transaction, &webhooks).await?;
         transaction.commit().await.map_err(failed(RELEASED))
+    }
+
+    async fn blockers(
+        &self,
+        after: Option<WebhookId>,
+        limit: u32,
+    ) -> Result<Vec<Blocker>, StoreError> {
+        blockers::blockers(self, after, limit).await
     }
 
     async fn prune_deliveries(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
@@ -220,7 +228,7 @@ WITH RECURSIVE tenants (tenant) AS (
 )
 SELECT d.seq FROM tenants t CROSS JOIN deliveries d INDEXED BY deliveries_by_time
 ON d.tenant = t.tenant AND d.created_at < ?1
-WHERE d.status <> 'pending' AND d.completed_at < ?1
+WHERE d.status <> 'pending' AND d.completed_at < ?1 AND NOT d.lane_blocks
 LIMIT ?2";
 
 /// Looks first, and then takes the turn to write only for what was found. Attempts and events go with
@@ -240,7 +248,7 @@ async fn prune(store: &SqliteStore, before: i64, limit: u32) -> Result<u64, Stor
     }
     let query = sqlx::query(
         "DELETE FROM deliveries WHERE seq IN (SELECT value FROM json_each(?1))
-            AND status <> 'pending' AND completed_at < ?2",
+            AND status <> 'pending' AND completed_at < ?2 AND NOT lane_blocks",
     )
     .bind(sqlx::types::Json(found))
     .bind(before);

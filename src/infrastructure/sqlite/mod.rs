@@ -9,6 +9,7 @@
 
 mod backlog;
 mod batch;
+mod blockers;
 mod claim;
 mod deliveries;
 mod endpoints;
