@@ -15,6 +15,7 @@ use crate::{
 both!(
     webhooks_with_blocked_lanes_are_listed_in_pieces_even_when_they_are_gone,
     lanes_are_let_go_in_pieces,
+    the_front_of_a_lane_is_the_first_that_waits_or_blocks,
     what_blocks_a_lane_is_not_pruned_however_old_it_is,
     nothing_blocks_the_lanes_of_a_webhook_that_is_deleted,
 );
@@ -87,6 +88,23 @@ async fn lanes_are_let_go_in_pieces(database: &Database) {
             .await;
         assert_eq!(blockers(database, None, 9).await.len(), still);
     }
+}
+
+async fn the_front_of_a_lane_is_the_first_that_waits_or_blocks(database: &Database) {
+    let hook = our_webhook(database).await;
+    let front = async || {
+        let front = database.store.lane_front(hook.id, "1").await;
+        front.expect("it reads")
+    };
+    assert_eq!(front().await, None);
+    let records = [15, 13, 14, 22].map(|turn| parked(&in_lane(&hook, turn)));
+    database.record_first(records.to_vec()).await;
+    assert_eq!(front().await, Some(in_lane(&hook, 13)));
+
+    let done = first_attempt(&in_lane(&hook, 11), DeliveryStatus::Exhausted);
+    let blocker = blocking(&hook, 12);
+    database.record_first(vec![done, blocker.clone()]).await;
+    assert_eq!(front().await, Some(blocker.delivery));
 }
 
 async fn what_blocks_a_lane_is_not_pruned_however_old_it_is(database: &Database) {
