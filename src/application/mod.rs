@@ -17,6 +17,7 @@ pub mod event_view;
 pub mod fast_lane;
 pub mod filters;
 pub mod first_attempt;
+pub mod former_streams;
 pub mod health;
 pub mod in_hand;
 pub mod intake;

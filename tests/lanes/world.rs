@@ -16,6 +16,7 @@ use integration_worker::{
         breakers::{BreakerSettings, Breakers},
         deliver::Deliverer,
         endpoints::Endpoints,
+        former_streams::FormerStreams,
         health::Health,
         in_hand::InHand,
         lanes::OrderedLanes,
@@ -63,10 +64,21 @@ pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 /// Set by hand; counts how often it was asked.
-#[derive(Default)]
 pub(crate) struct Floor {
     pub(crate) value: AtomicI64,
+    /// What the source stream has given out.
+    pub(crate) last: AtomicI64,
     pub(crate) asked: AtomicUsize,
+}
+
+impl Default for Floor {
+    fn default() -> Self {
+        Self {
+            value: AtomicI64::default(),
+            last: AtomicI64::new(i64::MAX),
+            asked: AtomicUsize::default(),
+        }
+    }
 }
 
 #[async_trait]
@@ -74,6 +86,10 @@ impl SourceFloor for Floor {
     async fn floor(&self) -> Result<i64, BusError> {
         self.asked.fetch_add(1, Ordering::SeqCst);
         Ok(self.value.load(Ordering::SeqCst))
+    }
+
+    async fn last(&self) -> Result<i64, BusError> {
+        Ok(self.last.load(Ordering::SeqCst))
     }
 }
 
@@ -226,6 +242,12 @@ impl World {
             leases: Arc::clone(&self.leases),
             wakers: Arc::clone(&wakers),
             health: Arc::clone(&health),
+        }
+        .start(&self.group);
+        FormerStreams {
+            store: Arc::clone(&store),
+            source: Arc::<Floor>::clone(&self.floor),
+            wakers: Arc::clone(&wakers),
         }
         .start(&self.group);
         BlockedLanes {

@@ -26,6 +26,7 @@ mod replies;
 mod sealed;
 mod silence;
 mod tokens;
+mod turns;
 mod units_of_work;
 mod upkeep;
 mod webhooks;

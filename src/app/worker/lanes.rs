@@ -8,6 +8,7 @@ use crate::{
         breakers::{BreakerSettings, Breakers},
         deliver::Deliverer,
         endpoints::Endpoints,
+        former_streams::FormerStreams,
         intake::{Intake, IntakeLimits, MAX_DELIVERIES_IN_HAND},
         lanes::OrderedLanes,
         leased::LeasedAttempts,
@@ -80,9 +81,16 @@ pub(super) fn start(parts: &Parts, groups: &Groups, running: &Running, deliverer
         deliverer: Arc::clone(deliverer),
         outcomes: outcomes.clone(),
     });
+    let source = Arc::new(ConsumerFloor::new(&parts.connection, &parts.topology));
+    FormerStreams {
+        store: Arc::clone(store),
+        source: Arc::<ConsumerFloor>::clone(&source),
+        wakers: Arc::clone(&parts.wakers),
+    }
+    .start(&groups.upkeep);
     OrderedLanes {
         store: Arc::clone(store),
-        floor: Arc::new(ConsumerFloor::new(&parts.connection, &parts.topology)),
+        floor: source,
         registry: Arc::clone(&registry),
         clock: Arc::clone(&parts.clock),
         attempts: Arc::clone(&attempts),

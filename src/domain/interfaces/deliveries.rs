@@ -202,6 +202,15 @@ pub trait DeliveryStore: Send + Sync {
         limit: u32,
     ) -> Result<Vec<Blocker>, StoreError>;
 
+    /// The deliveries that wait in lanes, or hold one up, with the highest turns, highest first and at most
+    /// `limit`. Those that were put ahead are not among them.
+    async fn highest_turns(&self, limit: u32) -> Result<Vec<(DeliveryId, i64)>, StoreError>;
+
+    /// Puts deliveries ahead of every turn of a source stream, in the order that they have among
+    /// themselves ([`LanePlace::AHEAD`](crate::domain::entities::LanePlace::AHEAD)), and answers how many.
+    /// One that was put there before stays. Leases go on.
+    async fn put_ahead(&self, ids: &[DeliveryId]) -> Result<u64, StoreError>;
+
     /// Deletes completed deliveries (with their attempts) that ended before `before`, at most `limit`;
     /// answers how many. One that holds up its lane stays, however old it is.
     async fn prune_deliveries(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError>;

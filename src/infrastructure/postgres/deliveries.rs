@@ -23,6 +23,7 @@ use super::{
     error::during,
     lanes, rate_limits, record,
     rows::{AttemptRow, DeliveryRow, FirstAttemptRow, all, delivery_columns},
+    turns,
 };
 
 /// A delivery with the attempt that stands in its row.
@@ -178,6 +179,14 @@ impl DeliveryStore for PostgresStore {
         limit: u32,
     ) -> Result<Vec<Blocker>, StoreError> {
         blockers::blockers(&self.pool, after, limit).await
+    }
+
+    async fn highest_turns(&self, limit: u32) -> Result<Vec<(DeliveryId, i64)>, StoreError> {
+        turns::highest(&self.pool, limit).await
+    }
+
+    async fn put_ahead(&self, ids: &[DeliveryId]) -> Result<u64, StoreError> {
+        turns::put_ahead(&self.pool, ids).await
     }
 
     async fn prune_deliveries(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {

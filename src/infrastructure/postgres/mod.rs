@@ -25,6 +25,7 @@ mod rows;
 mod sealed;
 mod text;
 mod tokens;
+mod turns;
 mod unit_of_work;
 
 use std::{

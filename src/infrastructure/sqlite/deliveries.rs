@@ -20,7 +20,7 @@ use super::{
     batch::{ManyRows, hex_array},
     blockers, claim, endpoints,
     error::failed,
-    lanes, rate_limits, record, rows,
+    lanes, rate_limits, record, rows, turns,
 };
 
 #[async_trait]
@@ -119,6 +119,14 @@ impl DeliveryStore for SqliteStore {
         limit: u32,
     ) -> Result<Vec<Blocker>, StoreError> {
         blockers::blockers(self, after, limit).await
+    }
+
+    async fn highest_turns(&self, limit: u32) -> Result<Vec<(DeliveryId, i64)>, StoreError> {
+        turns::highest(self, limit).await
+    }
+
+    async fn put_ahead(&self, ids: &[DeliveryId]) -> Result<u64, StoreError> {
+        turns::put_ahead(self, ids).await
     }
 
     async fn prune_deliveries(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {

@@ -25,6 +25,7 @@ mod registry;
 mod rows;
 mod sealed;
 mod tokens;
+mod turns;
 mod unit_of_work;
 
 #[cfg(test)]
