@@ -144,3 +144,20 @@ async fn the_right_to_a_probe_is_held_as_long_as_it_lasts_and_no_longer() {
     assert_eq!(world.breakers.held(over), []);
     assert_eq!(others(over).await, [hook]);
 }
+
+#[tokio::test]
+async fn a_worker_that_stops_gives_its_right_to_a_probe_back() {
+    let world = open_world().await;
+    let now = world.clock.store_now();
+    assert_eq!(claim(&world, now).await, []);
+    assert_eq!(world.breakers.held(now), [world.webhook.id]);
+
+    assert!(world.group.shut_down(Duration::from_secs(20)).await);
+
+    let hook = world.webhook.id;
+    let now = world.clock.store_now();
+    let taken = world
+        .store()
+        .take_probes(&[hook], now, now + Duration::from_secs(1));
+    assert_eq!(taken.await.expect("it is asked"), [hook]);
+}

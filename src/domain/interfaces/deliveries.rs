@@ -183,6 +183,10 @@ pub trait DeliveryStore: Send + Sync {
         until: Timestamp,
     ) -> Result<Vec<WebhookId>, StoreError>;
 
+    /// Gives back rights to probes that were taken up to these times, so that nobody waits for their end.
+    /// One that is another worker's by now stays.
+    async fn give_probes_back(&self, rights: &[(WebhookId, Timestamp)]) -> Result<(), StoreError>;
+
     /// Prolongs leases that are still held, and answers which of them are; lost ones are ignored.
     async fn renew(
         &self,

@@ -107,6 +107,10 @@ impl DeliveryStore for PostgresStore {
         endpoints::take_probes(&self.pool, webhooks, now, until).await
     }
 
+    async fn give_probes_back(&self, rights: &[(WebhookId, Timestamp)]) -> Result<(), StoreError> {
+        endpoints::give_probes_back(&self.pool, rights).await
+    }
+
     async fn renew(
         &self,
         leases: &[Lease],

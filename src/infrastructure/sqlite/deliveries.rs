@@ -75,6 +75,10 @@ impl DeliveryStore for SqliteStore {
         endpoints::take_probes(self, webhooks, now, until).await
     }
 
+    async fn give_probes_back(&self, rights: &[(WebhookId, Timestamp)]) -> Result<(), StoreError> {
+        endpoints::give_probes_back(self, rights).await
+    }
+
     async fn renew(
         &self,
         leases: &[Lease],
