@@ -87,6 +87,13 @@ CREATE TABLE rate_limits (
     ready_at    timestamptz NOT NULL
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02);
 
+-- How many events of a webhook go out in one request; no row is one.
+CREATE TABLE batch_rules (
+    webhook_id uuid    PRIMARY KEY REFERENCES webhooks (id) ON DELETE CASCADE,
+    max_events integer NOT NULL,
+    max_bytes  integer NOT NULL
+);
+
 -- The tokens that webhooks show to their endpoints (OAuth 2), and who may get a new one.
 CREATE TABLE oauth_tokens (
     webhook_id  uuid   PRIMARY KEY REFERENCES webhooks (id) ON DELETE CASCADE,
@@ -151,20 +158,32 @@ CREATE TABLE deliveries (
     -- although it is exhausted.
     lane_key          text,
     lane_turn         bigint,
-    lane_blocks       boolean     NOT NULL DEFAULT false
+    lane_blocks       boolean     NOT NULL DEFAULT false,
+    -- Whether it goes out together with others, and the batch that it belongs to once there is one.
+    batched           boolean     NOT NULL DEFAULT false,
+    batch_id          uuid
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02);
 
 -- Who is due: by webhook, so that the backlog of one is never in the way of another.
 CREATE INDEX deliveries_due ON deliveries (webhook_id, due_at, created_at)
-    WHERE status = 'pending' AND lane_key IS NULL;
+    WHERE status = 'pending' AND lane_key IS NULL AND NOT batched;
+-- What waits to go out together, and the batches that there are: by when they are due, and by their rows.
+CREATE INDEX deliveries_to_batch ON deliveries (webhook_id, due_at, created_at)
+    WHERE status = 'pending' AND batched AND batch_id IS NULL;
+CREATE INDEX deliveries_batches_due ON deliveries (webhook_id, due_at, batch_id)
+    WHERE status = 'pending' AND batch_id IS NOT NULL;
+CREATE INDEX deliveries_of_batch ON deliveries (batch_id)
+    WHERE status = 'pending' AND batch_id IS NOT NULL;
 -- The lanes of ordered deliveries, each with its front first.
 CREATE INDEX deliveries_lanes ON deliveries (webhook_id, lane_key, lane_turn)
     WHERE lane_key IS NOT NULL AND (status = 'pending' OR lane_blocks);
 -- What a former source stream has left in them has the highest turns.
-CREATE INDEX deliveries_turns ON deliveries (lane_turn)
+CREATE INDEX deliveries_high_turns ON deliveries (lane_turn)
     WHERE lane_key IS NOT NULL AND (status = 'pending' OR lane_blocks);
 -- Those of them that stop the ones behind.
 CREATE INDEX deliveries_blocking ON deliveries (webhook_id) WHERE lane_blocks;
+-- The same, also what is done: replays send it again in this order.
+CREATE INDEX deliveries_turns ON deliveries (webhook_id, lane_turn, id) WHERE lane_key IS NOT NULL;
 -- Lists of what waits or went wrong.
 CREATE INDEX deliveries_undelivered ON deliveries (tenant, status, created_at)
     WHERE status <> 'delivered';
@@ -191,6 +210,41 @@ CREATE TABLE attempts (
     response    text,
     PRIMARY KEY (delivery_id, number)
 );
+
+-- Deliveries that go out (again) behind live traffic. No reference to `webhooks`: what was is shown on.
+
+CREATE TABLE replays (
+    id             uuid        PRIMARY KEY,
+    tenant         text        NOT NULL,
+    webhook_id     uuid        NOT NULL,
+    kind           text        NOT NULL,
+    since          timestamptz NOT NULL,
+    until          timestamptz NOT NULL,
+    -- JSON arrays of texts.
+    statuses       text        NOT NULL,
+    event_types    text        NOT NULL,
+    status         text        NOT NULL,
+    total          bigint,
+    done           bigint      NOT NULL,
+    skipped        bigint      NOT NULL,
+    cursor         text,
+    version        bigint      NOT NULL,
+    error          text,
+    actor          text        NOT NULL,
+    correlation_id text        NOT NULL,
+    causation_id   text        NOT NULL,
+    created_at     timestamptz NOT NULL,
+    updated_at     timestamptz NOT NULL,
+    completed_at   timestamptz,
+    -- When somebody may work on it (again): the end of a lease, or of a rest.
+    free_at        timestamptz NOT NULL,
+    lease_epoch    bigint      NOT NULL DEFAULT 0
+);
+CREATE UNIQUE INDEX replays_one_runs ON replays (webhook_id) WHERE status = 'running';
+CREATE INDEX replays_free ON replays (free_at) WHERE status = 'running';
+CREATE INDEX replays_of_webhook ON replays (webhook_id, created_at, id);
+CREATE INDEX replays_running ON replays (tenant) WHERE status = 'running';
+CREATE INDEX replays_ended ON replays (completed_at) WHERE status <> 'running';
 
 -- What is committed and waits to be published.
 

@@ -75,6 +75,13 @@ CREATE TABLE rate_limits (
     ready_at INTEGER NOT NULL -- from when on it is worth to take tokens
 ) STRICT, WITHOUT ROWID;
 
+-- How many events of a webhook go out in one request; no row is one.
+CREATE TABLE batch_rules (
+    webhook_id BLOB NOT NULL PRIMARY KEY REFERENCES webhooks (id) ON DELETE CASCADE,
+    max_events INTEGER NOT NULL,
+    max_bytes INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
 -- The tokens that webhooks show to their endpoints (OAuth 2), and who may get a new one.
 CREATE TABLE oauth_tokens (
     webhook_id BLOB NOT NULL PRIMARY KEY REFERENCES webhooks (id) ON DELETE CASCADE,
@@ -117,7 +124,10 @@ CREATE TABLE deliveries (
     -- although it is exhausted.
     lane_key TEXT,
     lane_turn INTEGER,
-    lane_blocks INTEGER NOT NULL DEFAULT 0
+    lane_blocks INTEGER NOT NULL DEFAULT 0,
+    -- Whether it goes out together with others, and the batch that it belongs to once there is one.
+    batched INTEGER NOT NULL DEFAULT 0,
+    batch_id BLOB
 ) STRICT;
 
 -- Every index that is not partial is paid for by each delivery; one on `event_id`, whose values come in
@@ -126,15 +136,24 @@ CREATE TABLE deliveries (
 CREATE INDEX deliveries_by_time ON deliveries (tenant, created_at, id);
 -- For claims and figures; it costs nothing for a delivery that succeeds at once.
 CREATE INDEX deliveries_waiting ON deliveries (webhook_id, due_at, next_attempt_at)
-WHERE status = 'pending' AND lane_key IS NULL;
+WHERE status = 'pending' AND lane_key IS NULL AND NOT batched;
+-- What waits to go out together, and the batches that there are: by when they are due, and by their rows.
+CREATE INDEX deliveries_to_batch ON deliveries (webhook_id, due_at, created_at)
+WHERE status = 'pending' AND batched AND batch_id IS NULL;
+CREATE INDEX deliveries_batches_due ON deliveries (webhook_id, due_at, batch_id)
+WHERE status = 'pending' AND batch_id IS NOT NULL;
+CREATE INDEX deliveries_of_batch ON deliveries (batch_id)
+WHERE status = 'pending' AND batch_id IS NOT NULL;
 -- The lanes of ordered deliveries, each with its front first.
 CREATE INDEX deliveries_lanes ON deliveries (webhook_id, lane_key, lane_turn)
 WHERE lane_key IS NOT NULL AND (status = 'pending' OR lane_blocks);
 -- What a former source stream has left in them has the highest turns.
-CREATE INDEX deliveries_turns ON deliveries (lane_turn)
+CREATE INDEX deliveries_high_turns ON deliveries (lane_turn)
 WHERE lane_key IS NOT NULL AND (status = 'pending' OR lane_blocks);
 -- Those of them that stop the ones behind.
 CREATE INDEX deliveries_blocking ON deliveries (webhook_id) WHERE lane_blocks;
+-- The same, also what is done: replays send it again in this order.
+CREATE INDEX deliveries_by_turn ON deliveries (webhook_id, lane_turn, id) WHERE lane_key IS NOT NULL;
 -- For lists of what was not delivered.
 CREATE INDEX deliveries_undelivered ON deliveries (tenant, status, created_at, id)
 WHERE status <> 'delivered';
@@ -163,6 +182,38 @@ CREATE TABLE attempts (
     response TEXT,
     PRIMARY KEY (delivery, number)
 ) STRICT;
+
+-- Deliveries that go out (again) behind live traffic. No reference to `webhooks`: what was is shown on.
+CREATE TABLE replays (
+    id BLOB NOT NULL PRIMARY KEY,
+    tenant TEXT NOT NULL,
+    webhook_id BLOB NOT NULL,
+    kind TEXT NOT NULL,
+    since INTEGER NOT NULL,
+    until INTEGER NOT NULL,
+    statuses TEXT NOT NULL, -- a JSON array
+    event_types TEXT NOT NULL, -- a JSON array of patterns
+    status TEXT NOT NULL,
+    total INTEGER,
+    done INTEGER NOT NULL,
+    skipped INTEGER NOT NULL,
+    cursor TEXT,
+    version INTEGER NOT NULL,
+    error TEXT,
+    actor TEXT NOT NULL,
+    correlation_id TEXT NOT NULL,
+    causation_id TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL,
+    completed_at INTEGER,
+    free_at INTEGER NOT NULL, -- when somebody may work on it (again): the end of a lease, or of a rest
+    lease_epoch INTEGER NOT NULL DEFAULT 0
+) STRICT;
+
+CREATE UNIQUE INDEX replays_one_runs ON replays (webhook_id) WHERE status = 'running';
+CREATE INDEX replays_free ON replays (free_at) WHERE status = 'running';
+CREATE INDEX replays_of_webhook ON replays (webhook_id, created_at, id);
+CREATE INDEX replays_ended ON replays (completed_at) WHERE status <> 'running';
 
 CREATE TABLE outbox (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,

@@ -2,17 +2,12 @@
 //! becomes of the delivery.
 
 use std::{
-    future::Future,
-    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use metrics::{counter, histogram};
-use tokio::{
-    sync::{Semaphore, SemaphorePermit},
-    time::{sleep, timeout},
-};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -20,7 +15,7 @@ use crate::{
         entities::{Attempt, Delivery, DeliveryStatus},
         events::{BusinessEvent, DomainEvent},
         interfaces::StoreError,
-        policies::{Answer, NextStep, PATIENCE, STALL, Sign, next_step},
+        policies::{Answer, NextStep, Sign, next_step},
         values::{Timestamp, TraceContext, WebhookId},
     },
     shared::{
@@ -92,6 +87,8 @@ pub const DISABLED: &str = "waiting for the webhook to be activated";
 /// Why a delivery waits without an attempt.
 pub const ORDERED: &str = "waiting for its turn";
 /// Why a delivery waits without an attempt.
+pub const BATCHED: &str = "waiting to be sent together with others";
+/// Why a delivery waits without an attempt.
 pub const RATE_LIMITED: &str = "waiting for the webhook's rate limit";
 /// Why a delivery waits without an attempt.
 pub const UNUSABLE: &str = "the webhook's configuration or signing secret cannot be read";
@@ -107,12 +104,13 @@ pub const LIMITED_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Makes attempts.
 pub struct Deliverer {
-    clock: Arc<dyn Clock>,
+    pub(super) clock: Arc<dyn Clock>,
     sender: Arc<dyn HttpSender>,
-    breakers: Arc<Breakers>,
-    endpoints: Endpoints,
-    attempts: Semaphore,
-    slow: Semaphore,
+    pub(super) breakers: Arc<Breakers>,
+    pub(super) endpoints: Endpoints,
+    pub(super) attempts: Semaphore,
+    max_in_flight: usize,
+    pub(super) slow: Semaphore,
     stopping: CancellationToken,
 }
 
@@ -140,6 +138,7 @@ impl Deliverer {
             breakers,
             endpoints,
             attempts: Semaphore::new(max_in_flight),
+            max_in_flight,
             slow: Semaphore::new(MAX_SLOW),
             stopping,
         }
@@ -155,9 +154,11 @@ impl Deliverer {
         &self.breakers
     }
 
-    /// Whether the endpoint is left alone for now.
-    fn is_open(&self, lane: Lane, webhook: WebhookId) -> bool {
-        lane != Lane::Probe && self.breakers.open_until(webhook).is_some()
+    /// Whether an attempt more takes nothing from anybody: most of this worker's attempts are free, and
+    /// nobody waits for the endpoint.
+    pub fn has_room_to_spare(&self, webhook: WebhookId) -> bool {
+        self.attempts.available_permits() * 2 > self.max_in_flight
+            && !self.endpoints.is_waited_for(webhook)
     }
 
     /// Makes the next attempt at `delivery`, unless the endpoint does not take it now. `when_slow` is run
@@ -170,43 +171,10 @@ impl Deliverer {
         delivery: Delivery,
         when_slow: impl AsyncFnOnce(&Delivery),
     ) -> Tried {
-        if webhook.is_disabled {
-            return Tried::Waits(DISABLED);
-        }
-        let Ok(endpoint) = &webhook.endpoint else {
-            return Tried::Waits(UNUSABLE);
+        let (endpoint, mut slot, permit) = match self.enter(lane, webhook).await {
+            Ok(entered) => entered,
+            Err(reason) => return Tried::Waits(reason),
         };
-        if self.is_open(lane, webhook.id) {
-            return Tried::Waits(OPEN);
-        }
-        let slot = match lane {
-            // Who does not keep up is not waited for: others need the lane.
-            Lane::Parked | Lane::Probe if !self.endpoints.is_behind(webhook.id) => {
-                let patience = if webhook.is_rate_limited {
-                    LIMITED_PATIENCE
-                } else {
-                    PARKED_PATIENCE
-                };
-                self.endpoints
-                    .enter_within(webhook.id, webhook.max_in_flight, patience)
-                    .await
-            }
-            _ => {
-                self.endpoints
-                    .enter(webhook.id, webhook.max_in_flight)
-                    .await
-            }
-        };
-        let Some(mut slot) = slot else {
-            return Tried::Waits(BUSY);
-        };
-        let Ok(Ok(permit)) = timeout(PATIENCE, self.attempts.acquire()).await else {
-            return Tried::Waits(BUSY);
-        };
-        // It may have opened meanwhile.
-        if self.is_open(lane, webhook.id) {
-            return Tried::Waits(OPEN);
-        }
         let number = delivery.attempt_count + 1;
         let started_at = self.clock.now();
         let request = match endpoint.request(event, delivery.id, number, started_at) {
@@ -228,27 +196,7 @@ impl Deliverer {
             .await
     }
 
-    /// An attempt that takes long makes room for others, as long as there are not too many such.
-    async fn let_others_pass<T>(
-        &self,
-        sending: impl Future<Output = T>,
-        permit: SemaphorePermit<'_>,
-        when_slow: impl Future<Output = ()>,
-    ) -> T {
-        let mut sending = pin!(sending);
-        tokio::select! {
-            sent = &mut sending => return sent,
-            () = sleep(STALL) => {}
-        }
-        let Ok(_slow) = self.slow.try_acquire() else {
-            return sending.await;
-        };
-        drop(permit);
-        let (sent, ()) = tokio::join!(sending, when_slow);
-        sent
-    }
-
-    async fn send(
+    pub(super) async fn send(
         &self,
         lane: Lane,
         request: OutboundRequest,
@@ -271,7 +219,7 @@ impl Deliverer {
     }
 
     /// Tells the breaker what the attempt says about the endpoint.
-    fn note(
+    pub(super) fn note(
         &self,
         lane: Lane,
         delivery: &Delivery,
@@ -334,7 +282,7 @@ impl Deliverer {
     }
 
     /// `None` when the worker is stopping.
-    async fn change_webhook(
+    pub(super) async fn change_webhook(
         &self,
         webhook: &CompiledWebhook,
         cause: Cause<'_>,
@@ -366,7 +314,7 @@ impl Deliverer {
 
 /// Whose doing it is that an attempt is no success.
 #[derive(Debug, Clone, Copy)]
-enum Fault {
+pub(super) enum Fault {
     Endpoint,
     /// The address is one that nothing is sent to.
     Address,
@@ -399,7 +347,7 @@ pub(super) fn refused(
 }
 
 /// Moves the delivery on and answers what is to be told.
-fn apply(
+pub(super) fn apply(
     lane: Lane,
     delivery: &mut Delivery,
     attempt: &Attempt,
@@ -439,7 +387,7 @@ fn apply(
     }
 }
 
-fn count(lane: Lane, step: NextStep) {
+pub(super) fn count(lane: Lane, step: NextStep) {
     let outcome = match step {
         NextStep::Done => "delivered",
         NextStep::Retry(_) | NextStep::Disable => "failed",

@@ -145,6 +145,14 @@ impl Endpoints {
             .is_some_and(|state| state.window.size() <= 1)
     }
 
+    /// Whether somebody waits for a slot at the endpoint, or would have to.
+    pub fn is_waited_for(&self, webhook: WebhookId) -> bool {
+        let states = self.lock();
+        states.get(&webhook).is_some_and(|state| {
+            !state.waiting.is_empty() || state.in_flight >= state.window.size()
+        })
+    }
+
     /// Endpoints that have enough to do for now: not worth claiming for.
     pub fn saturated(&self) -> Vec<WebhookId> {
         let states = self.lock();
@@ -278,6 +286,16 @@ mod tests {
 
     fn webhook() -> WebhookId {
         WebhookId(uuid::Uuid::nil())
+    }
+
+    #[tokio::test]
+    async fn a_full_endpoint_is_waited_for_and_one_with_a_free_slot_is_not() {
+        let endpoints = Endpoints::new(1);
+        assert!(!endpoints.is_waited_for(webhook()));
+        let slot = endpoints.enter(webhook(), None).await.unwrap();
+        assert!(endpoints.is_waited_for(webhook()));
+        slot.finish(OK);
+        assert!(!endpoints.is_waited_for(webhook()));
     }
 
     #[tokio::test]

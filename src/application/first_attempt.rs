@@ -6,7 +6,7 @@ use metrics::counter;
 
 use crate::{
     domain::{
-        entities::{Delivery, DeliveryStatus, LanePlace},
+        entities::{Batching, Delivery, DeliveryStatus, LanePlace},
         events::BusinessEvent,
         interfaces::{FirstRecord, OutboxRow, StoredEvent},
         values::{DeliveryId, LaneKey, Timestamp},
@@ -15,7 +15,7 @@ use crate::{
 };
 
 use super::{
-    deliver::{BUSY, Deliverer, Lane, OPEN, ORDERED, RATE_LIMITED, Tried, refused},
+    deliver::{BATCHED, BUSY, Deliverer, Lane, OPEN, ORDERED, RATE_LIMITED, Tried, refused},
     delivery_events,
     endpoint::Endpoint,
     leased::{BUSY_WAIT, UNUSABLE_WAIT},
@@ -60,6 +60,7 @@ impl FirstAttempt<'_> {
                 Tried::Attempted(Box::new(refused))
             }
             (None, Some(_)) => Tried::Waits(ORDERED),
+            (None, None) if self.webhook.batch.is_some() => Tried::Waits(BATCHED),
             (None, None) if self.webhook.is_rate_limited && !self.webhook.is_disabled => {
                 Tried::Waits(RATE_LIMITED)
             }
@@ -89,6 +90,27 @@ impl FirstAttempt<'_> {
         Some((Box::new(record), announce))
     }
 
+    /// Recorded without an attempt, due now; or at its end, where no attempt can ever be made.
+    pub fn unattempted(self, clock: &dyn Clock) -> FirstRecord {
+        let mut delivery = self.delivery(clock);
+        if let Some(rule) = &self.webhook.batch {
+            delivery.next_attempt_at = Some(clock.store_now() + rule.max_wait);
+        }
+        let (delivery, events) = match self.fault {
+            Some(fault) => {
+                let refused = refused(delivery, fault.to_owned(), clock.now(), self.event);
+                (refused.delivery, refused.events)
+            }
+            None => (delivery, Vec::new()),
+        };
+        FirstRecord {
+            event: self.kept(&delivery),
+            delivery,
+            attempt: None,
+            events,
+        }
+    }
+
     fn delivery(self, clock: &dyn Clock) -> Delivery {
         let meta = &self.event.meta;
         let now = clock.now();
@@ -113,6 +135,10 @@ impl FirstAttempt<'_> {
                 turn: meta.source_sequence.unwrap_or_default(),
                 blocks: false,
             }),
+            batch: match self.webhook.batch {
+                Some(_) => Batching::Waits,
+                None => Batching::Alone,
+            },
         }
     }
 
@@ -143,6 +169,10 @@ impl FirstAttempt<'_> {
         let wait = match reason {
             BUSY => BUSY_WAIT,
             super::deliver::UNUSABLE => UNUSABLE_WAIT,
+            BATCHED => self
+                .webhook
+                .batch
+                .map_or(Duration::ZERO, |rule| rule.max_wait),
             // Due as soon as the webhook is activated, its turn has come, or there is a token.
             _ => Duration::ZERO,
         };

@@ -99,6 +99,11 @@ impl LeasedAttempts {
         self.deliverer.breakers()
     }
 
+    /// What makes them.
+    pub(super) fn deliverer(&self) -> &Deliverer {
+        &self.deliverer
+    }
+
     /// Tries a delivery; `None` when the worker is stopping. A probe that brings no sign of the endpoint
     /// leaves the right to it for another delivery.
     pub(super) async fn attempt(

@@ -1,6 +1,9 @@
 //! What the worker does: the use cases, and the ports through which they reach the world.
 
+mod admittance;
 mod answer;
+mod batch_attempt;
+pub mod batches;
 pub mod blocked_lanes;
 pub mod breakers;
 pub mod client_identity;
@@ -35,6 +38,7 @@ pub mod ports;
 pub mod recorder;
 pub mod registry;
 pub mod relay;
+pub mod replays;
 pub mod response;
 pub mod rewrap;
 pub mod store_clock;

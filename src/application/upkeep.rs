@@ -95,6 +95,13 @@ impl Upkeep {
                 > 0
         {}
         while !stopping.is_cancelled()
+            && self
+                .store
+                .prune_replays(now - deliveries, PRUNE_BATCH)
+                .await?
+                > 0
+        {}
+        while !stopping.is_cancelled()
             && self.store.prune_outbox(now - outbox, PRUNE_BATCH).await? > 0
         {}
         while !stopping.is_cancelled()

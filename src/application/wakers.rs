@@ -9,6 +9,10 @@ pub struct Wakers {
     pub parked: Notify,
     /// Ordered deliveries may have become due.
     pub lanes: Notify,
+    /// A replay began.
+    pub replays: Notify,
+    /// Deliveries that go out together may have become due, or enough.
+    pub batches: Notify,
     /// Events were committed to the outbox.
     pub outbox: Notify,
 }

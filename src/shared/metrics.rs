@@ -23,6 +23,11 @@ pub const EVENT_SECONDS: &str = "integration_event_duration_seconds";
 pub const IN_FLIGHT: &str = "integration_delivery_attempts_in_flight";
 /// Counter: deliveries that were moved aside without an attempt.
 pub const PARKED: &str = "integration_deliveries_parked_total";
+/// Counter, labels `kind` (`replay`, `backfill`) and `outcome` (`done`, `skipped`): deliveries that replays
+/// of this worker handed out or left alone.
+pub const REPLAYED: &str = "integration_replayed_deliveries_total";
+/// Counter, labels `kind` and `outcome` (`completed`, `cancelled`, `failed`): replays that this worker ended.
+pub const REPLAYS_ENDED: &str = "integration_replays_ended_total";
 /// Gauge: endpoints whose breaker is open, over all workers.
 pub const BREAKERS_OPEN: &str = "integration_breakers_open";
 /// Counter, label `to` (`open`, `closed`): breakers that this worker switched; one that opens again after its
@@ -69,6 +74,7 @@ pub const CLOCK_SKEW: &str = "integration_clock_skew_seconds";
 /// Tells the recorder what each metric means.
 pub fn describe() {
     describe_breakers();
+    describe_replays();
     describe_counter!(
         EVENTS,
         "Messages of the source stream by what became of them"
@@ -136,6 +142,11 @@ pub fn describe() {
         Unit::Seconds,
         "How far this machine's clock is ahead of the database's"
     );
+}
+
+fn describe_replays() {
+    describe_counter!(REPLAYED, "Deliveries that replays handed out or left alone");
+    describe_counter!(REPLAYS_ENDED, "Replays that have ended");
 }
 
 fn describe_responses() {

@@ -18,6 +18,7 @@ mod integrations;
 mod lists;
 mod postgres;
 mod refusals;
+mod replays;
 mod rewrap;
 mod secrets;
 mod tokens;

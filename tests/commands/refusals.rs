@@ -36,7 +36,7 @@ async fn every_fault_is_listed_at_once() {
 
     let body = json!({
         "integrationId": "x", "events": ["order.created", "a..b", "order.created", 1],
-        "config": { "url": "http://169.254.169.254/", "batch": {} },
+        "config": { "url": "http://169.254.169.254/", "batch": 7 },
     });
     let paths = [
         "name",
@@ -44,8 +44,8 @@ async fn every_fault_is_listed_at_once() {
         "events[1]",
         "events[2]",
         "events[3]",
-        "config.url",
         "config.batch",
+        "config.url",
     ];
     let refused = world.call("webhook.create", &body).refused().await;
     assert_eq!(refused, refusal("validation_failed", &paths));
@@ -113,7 +113,7 @@ async fn every_listed_action_is_handled_and_no_other() {
         assert_eq!(code, "validation_failed", "{entity}.{action}");
         assert!(paths.contains(&"nonsense".to_owned()), "{entity}.{action}");
     }
-    for unknown in ["integration.fly", "webhook.replay", "syncjob.create", "."] {
+    for unknown in ["integration.fly", "webhook.fly", "syncjob.create", "."] {
         assert_eq!(
             world.raw(unknown, "{}").refused().await,
             refusal("not_found", &[])

@@ -3,6 +3,8 @@
 
 mod authentication;
 mod bad_days;
+mod batch_limits;
+mod batches;
 mod breaker;
 mod clocks;
 mod commands;
@@ -18,6 +20,7 @@ mod oauth;
 mod operations;
 mod ordering;
 mod poison;
+mod replays;
 mod responses;
 mod servers;
 mod signatures;

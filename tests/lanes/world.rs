@@ -32,7 +32,7 @@ use integration_worker::{
         webhook_changes::WebhookChanges,
     },
     domain::{
-        entities::{Delivery, DeliveryStatus, LanePlace, Webhook},
+        entities::{Batching, Delivery, DeliveryStatus, LanePlace, Webhook},
         events::{BusinessEvent, EventMeta, Payload},
         interfaces::{
             DeliveryStore as _, FirstRecord, OutboxRow, Queries as _, RecordBatch, Store,
@@ -333,6 +333,7 @@ impl World {
                     turn: number,
                     blocks: false,
                 }),
+                batch: Batching::Alone,
             },
             attempt: None,
             event: Some(StoredEvent {

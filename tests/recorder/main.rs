@@ -13,7 +13,7 @@ use integration_worker::{
         wakers::Wakers,
     },
     domain::{
-        entities::{Attempt, Delivery, DeliveryStatus},
+        entities::{Attempt, Batching, Delivery, DeliveryStatus},
         events::{BusinessEvent, EventMeta, Payload},
         interfaces::{DeliveryStore as _, FirstRecord, OutboxRow, RecordBatch, Store, StoredEvent},
         values::{DeliveryId, TenantId, Timestamp, WebhookId},
@@ -119,6 +119,7 @@ fn record(is_delivered: bool) -> FirstRecord {
             created_at: NOW,
             completed_at: is_delivered.then_some(NOW),
             lane: None,
+            batch: Batching::Alone,
         },
         attempt: Some(Attempt {
             number: 1,

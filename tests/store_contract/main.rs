@@ -9,6 +9,8 @@ mod harness;
 mod samples;
 
 mod bad_rows;
+mod batch_limits;
+mod batches;
 mod blockers;
 mod claims;
 mod deliveries;
@@ -22,6 +24,8 @@ mod outbox;
 mod races;
 mod rate_limits;
 mod registry;
+mod replay_pages;
+mod replays;
 mod replies;
 mod sealed;
 mod silence;

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use chrono::{DateTime, TimeDelta};
 use integration_worker::domain::{
     entities::{
-        Attempt, Delivery, DeliveryStatus, EntityMeta, Integration, IntegrationStatus,
+        Attempt, Batching, Delivery, DeliveryStatus, EntityMeta, Integration, IntegrationStatus,
         IntegrationType, SigningSecret, Webhook, WebhookStatus,
     },
     events::{Context, DomainEvent},
@@ -135,6 +135,7 @@ pub(crate) fn delivery(webhook: &Webhook, number: i64) -> Delivery {
         created_at: at(number),
         completed_at: None,
         lane: None,
+        batch: Batching::Alone,
     }
 }
 

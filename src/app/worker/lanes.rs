@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     application::{
+        batches::Batches,
         blocked_lanes::BlockedLanes,
         breakers::{BreakerSettings, Breakers},
         deliver::Deliverer,
@@ -15,6 +16,7 @@ use crate::{
         parked::ParkedLane,
         recorder::Recorder,
         registry::Registry,
+        replays::Replays,
         webhook_changes::WebhookChanges,
     },
     domain::policies::BreakerRules,
@@ -99,6 +101,18 @@ pub(super) fn start(parts: &Parts, groups: &Groups, running: &Running, deliverer
         health: Arc::clone(&parts.health),
     }
     .start(&groups.lanes);
+    Replays {
+        store: Arc::clone(store),
+        history: parts.history(),
+        registry: Arc::clone(&registry),
+        clock: Arc::clone(&parts.clock),
+        attempts: Arc::clone(&attempts),
+        leases: Arc::clone(&running.leases),
+        wakers: Arc::clone(&parts.wakers),
+        health: Arc::clone(&parts.health),
+    }
+    .start(&groups.lanes);
+    batches(parts, running, &registry, &attempts).start(&groups.lanes);
     ParkedLane {
         store: Arc::clone(store),
         registry: Arc::clone(&registry),
@@ -132,4 +146,21 @@ pub(super) fn start(parts: &Parts, groups: &Groups, running: &Running, deliverer
         },
     }
     .start(&groups.lanes);
+}
+
+fn batches(
+    parts: &Parts,
+    running: &Running,
+    registry: &Arc<Registry>,
+    attempts: &Arc<LeasedAttempts>,
+) -> Batches {
+    Batches {
+        store: Arc::clone(&parts.store.store),
+        registry: Arc::clone(registry),
+        clock: Arc::clone(&parts.clock),
+        attempts: Arc::clone(attempts),
+        leases: Arc::clone(&running.leases),
+        wakers: Arc::clone(&parts.wakers),
+        health: Arc::clone(&parts.health),
+    }
 }

@@ -193,7 +193,7 @@ impl Command {
 
 fn kind(entity: &str, action: &str) -> Kind {
     match (entity, action) {
-        (_, "get" | "list") | ("delivery", "explain") => Kind::Query,
+        (_, "get" | "list") | ("delivery", "explain") | ("webhook", "replays") => Kind::Query,
         ("webhook", "test") | ("deadletter", _) => Kind::Outside,
         _ => Kind::Change,
     }

@@ -3,13 +3,11 @@
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::domain::interfaces::StoreError;
-
 use super::{
     Ports,
     body::Body,
     command::Command,
-    dead_letter, delivery, explain, integration, list,
+    dead_letter, delivery, explain, integration, list, replay,
     reply::{ErrorCode, Refusal, Reply},
     trigger, webhook, webhook_secrets,
     work::{CommandError, Known, Outcome, Work},
@@ -21,7 +19,7 @@ pub(super) async fn beforehand(
     ports: &Ports,
     command: &Command,
     body: &Body,
-) -> Result<Known, StoreError> {
+) -> Result<Known, CommandError> {
     let tenant = &command.context.tenant;
     let mut known = Known::default();
     let named = body.map.get("id").and_then(Value::as_str);
@@ -32,6 +30,10 @@ pub(super) async fn beforehand(
     match (command.entity, command.action) {
         ("webhook", "trigger") => {
             known.integration = trigger::integration_of(ports, tenant, id).await?;
+        }
+        ("webhook", "replay" | "backfill") => {
+            known.integration = trigger::integration_of(ports, tenant, id).await?;
+            known.counted = replay::count(ports, command, body).await?;
         }
         ("delivery", "retry") => known.webhook = delivery::webhook_of(ports, tenant, id).await?,
         _ => {}
@@ -56,6 +58,8 @@ pub(super) async fn change(work: &mut Work<'_>, body: Body) -> Outcome {
         ("webhook", "delete") => webhook::delete(work, body).await,
         ("webhook", "rotate_secret") => webhook_secrets::rotate(work, body).await,
         ("webhook", "trigger") => trigger::trigger(work, body).await,
+        ("webhook", "replay" | "backfill") => replay::begin(work, body).await,
+        ("webhook", "cancel_replay") => replay::cancel(work, body).await,
         ("delivery", "retry") => delivery::retry(work, body).await,
         ("delivery", "cancel") => delivery::cancel(work, body).await,
         _ => unknown(work.command),
@@ -70,6 +74,7 @@ pub(super) async fn query(ports: &Ports, command: &Command, body: Body) -> Outco
         ("integration", "list") => list::integrations(ports, tenant, body).await,
         ("webhook", "get") => webhook::get(ports, tenant, body).await,
         ("webhook", "list") => list::webhooks(ports, tenant, body).await,
+        ("webhook", "replays") => replay::list(ports, tenant, body).await,
         ("delivery", "get") => delivery::get(ports, tenant, body).await,
         ("delivery", "explain") => explain::explain(ports, tenant, body).await,
         ("delivery", "list") => list::deliveries(ports, tenant, body).await,

@@ -49,7 +49,13 @@ impl CommandHandler {
     async fn change(&self, command: &Command, body: Body) -> Result<Answer, CommandError> {
         let now = self.ports.clock.now();
         // Before the unit of work begins, which holds a connection: nobody waits for a second one.
-        let known = dispatch::beforehand(&self.ports, command, &body).await?;
+        let known = match dispatch::beforehand(&self.ports, command, &body).await {
+            Err(CommandError::Refused(refusal)) => {
+                let refused = refused(&refusal);
+                return self.settle(command, refused, Effects::default()).await;
+            }
+            known => known?,
+        };
         let mut unit = self.ports.store.begin().await?;
         if let Some(kept) = kept_reply(&self.ports, command, unit.as_mut()).await? {
             return self.repeat(command, kept, unit, now).await;
@@ -169,6 +175,7 @@ impl CommandHandler {
             audit,
             registry,
             parked,
+            replays,
         } = effects;
         if command.durable {
             events.push(command.outcome(&answer, now));
@@ -202,6 +209,10 @@ impl CommandHandler {
         if parked {
             self.ports.wakers.parked.notify_one();
             self.ports.wakers.lanes.notify_one();
+            self.ports.wakers.batches.notify_one();
+        }
+        if replays {
+            self.ports.wakers.replays.notify_one();
         }
         Ok(answer)
     }

@@ -124,7 +124,7 @@ fn entity_filter(fields: &mut Fields) -> EntityFilter {
 }
 
 /// `None` when the cursor or the limit is faulty.
-fn page(fields: &mut Fields) -> Option<PageRequest> {
+pub(super) fn page(fields: &mut Fields) -> Option<PageRequest> {
     let (limit, after) = page_by(fields, read_cursor)?;
     Some(PageRequest { limit, after })
 }
@@ -152,7 +152,7 @@ pub(super) fn page_by<C>(
     Some((limit, after))
 }
 
-fn answer<T>(
+pub(super) fn answer<T>(
     page: &Page<T>,
     view: impl Fn(&T) -> Value,
     place: impl Fn(&T) -> (Timestamp, Uuid),

@@ -16,6 +16,7 @@ mod integration_config;
 mod labels;
 mod list;
 mod published;
+mod replay;
 mod reply;
 pub(in crate::application) mod trigger;
 mod views;
@@ -119,6 +120,10 @@ const ACTIONS: &[(&str, &str)] = &[
     ("webhook", "trigger"),
     ("webhook", "test"),
     ("webhook", "rotate_secret"),
+    ("webhook", "replay"),
+    ("webhook", "backfill"),
+    ("webhook", "replays"),
+    ("webhook", "cancel_replay"),
     ("delivery", "get"),
     ("delivery", "list"),
     ("delivery", "retry"),

@@ -7,8 +7,11 @@ use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 use uuid::Uuid;
 
+use crate::application::webhook_settings::webhook_settings;
 use crate::domain::{
-    entities::{Delivery, DeliveryStatus, Integration, InvalidTransition, Webhook, WebhookStatus},
+    entities::{
+        Batching, Delivery, DeliveryStatus, Integration, InvalidTransition, Webhook, WebhookStatus,
+    },
     events::{BusinessEvent, EventMeta, Payload},
     interfaces::{StoreError, StoredEvent},
     values::{DeliveryId, EventPattern, PatternToken, TenantId, Timestamp, WebhookId},
@@ -87,6 +90,9 @@ pub(super) async fn trigger(work: &mut Work<'_>, body: Body) -> Outcome {
         work.now,
     );
     delivery.next_attempt_at = Some(work.ports.clock.store_now());
+    if is_batched(&webhook) {
+        delivery.batch = Batching::Waits;
+    }
     let tenant = &work.command.context.tenant;
     if work.unit.delivery(tenant, delivery.id).await?.is_some() {
         let message = "a trigger with the id of this command was delivered to this webhook before";
@@ -115,7 +121,7 @@ pub(super) async fn test(ports: &Ports, command: &Command, body: Body) -> Outcom
     let data = json!({ "webhookId": webhook.id, "name": webhook.meta.name, "test": true });
     let event = event(command, TEST.to_owned(), data.to_string().into(), now);
     let delivery = delivery_id(command, webhook.id);
-    let mut request = match endpoint.request(&event, delivery, 1, now) {
+    let mut request = match endpoint.request_of_one(&event, delivery, now) {
         Ok(request) => request,
         Err(problem) => {
             let answer = json!({ "statusCode": null, "durationMs": 0, "response": null });
@@ -150,6 +156,11 @@ fn busy() -> Refusal {
     Refusal::new(ErrorCode::Unavailable, message)
 }
 
+/// Whether its receiver expects batches.
+fn is_batched(webhook: &Webhook) -> bool {
+    webhook_settings(&webhook.config.shown, None).is_ok_and(|settings| settings.batch.is_some())
+}
+
 /// The payload as it was written, so that its numbers keep their form.
 fn raw_payload(body: &[u8]) -> Option<Bytes> {
     #[derive(Deserialize)]
@@ -173,7 +184,10 @@ pub(in crate::application) fn type_problem(text: &str) -> Option<String> {
 }
 
 /// Refuses when nothing goes out to the webhook.
-fn may_receive(webhook: &Webhook, integration: Option<&Integration>) -> Result<(), CommandError> {
+pub(super) fn may_receive(
+    webhook: &Webhook,
+    integration: Option<&Integration>,
+) -> Result<(), CommandError> {
     if let WebhookStatus::Inactive | WebhookStatus::Error { .. } = webhook.status {
         return Err(InvalidTransition {
             entity: "webhook",
@@ -252,5 +266,6 @@ fn pending(
         created_at: now,
         completed_at: None,
         lane: None,
+        batch: Batching::Alone,
     }
 }

@@ -4,7 +4,8 @@ use serde_json::{Map, Value, json};
 
 use crate::domain::{
     entities::{
-        Attempt, Delivery, EntityMeta, Integration, IntegrationStatus, Webhook, WebhookStatus,
+        Attempt, Delivery, DeliveryStatus, EntityMeta, Integration, IntegrationStatus, Replay,
+        Webhook, WebhookStatus,
     },
     events::Change,
     policies::EndpointState,
@@ -114,10 +115,44 @@ pub(super) fn delivery(delivery: &Delivery, attempts: Option<&[Attempt]>) -> Val
         delivery.next_attempt_at.map(time),
     );
     optional(&mut view, "error", delivery.error.clone().map(Value::from));
+    let batch = delivery.batch.id().map(|id| id.to_string().into());
+    optional(&mut view, "batchId", batch);
     view["createdAt"] = time(delivery.created_at);
     optional(&mut view, "completedAt", delivery.completed_at.map(time));
     let attempts = attempts.map(|all| all.iter().map(attempt).collect());
     optional(&mut view, "attempts", attempts.map(Value::Array));
+    view
+}
+
+/// A replay as it is answered.
+pub(super) fn replay(replay: &Replay) -> Value {
+    let selection = &replay.selection;
+    let mut view = json!({
+        "id": replay.id,
+        "webhookId": selection.webhook_id,
+        "kind": replay.kind.as_str(),
+        "status": replay.status.as_str(),
+        "since": time(selection.since),
+        "until": time(selection.until),
+        "total": replay.total,
+        "done": replay.done,
+        "skipped": replay.skipped,
+    });
+    if !selection.statuses.is_empty() {
+        let statuses = selection.statuses.iter().copied();
+        view["statuses"] = statuses.map(DeliveryStatus::as_str).collect();
+    }
+    if !selection.event_types.is_empty() {
+        view["eventTypes"] = selection
+            .event_types
+            .iter()
+            .map(EventPattern::as_str)
+            .collect();
+    }
+    optional(&mut view, "error", replay.error.clone().map(Value::from));
+    view["createdAt"] = time(replay.created_at);
+    view["updatedAt"] = time(replay.updated_at);
+    optional(&mut view, "completedAt", replay.completed_at.map(time));
     view
 }
 

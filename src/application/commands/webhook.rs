@@ -9,7 +9,7 @@ use crate::{
         webhook_settings::{SavingRules, authentication, rate_limit_of, signing, webhook_settings},
     },
     domain::{
-        entities::{EntityMeta, NewWebhook, Webhook},
+        entities::{BatchRule, EntityMeta, NewWebhook, Webhook},
         events::{Change, WebhookChange},
         interfaces::Inserted,
         policies::EndpointState,
@@ -67,6 +67,9 @@ pub(super) async fn create(work: &mut Work<'_>, body: Body) -> Outcome {
         secret,
     });
     free_name(work.unit.insert_webhook(&webhook).await?, &webhook)?;
+    if let Some(rule) = batch_rule(&webhook) {
+        work.unit.put_batch_rule(id, Some(&rule)).await?;
+    }
     if let Some(rule) = rate_limit_of(&webhook.config.shown) {
         work.unit.put_rate_limit(webhook.id, Some(rule)).await?;
     }
@@ -117,6 +120,8 @@ pub(super) async fn update(work: &mut Work<'_>, body: Body) -> Outcome {
         // It may be another endpoint.
         let well = EndpointState::default();
         work.unit.put_endpoint_state(webhook.id, &well).await?;
+        let rule = batch_rule(&webhook);
+        work.unit.put_batch_rule(webhook.id, rule.as_ref()).await?;
     }
     let rule = rate_limit_of(&webhook.config.shown);
     if rule != rate_limit_of(&before.config.shown) {
@@ -125,6 +130,11 @@ pub(super) async fn update(work: &mut Work<'_>, body: Body) -> Outcome {
     }
     let change = webhook.changed(Change::Updated, work.actor(), work.now);
     write(work, &webhook, change).await
+}
+
+/// How many of its events go out in one request, if not one.
+fn batch_rule(webhook: &Webhook) -> Option<BatchRule> {
+    webhook_settings(&webhook.config.shown, None).ok()?.batch
 }
 
 /// `activate {id, expectedVersion?}`; what is parked goes out then.

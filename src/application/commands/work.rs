@@ -21,6 +21,7 @@ use super::{
     Ports,
     command::Command,
     fields::Fields,
+    replay::Counted,
     reply::{ErrorCode, Refusal},
 };
 
@@ -82,6 +83,8 @@ pub(super) struct Effects {
     pub(super) registry: Vec<RegistryChange>,
     /// Whether deliveries may have become due.
     pub(super) parked: bool,
+    /// Whether a replay began.
+    pub(super) replays: bool,
 }
 
 /// What was read, without locks, before the unit of work began.
@@ -91,6 +94,8 @@ pub(super) struct Known {
     pub(super) integration: Option<Integration>,
     /// The webhook of the delivery that the command names.
     pub(super) webhook: Option<WebhookId>,
+    /// What the replay that the command asks for would send.
+    pub(super) counted: Option<Counted>,
 }
 
 /// A command and its unit of work.

@@ -75,7 +75,7 @@ fn standard(meta: &EventMeta, data: &[u8]) -> Bytes {
     body.into()
 }
 
-fn structured(meta: &EventMeta, payload: &Payload) -> Bytes {
+pub(super) fn structured(meta: &EventMeta, payload: &Payload) -> Bytes {
     let data = payload.bytes();
     let mut body = Vec::with_capacity(data.len() * 4 / 3 + ATTRIBUTES);
     let mut separator = b'{';

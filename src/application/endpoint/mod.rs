@@ -1,14 +1,17 @@
 //! An endpoint: everything about a webhook that makes a request out of an event.
 
 mod authentication;
+mod batch;
 mod body;
 mod headers;
+mod ndjson;
 #[cfg(test)]
 mod tests;
 mod trace;
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Uri};
 use url::Url;
 
@@ -29,6 +32,7 @@ use super::{
 use headers::{TRACEPARENT, TRACESTATE, WEBHOOK_ID, WEBHOOK_SIGNATURE, WEBHOOK_TIMESTAMP};
 
 pub use authentication::Authentication;
+pub(in crate::application) use batch::BatchBody;
 pub(crate) use headers::USER_AGENT;
 pub use headers::is_reserved_header;
 
@@ -132,21 +136,37 @@ impl Endpoint {
         now: Timestamp,
     ) -> Result<OutboundRequest, String> {
         let mut headers = self.headers.clone();
-        let made = self.transform.as_ref().map(|transform| {
-            let made = transform.json(&EventView::new(event));
-            made.map_err(|fault| format!("transform: {fault}"))
-        });
-        let made = made.transpose()?.map(Payload::Json);
+        let made = self.transformed(&EventView::new(event))?;
+        let made = made.map(Payload::Json);
         let payload = made.as_ref().unwrap_or(&event.payload);
         let body = body::write(self.settings.format, event, payload, &mut headers);
+        let trace = trace::context(&event.meta, delivery, attempt);
+        Ok(self.signed(delivery.0, body, headers, trace, now))
+    }
 
+    /// What the transform makes of an event, if there is one.
+    fn transformed(&self, view: &EventView<'_>) -> Result<Option<Bytes>, String> {
+        let made = self.transform.as_ref().map(|transform| {
+            let made = transform.json(view);
+            made.map_err(|fault| format!("transform: {fault}"))
+        });
+        made.transpose()
+    }
+
+    fn signed(
+        &self,
+        id: uuid::Uuid,
+        body: Bytes,
+        mut headers: HeaderMap,
+        (traceparent, tracestate): (String, Option<HeaderValue>),
+        now: Timestamp,
+    ) -> OutboundRequest {
         let mut buffer = uuid::Uuid::encode_buffer();
-        let id: &str = delivery.0.hyphenated().encode_lower(&mut buffer);
+        let id: &str = id.hyphenated().encode_lower(&mut buffer);
         let timestamp = now.timestamp();
         let valid = |key: &&SigningKey| key.expires_at.is_none_or(|end| end > now);
         let keys = self.keys.iter().filter(valid).map(|key| &key.key);
         let signature = signature(keys, id, timestamp, &body);
-        let (traceparent, tracestate) = trace::context(&event.meta, delivery, attempt);
 
         // These texts are made of characters that every header takes.
         for (name, value) in [
@@ -163,7 +183,7 @@ impl Endpoint {
         if let Some(tracestate) = tracestate {
             headers.insert(TRACESTATE, tracestate);
         }
-        Ok(OutboundRequest {
+        OutboundRequest {
             uri: self.uri.clone(),
             method: self.method.clone(),
             headers,
@@ -172,7 +192,7 @@ impl Endpoint {
             whole_up_to: self.response.is_some().then_some(MAX_ANSWER),
             identity: self.identity.clone(),
             grant: self.grant.clone(),
-        })
+        }
     }
 }
 

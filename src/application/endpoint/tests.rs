@@ -32,6 +32,7 @@ fn settings(format: BodyFormat, headers: &[(&str, &str)]) -> WebhookSettings {
         retry: RetryPolicy::default(),
         format,
         ordering: None,
+        batch: None,
         response: None,
         filter: None,
         transform: None,

@@ -15,7 +15,7 @@ pub(super) fn context(
     delivery: DeliveryId,
     attempt: i32,
 ) -> (String, Option<HeaderValue>) {
-    let (parent, _) = Uuid::new_v5(&delivery.0, &trace_name(attempt)).as_u64_pair();
+    let parent = parent(delivery.0, attempt);
     let continued = meta.trace.as_ref();
     match continued.and_then(TraceContext::trace_and_flags) {
         Some((trace, flags)) => {
@@ -23,8 +23,17 @@ pub(super) fn context(
             let state = state.and_then(|text| HeaderValue::from_str(text).ok());
             (format!("00-{trace}-{parent:016x}-{flags}"), state)
         }
-        None => (format!("00-{}-{parent:016x}-01", delivery.0.simple()), None),
+        None => (of_its_own(delivery.0, attempt), None),
     }
+}
+
+/// `traceparent` of an attempt that is a trace of its own.
+pub(super) fn of_its_own(id: Uuid, attempt: i32) -> String {
+    format!("00-{}-{:016x}-01", id.simple(), parent(id, attempt))
+}
+
+fn parent(id: Uuid, attempt: i32) -> u64 {
+    Uuid::new_v5(&id, &trace_name(attempt)).as_u64_pair().0
 }
 
 /// Other than the names of the delivery's events.

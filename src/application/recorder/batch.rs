@@ -27,6 +27,8 @@ pub(super) struct Announcement {
     pub(super) tickets: Vec<Arc<Ticket>>,
     /// Whether some wait for their turn.
     pub(super) has_ordered: bool,
+    /// Whether some wait to go out with others.
+    pub(super) has_batched: bool,
     /// Whether some wait for a token of their webhook's rate limit.
     pub(super) has_limited: bool,
 }
@@ -85,14 +87,26 @@ impl Batch {
                 self.records.leased.push(*record);
                 self.permits.push(permit);
             }
+            Outcome::Together {
+                records,
+                released,
+                at,
+                permit,
+            } => {
+                self.records.leased.extend(records);
+                self.release(released, at);
+                self.permits.push(permit);
+            }
             Outcome::Release { lease, at, permit } => {
-                self.releases
-                    .entry(up_to_the_second(at))
-                    .or_default()
-                    .push(lease);
+                self.release([lease], at);
                 self.permits.push(permit);
             }
         }
+    }
+
+    fn release(&mut self, leases: impl IntoIterator<Item = Lease>, at: Timestamp) {
+        let due = self.releases.entry(up_to_the_second(at)).or_default();
+        due.extend(leases);
     }
 
     /// The leases to give back, by when their deliveries are due again; once.
@@ -112,6 +126,7 @@ impl Batch {
             } = first;
             let id = record.delivery.id;
             announcement.has_ordered |= record.delivery.lane.is_some();
+            announcement.has_batched |= record.delivery.batch.is_shared();
             announcement.has_limited |= record.delivery.error.as_deref() == Some(RATE_LIMITED);
             if let Some(recorded) = recorded {
                 let is_new = !written.failed.contains(&id) && !written.before.contains_key(&id);

@@ -74,6 +74,17 @@ pub enum Outcome {
         /// Bounds the deliveries in hand.
         permit: OwnedSemaphorePermit,
     },
+    /// Of a batch: all or nothing of it is recorded, unless the database refuses a part.
+    Together {
+        /// What to record.
+        records: Vec<LeasedRecord>,
+        /// Leases to give back, no attempt having been made under them.
+        released: Vec<Lease>,
+        /// When those are due again.
+        at: Timestamp,
+        /// Bounds the batches in hand.
+        permit: OwnedSemaphorePermit,
+    },
     /// No attempt was made under this lease; due again at this time.
     Release {
         /// The lease to give back.
@@ -268,6 +279,7 @@ impl Recorder {
                 rows,
                 tickets,
                 has_ordered,
+                has_batched,
                 has_limited,
             } = announcement;
             if !rows.is_empty() {
@@ -287,6 +299,9 @@ impl Recorder {
             }
             if has_ordered {
                 self.wakers.lanes.notify_one();
+            }
+            if has_batched {
+                self.wakers.batches.notify_one();
             }
             if has_limited {
                 self.wakers.parked.notify_one();

@@ -60,6 +60,7 @@ impl<'a> Compiler<'a> {
             |_| RetryPolicy::default(),
             |settings| settings.retry.clone(),
         );
+        let batch = settings.as_ref().ok().and_then(|settings| settings.batch);
         let limits = settings.as_ref().ok();
         let is_rate_limited = limits.is_some_and(|settings| settings.rate_limit.is_some());
         let max_in_flight = limits.and_then(|settings| settings.max_in_flight);
@@ -113,6 +114,7 @@ impl<'a> Compiler<'a> {
                 retry,
                 filter,
                 ordering,
+                batch,
                 is_rate_limited,
                 max_in_flight,
                 endpoint,

@@ -25,7 +25,7 @@ use tokio::{sync::Mutex, time::Instant};
 
 use crate::{
     domain::{
-        entities::{OnExhausted, Webhook},
+        entities::{BatchRule, OnExhausted, Webhook},
         interfaces::{RegistryDelta, RegistryWebhook, Store, StoreError, UnreadableWebhook},
         policies::RetryPolicy,
         values::{IntegrationId, TenantId, WebhookId},
@@ -61,6 +61,8 @@ pub struct CompiledWebhook {
     pub filter: Option<Arc<dyn Expression>>,
     /// Which deliveries wait for each other, if any do.
     pub ordering: Option<LaneRule>,
+    /// How many events go out in one request, if not one.
+    pub batch: Option<BatchRule>,
     /// Whether it has a rate limit: its deliveries are parked without an attempt, and each claim of one
     /// takes a token.
     pub is_rate_limited: bool,

@@ -118,6 +118,7 @@ impl Snapshot {
             retry: RetryPolicy::default(),
             filter: None,
             ordering: None,
+            batch: None,
             is_rate_limited: false,
             max_in_flight: None,
             endpoint: Err(row.problem),

@@ -1,6 +1,7 @@
 //! Reads the settings of a webhook from its configuration: when it is saved, and when it is loaded.
 
 mod authentication;
+mod batch;
 mod response;
 
 use std::{ops::RangeInclusive, sync::Arc, time::Duration};
@@ -34,7 +35,6 @@ const MAX_LABEL: usize = 63;
 /// How long an attempt may take when nothing is said.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 /// What the contract names and this version cannot do yet.
-const UNSUPPORTED: [&str; 1] = ["batch"];
 /// How many requests one worker may have under way at an endpoint.
 const MAX_IN_FLIGHT: RangeInclusive<i64> = 1..=1_000;
 
@@ -61,6 +61,8 @@ pub fn webhook_settings(
     rules: Option<&SavingRules<'_>>,
 ) -> Result<WebhookSettings, Faults> {
     let mut fields = Fields::new(config.clone(), "config");
+    // Before the others are read: it goes with some of them only.
+    let batch = batch::read(&mut fields, config);
     fields.need(&["url"]);
     let url = fields.text("url", Text::Line(MAX_URL));
     if let Some(problem) = url.as_deref().and_then(|url| url_problem(url, rules)) {
@@ -90,11 +92,6 @@ pub fn webhook_settings(
             "cannot be used with the format raw, which is the message as it was published";
         fields.fault("transform", message);
     }
-    for name in UNSUPPORTED {
-        if fields.discard(name) {
-            fields.fault(name, "is not supported by this version");
-        }
-    }
     let settings = WebhookSettings {
         url: url.unwrap_or_default(),
         method: method.unwrap_or(HttpMethod::Post),
@@ -103,6 +100,7 @@ pub fn webhook_settings(
         retry: retry.unwrap_or_default(),
         format: format.unwrap_or(BodyFormat::Standard),
         ordering,
+        batch,
         response,
         filter,
         transform,

@@ -38,6 +38,7 @@ fn a_url_is_enough_and_the_rest_has_defaults() {
             retry: RetryPolicy::default(),
             format: BodyFormat::Standard,
             ordering: None,
+            batch: None,
             response: None,
             filter: None,
             transform: None,
@@ -331,20 +332,6 @@ fn limits_are_read_within_their_bounds() {
     ] {
         let paths = limits(bad.clone()).unwrap_err();
         assert_eq!(paths, [format!("config.{path}")], "{bad}");
-    }
-}
-
-#[test]
-fn what_this_version_cannot_do_is_said_so() {
-    for name in UNSUPPORTED {
-        let config = json!({ "url": "https://example.com", name: {} });
-        let Value::Object(config) = config else {
-            panic!("not an object")
-        };
-        let faults = save(&config).unwrap_err().into_vec();
-        assert_eq!(faults.len(), 1);
-        assert_eq!(faults[0].path, format!("config.{name}"));
-        assert_eq!(faults[0].message, "is not supported by this version");
     }
 }
 

@@ -1,6 +1,6 @@
 //! A delivery: one event to one webhook.
 
-use crate::domain::values::{DeliveryId, LaneKey, TenantId, Timestamp, WebhookId};
+use crate::domain::values::{BatchId, DeliveryId, LaneKey, TenantId, Timestamp, WebhookId};
 
 use super::InvalidTransition;
 
@@ -94,6 +94,44 @@ pub struct Delivery {
     pub completed_at: Option<Timestamp>,
     /// Where it has its turn; `None` where it need not wait for others.
     pub lane: Option<LanePlace>,
+    /// Whether it goes out together with others.
+    pub batch: Batching,
+}
+
+/// Whether a delivery shares its requests with others of its webhook.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Batching {
+    /// It has requests of its own.
+    #[default]
+    Alone,
+    /// It goes out with the next batch, at the latest when it is due.
+    Waits,
+    /// It belongs to this batch, and is tried again with the others of it.
+    In(BatchId),
+}
+
+impl Batching {
+    /// Whether it shares its requests.
+    pub fn is_shared(self) -> bool {
+        self != Self::Alone
+    }
+
+    /// The batch that it belongs to.
+    pub fn id(self) -> Option<BatchId> {
+        match self {
+            Self::In(id) => Some(id),
+            Self::Alone | Self::Waits => None,
+        }
+    }
+
+    /// As a store keeps it: whether it is shared, and the batch.
+    pub fn from_parts(shared: bool, id: Option<BatchId>) -> Self {
+        match id {
+            Some(id) => Self::In(id),
+            None if shared => Self::Waits,
+            None => Self::Alone,
+        }
+    }
 }
 
 /// The place of a delivery among those of the same webhook and ordering key.
@@ -114,7 +152,8 @@ impl LanePlace {
 }
 
 impl Delivery {
-    /// `exhausted`, `cancelled`, `pending` → due now, with its whole retry schedule anew.
+    /// `exhausted`, `cancelled`, `pending` → due now, with its whole retry schedule anew. One that goes out
+    /// with others joins the next batch, which goes at once.
     ///
     /// # Errors
     /// Refused when it is delivered.
@@ -126,12 +165,20 @@ impl Delivery {
                 remedy: "only a pending, exhausted or cancelled delivery can be retried",
             });
         }
+        self.reopen(now);
+        Ok(())
+    }
+
+    /// Any state → due now, with its whole retry schedule anew.
+    pub fn reopen(&mut self, now: Timestamp) {
         self.status = DeliveryStatus::Pending;
         self.budget_base = self.attempt_count;
         self.next_attempt_at = Some(now);
         self.completed_at = None;
+        if self.batch.is_shared() {
+            self.batch = Batching::Waits;
+        }
         self.unblock();
-        Ok(())
     }
 
     /// `pending` → `cancelled`; `false` when it is cancelled already. So too one that is exhausted and

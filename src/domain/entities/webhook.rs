@@ -137,12 +137,44 @@ pub struct WebhookSettings {
     pub transform: Option<String>,
     /// Which deliveries wait for each other, if any do.
     pub ordering: Option<Ordering>,
+    /// How many events go out in one request, if not one.
+    pub batch: Option<BatchRule>,
     /// How many requests it may get in a time, from all workers together.
     pub rate_limit: Option<RateLimit>,
     /// How many requests one worker may have under way there; `None` is as many as for any endpoint.
     pub max_in_flight: Option<u32>,
     /// What becomes of an endpoint's answer, if anything does.
     pub response: Option<ResponseSettings>,
+}
+
+/// When events that wait are sent together: as soon as one of these is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchRule {
+    /// Events in one request at most: 2–1,000.
+    pub max_events: u32,
+    /// Bytes of one request's body at most, 1 KiB–1 MiB; a single event may have more.
+    pub max_bytes: u32,
+    /// How long an event waits for others: up to 5 min.
+    pub max_wait: Duration,
+}
+
+impl BatchRule {
+    /// What `max_events` may be.
+    pub const EVENTS: std::ops::RangeInclusive<u32> = 2..=1_000;
+    /// What `max_bytes` may be.
+    pub const BYTES: std::ops::RangeInclusive<u32> = 1_024..=1_048_576;
+    /// The longest `max_wait`.
+    pub const LONGEST_WAIT: Duration = Duration::from_mins(5);
+}
+
+impl Default for BatchRule {
+    fn default() -> Self {
+        Self {
+            max_events: 100,
+            max_bytes: 262_144,
+            max_wait: Duration::from_secs(1),
+        }
+    }
 }
 
 /// A 2xx answer becomes an event for the ERP.

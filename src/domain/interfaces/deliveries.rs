@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crate::domain::{
     entities::{Attempt, Delivery},
     events::DomainEvent,
-    values::{DeliveryId, TenantId, Timestamp, WebhookId},
+    values::{BatchId, DeliveryId, TenantId, Timestamp, WebhookId},
 };
 
 use super::StoreError;
@@ -144,6 +144,39 @@ pub struct Blocker {
     pub tenant: Option<String>,
 }
 
+/// What to claim of the deliveries that go out together.
+#[derive(Debug, Clone)]
+pub struct BatchClaim {
+    /// Due up to this time.
+    pub now: Timestamp,
+    /// Until when the leases hold.
+    pub lease_until: Timestamp,
+    /// The ids for batches that are made now; as many batches are claimed at most, new ones or not.
+    pub ids: Vec<BatchId>,
+    /// Webhooks that have no free slot on this worker, or whose breaker is open.
+    pub exclude: Vec<WebhookId>,
+    /// This webhook alone, if there is one.
+    pub only: Option<WebhookId>,
+}
+
+/// Deliveries to send in one request, each under its lease: at least one, and of one webhook.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClaimedBatch {
+    /// Stays the same however often it is tried.
+    pub id: BatchId,
+    /// In the order in which they were taken in, which stays the same too.
+    pub deliveries: Vec<ClaimedDelivery>,
+}
+
+/// What was claimed of the deliveries that go out together.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ClaimedBatches {
+    /// At most one of each webhook.
+    pub batches: Vec<ClaimedBatch>,
+    /// As in [`Claimed`]; told where nothing was claimed.
+    pub next_token_at: Option<Timestamp>,
+}
+
 /// The store of deliveries.
 #[async_trait]
 pub trait DeliveryStore: Send + Sync {
@@ -170,9 +203,21 @@ pub trait DeliveryStore: Send + Sync {
     /// Claims the foremost due deliveries of lanes, of webhooks that are `pending` or `active` and whose
     /// integration runs. A lane whose front is not due, is leased, blocks, or is beyond the floor gives
     /// nothing; so at any time one worker at most works on a lane, and it goes on where the last one
-    /// stopped. Deliveries without a place in a lane are left to [`Self::claim_due`], and the others to
-    /// this. Rate limits hold as they do there.
+    /// stopped. Deliveries without a place in a lane are left to [`Self::claim_due`] and
+    /// [`Self::claim_batches`], and the others to this. Rate limits hold as
+    /// they do there.
     async fn claim_lanes(&self, claim: &LaneClaim) -> Result<ClaimedLanes, StoreError>;
+
+    /// Claims batches of webhooks that are `pending` or `active` and whose integration runs, fairly over
+    /// the webhooks and at most one of each. One that was made before is claimed as a whole when it is
+    /// due; what was cancelled or sent by itself meanwhile belongs to it no longer. Where there is none, a
+    /// new one is made of the oldest that wait, up to the webhook's [`BatchRule`] in number and in bytes of
+    /// their events: as soon as one of them is due, or there are enough of them. A single event that is
+    /// larger goes alone. Without a rule the default one holds. No other claim takes any of these. A batch
+    /// takes one token of its webhook's rate limit, if there is one.
+    ///
+    /// [`BatchRule`]: crate::domain::entities::BatchRule
+    async fn claim_batches(&self, claim: &BatchClaim) -> Result<ClaimedBatches, StoreError>;
 
     /// Takes, until `until`, the right to the one request that tries an endpoint whose breaker has waited
     /// long enough. Answers of which of `webhooks`: no two workers get it for the same one at a time.
@@ -194,8 +239,8 @@ pub trait DeliveryStore: Send + Sync {
         lease_until: Timestamp,
     ) -> Result<Vec<Lease>, StoreError>;
 
-    /// Gives leases back without an attempt: due again at `next_attempt_at`, and with the token that each
-    /// has taken of its webhook's rate limit. Lost leases are ignored.
+    /// Gives leases back without an attempt: due again at `next_attempt_at`, and with the token that each,
+    /// or its batch, has taken of its webhook's rate limit. Lost leases are ignored.
     async fn release(&self, leases: &[Lease], next_attempt_at: Timestamp)
     -> Result<(), StoreError>;
 

@@ -9,19 +9,25 @@ mod error;
 mod outbox;
 mod queries;
 mod registry;
+mod replays;
 mod sealed;
 mod tokens;
 mod unit_of_work;
 
 pub use deliveries::{
-    Blocker, ClaimRequest, Claimed, ClaimedDelivery, ClaimedLanes, DeliveryStore, FirstRecord,
-    LaneClaim, Lease, LeasedRecord, RecordBatch, StoredEvent,
+    BatchClaim, Blocker, ClaimRequest, Claimed, ClaimedBatch, ClaimedBatches, ClaimedDelivery,
+    ClaimedLanes, DeliveryStore, FirstRecord, LaneClaim, Lease, LeasedRecord, RecordBatch,
+    StoredEvent,
 };
 pub use error::StoreError;
 pub use outbox::{OutboxClaim, OutboxRow, OutboxStore};
 pub use queries::{DeliveryFilter, EntityFilter, Page, PageRequest, Queries, StoreStats};
 pub use registry::{
     RegistryChange, RegistryDelta, RegistryReader, RegistryWebhook, UnreadableWebhook,
+};
+pub use replays::{
+    Candidate, Candidates, ClaimedReplay, PageDone, Reopened, ReplayLease, ReplayPage, ReplayStore,
+    TypeCount,
 };
 pub use sealed::{Resealed, SealedKind, SealedPlace, SealedStore, StoredSealed};
 pub use tokens::{StoredToken, TokenState, TokenStore};
@@ -37,6 +43,7 @@ pub trait Store:
     + RegistryReader
     + Queries
     + SealedStore
+    + ReplayStore
     + TokenStore
 {
 }
@@ -48,6 +55,7 @@ impl<T> Store for T where
         + RegistryReader
         + Queries
         + SealedStore
+        + ReplayStore
         + TokenStore
 {
 }

@@ -3,10 +3,10 @@
 use async_trait::async_trait;
 
 use crate::domain::{
-    entities::{Delivery, Integration, Webhook},
+    entities::{BatchRule, Delivery, Integration, Replay, Webhook},
     events::DomainEvent,
     policies::{EndpointState, RateLimit},
-    values::{DeliveryId, IntegrationId, TenantId, Timestamp, WebhookId},
+    values::{DeliveryId, IntegrationId, ReplayId, TenantId, Timestamp, WebhookId},
 };
 
 use super::{RegistryChange, StoreError, StoredEvent};
@@ -144,6 +144,14 @@ pub trait UnitOfWork: Send {
     /// answers how many. The webhook may be gone.
     async fn unblock_lanes(&mut self, id: WebhookId, limit: u32) -> Result<u64, StoreError>;
 
+    /// Keeps how many events of an existing webhook go out in one request, for those who claim them; `None`
+    /// where each has its own.
+    async fn put_batch_rule(
+        &mut self,
+        webhook: WebhookId,
+        rule: Option<&BatchRule>,
+    ) -> Result<(), StoreError>;
+
     /// How the endpoint of a webhook is; lock the webhook first, that is what serialises the workers.
     async fn endpoint_state(&mut self, webhook: WebhookId) -> Result<EndpointState, StoreError>;
     /// Keeps how the endpoint of an existing webhook is. The right to a probe stays with whoever has it
@@ -177,6 +185,21 @@ pub trait UnitOfWork: Send {
     /// Writes a changed delivery and ends its lease: a worker that holds it can record nothing more.
     /// Its event stays, so that a cancelled delivery can be retried.
     async fn update_delivery(&mut self, changed: &Delivery) -> Result<(), StoreError>;
+
+    /// How many replays of a tenant run; others that ask in the same tenant wait for the end of this
+    /// unit of work.
+    async fn running_replays(&mut self, tenant: &TenantId) -> Result<i64, StoreError>;
+    /// Inserts a replay; `false` when one of the same webhook runs.
+    async fn insert_replay(&mut self, new: &Replay) -> Result<bool, StoreError>;
+    /// Reads and locks a replay of a webhook.
+    async fn replay(
+        &mut self,
+        tenant: &TenantId,
+        webhook: WebhookId,
+        id: ReplayId,
+    ) -> Result<Option<Replay>, StoreError>;
+    /// Writes a changed replay and ends its lease: a worker that holds it can record nothing more.
+    async fn update_replay(&mut self, changed: &Replay) -> Result<(), StoreError>;
 
     /// Adds events to the outbox; one whose id is there already is left alone.
     async fn add_events(&mut self, events: &[DomainEvent]) -> Result<(), StoreError>;

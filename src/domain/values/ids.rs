@@ -37,8 +37,16 @@ id!(
     WebhookId
 );
 id!(
+    /// A replay or backfill of a webhook.
+    ReplayId
+);
+id!(
     /// One event to one webhook; also the `webhook-id` that the receiver sees.
     DeliveryId
+);
+id!(
+    /// Several deliveries that go out in one request; also the `webhook-id` that the receiver sees of it.
+    BatchId
 );
 
 impl DeliveryId {

@@ -11,7 +11,7 @@ mod trace;
 
 pub use crate::shared::duration::{DurationError, parse_duration};
 pub use faults::{Fault, Faults};
-pub use ids::{CommandId, DeliveryId, IntegrationId, WebhookId};
+pub use ids::{BatchId, CommandId, DeliveryId, IntegrationId, ReplayId, WebhookId};
 pub use lane::LaneKey;
 pub use pattern::{EventPattern, PatternError, PatternToken};
 pub use secret_config::{

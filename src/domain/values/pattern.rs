@@ -81,6 +81,20 @@ impl EventPattern {
             exact => PatternToken::Exact(exact),
         })
     }
+
+    /// Whether an event of this type is meant.
+    pub fn matches(&self, event_type: &str) -> bool {
+        let mut types = event_type.split('.');
+        for token in self.tokens() {
+            match (token, types.next()) {
+                (PatternToken::Rest, Some(_)) => return true,
+                (PatternToken::Any, Some(_)) => {}
+                (PatternToken::Exact(text), Some(token)) if text == token => {}
+                _ => return false,
+            }
+        }
+        types.next().is_none()
+    }
 }
 
 impl fmt::Display for EventPattern {
@@ -105,6 +119,32 @@ impl From<EventPattern> for String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pattern_matches_by_the_rules_of_nats() {
+        for (pattern, event_type, expected) in [
+            ("order.created", "order.created", true),
+            ("order.created", "order.created.x", false),
+            ("order.created", "order", false),
+            ("*", "order.created", true),
+            (">", "order", true),
+            ("order.*", "order.created", true),
+            ("order.*", "order", false),
+            ("order.*", "order.a.b", false),
+            ("order.>", "order.a.b", true),
+            ("order.>", "order", false),
+            ("*.created", "order.created", true),
+            ("a.*.c.>", "a.b.c.d", true),
+            ("a.*.c.>", "a.b.c", false),
+        ] {
+            let pattern = EventPattern::try_new(pattern).unwrap();
+            assert_eq!(
+                pattern.matches(event_type),
+                expected,
+                "{pattern} {event_type}"
+            );
+        }
+    }
 
     #[test]
     fn patterns_follow_the_rules_of_nats_subjects() {

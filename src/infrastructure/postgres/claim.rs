@@ -206,22 +206,22 @@ async fn due_lanes(
     sqlx::query_as(
         "WITH RECURSIVE behind AS (
              (SELECT d.webhook_id, d.due_at FROM deliveries d
-              WHERE d.status = 'pending' AND d.lane_key IS NULL AND d.webhook_id > $1
+              WHERE d.status = 'pending' AND d.lane_key IS NULL AND NOT d.batched AND d.webhook_id > $1
               ORDER BY d.webhook_id, d.due_at LIMIT 1)
              UNION ALL
              SELECT n.webhook_id, n.due_at FROM behind b CROSS JOIN LATERAL (
                  SELECT d.webhook_id, d.due_at FROM deliveries d
-                 WHERE d.status = 'pending' AND d.lane_key IS NULL
+                 WHERE d.status = 'pending' AND d.lane_key IS NULL AND NOT d.batched
                      AND d.webhook_id > b.webhook_id
                  ORDER BY d.webhook_id, d.due_at LIMIT 1) n
          ), ahead AS (
              (SELECT d.webhook_id, d.due_at FROM deliveries d
-              WHERE d.status = 'pending' AND d.lane_key IS NULL AND d.webhook_id <= $1
+              WHERE d.status = 'pending' AND d.lane_key IS NULL AND NOT d.batched AND d.webhook_id <= $1
               ORDER BY d.webhook_id, d.due_at LIMIT 1)
              UNION ALL
              SELECT n.webhook_id, n.due_at FROM ahead a CROSS JOIN LATERAL (
                  SELECT d.webhook_id, d.due_at FROM deliveries d
-                 WHERE d.status = 'pending' AND d.lane_key IS NULL AND d.webhook_id > a.webhook_id
+                 WHERE d.status = 'pending' AND d.lane_key IS NULL AND NOT d.batched AND d.webhook_id > a.webhook_id
                      AND d.webhook_id <= $1
                  ORDER BY d.webhook_id, d.due_at LIMIT 1) n
          ), lanes AS (
@@ -245,7 +245,8 @@ async fn due_lanes(
           WHERE r.ready_at > $2 AND r.webhook_id <> ALL($3::uuid[])
               AND (NOT $5 OR r.webhook_id = ANY($6::uuid[]))
               AND EXISTS (SELECT FROM deliveries d WHERE d.status = 'pending'
-                  AND d.lane_key IS NULL AND d.webhook_id = r.webhook_id AND d.due_at <= $2))",
+                  AND d.lane_key IS NULL AND NOT d.batched AND d.webhook_id = r.webhook_id
+                  AND d.due_at <= $2))",
     )
     .bind(from)
     .bind(request.now)
@@ -283,7 +284,7 @@ async fn take(
                  SELECT d.id, d.ctid AS place, d.due_at, d.created_at,
                      octet_length(d.event_raw) AS bytes
                  FROM deliveries d
-                 WHERE d.status = 'pending' AND d.lane_key IS NULL AND d.webhook_id = l.webhook_id
+                 WHERE d.status = 'pending' AND d.lane_key IS NULL AND NOT d.batched AND d.webhook_id = l.webhook_id
                      AND d.due_at <= $2
                  ORDER BY d.due_at, d.created_at LIMIT $3
                  FOR UPDATE SKIP LOCKED
@@ -329,10 +330,16 @@ pub(super) async fn cancel_orphans(
              SELECT l.id FROM deliveries l
              WHERE l.id = ANY (ARRAY (
                      (SELECT d.id FROM deliveries d WHERE d.status = 'pending'
-                          AND d.lane_key IS NULL AND d.webhook_id = ANY($1::uuid[]) LIMIT $3)
+                          AND d.lane_key IS NULL AND NOT d.batched AND d.webhook_id = ANY($1::uuid[]) LIMIT $3)
                      UNION ALL
                      (SELECT d.id FROM deliveries d WHERE d.status = 'pending'
-                          AND d.lane_key IS NOT NULL AND d.webhook_id = ANY($1::uuid[]) LIMIT $3)))
+                          AND d.lane_key IS NOT NULL AND d.webhook_id = ANY($1::uuid[]) LIMIT $3)
+                     UNION ALL
+                     (SELECT d.id FROM deliveries d WHERE d.status = 'pending' AND d.batched
+                          AND d.batch_id IS NULL AND d.webhook_id = ANY($1::uuid[]) LIMIT $3)
+                     UNION ALL
+                     (SELECT d.id FROM deliveries d WHERE d.status = 'pending'
+                          AND d.batch_id IS NOT NULL AND d.webhook_id = ANY($1::uuid[]) LIMIT $3)))
                  AND l.status = 'pending'
              FOR UPDATE SKIP LOCKED
          )
@@ -351,9 +358,13 @@ pub(super) async fn cancel_orphans(
     sqlx::query(
         "DELETE FROM deleted_webhooks g WHERE g.id = ANY($1::uuid[])
              AND NOT EXISTS (SELECT FROM deliveries d
-                 WHERE d.status = 'pending' AND d.lane_key IS NULL AND d.webhook_id = g.id)
+                 WHERE d.status = 'pending' AND d.lane_key IS NULL AND NOT d.batched AND d.webhook_id = g.id)
              AND NOT EXISTS (SELECT FROM deliveries d
-                 WHERE d.status = 'pending' AND d.lane_key IS NOT NULL AND d.webhook_id = g.id)",
+                 WHERE d.status = 'pending' AND d.lane_key IS NOT NULL AND d.webhook_id = g.id)
+             AND NOT EXISTS (SELECT FROM deliveries d WHERE d.status = 'pending' AND d.batched
+                 AND d.batch_id IS NULL AND d.webhook_id = g.id)
+             AND NOT EXISTS (SELECT FROM deliveries d
+                 WHERE d.status = 'pending' AND d.batch_id IS NOT NULL AND d.webhook_id = g.id)",
     )
     .bind(webhooks.bind_iter())
     .execute(connection)

@@ -12,14 +12,14 @@ use uuid::Uuid;
 use crate::domain::{
     entities::{Attempt, Delivery},
     interfaces::{
-        Blocker, ClaimRequest, Claimed, ClaimedLanes, DeliveryStore, LaneClaim, Lease, RecordBatch,
-        StoreError,
+        BatchClaim, Blocker, ClaimRequest, Claimed, ClaimedBatches, ClaimedLanes, DeliveryStore,
+        LaneClaim, Lease, RecordBatch, StoreError,
     },
     values::{DeliveryId, TenantId, Timestamp, WebhookId},
 };
 
 use super::{
-    PostgresStore, blockers, claim, endpoints,
+    PostgresStore, batches, blockers, claim, endpoints,
     error::during,
     lanes, rate_limits, record,
     rows::{AttemptRow, DeliveryRow, FirstAttemptRow, all, delivery_columns},
@@ -98,6 +98,10 @@ impl DeliveryStore for PostgresStore {
         lanes::claim_lanes(&self.pool, &self.last_lane, claim).await
     }
 
+    async fn claim_batches(&self, claim: &BatchClaim) -> Result<ClaimedBatches, StoreError> {
+        batches::claim_batches(&self.pool, &self.last_batch, claim).await
+    }
+
     async fn take_probes(
         &self,
         webhooks: &[WebhookId],
@@ -161,9 +165,9 @@ impl DeliveryStore for PostgresStore {
                  FROM UNNEST($1::uuid[], $2::bigint[]) AS l (id, epoch)
                  WHERE (SELECT count(*) FROM locked) > 0
                      AND d.id = l.id AND d.lease_epoch = l.epoch AND d.status = 'pending'
-                 RETURNING d.webhook_id
+                 RETURNING d.webhook_id, COALESCE(d.batch_id, d.id) AS request
              )
-             SELECT r.webhook_id, count(*) FROM released r
+             SELECT r.webhook_id, count(DISTINCT r.request) FROM released r
              WHERE EXISTS (SELECT FROM rate_limits x WHERE x.webhook_id = r.webhook_id)
              GROUP BY r.webhook_id",
         )

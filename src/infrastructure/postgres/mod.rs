@@ -8,6 +8,7 @@
 //! Three things keep many workers apart: unique keys (a delivery is recorded once), `SKIP LOCKED` (no
 //! two claim the same row), and `lease_epoch` (who lost a lease writes nothing).
 
+mod batches;
 mod blockers;
 mod claim;
 mod deliveries;
@@ -21,6 +22,7 @@ mod queries;
 mod rate_limits;
 mod record;
 mod registry;
+mod replays;
 mod rows;
 mod sealed;
 mod text;
@@ -57,6 +59,8 @@ pub struct PostgresStore {
     claimed_up_to: Arc<Mutex<Uuid>>,
     /// The same of the lanes.
     last_lane: Arc<LastLane>,
+    /// The same of the batches: a webhook.
+    last_batch: Arc<Mutex<Uuid>>,
 }
 
 impl PostgresStore {
@@ -74,6 +78,7 @@ impl PostgresStore {
             pool: Pool::open(url, options)?,
             claimed_up_to: Arc::default(),
             last_lane: Arc::default(),
+            last_batch: Arc::default(),
         })
     }
 

@@ -191,12 +191,12 @@ impl Queries for PostgresStore {
         let (parked, oldest_due, outbox, oldest_outbox) = sqlx::query_as(
             "WITH RECURSIVE lanes AS (
                  (SELECT d.webhook_id, d.due_at FROM deliveries d
-                  WHERE d.status = 'pending' AND d.lane_key IS NULL
+                  WHERE d.status = 'pending' AND d.lane_key IS NULL AND NOT d.batched
                   ORDER BY d.webhook_id, d.due_at LIMIT 1)
                  UNION ALL
                  SELECT n.webhook_id, n.due_at FROM lanes l CROSS JOIN LATERAL (
                      SELECT d.webhook_id, d.due_at FROM deliveries d
-                     WHERE d.status = 'pending' AND d.lane_key IS NULL
+                     WHERE d.status = 'pending' AND d.lane_key IS NULL AND NOT d.batched
                          AND d.webhook_id > l.webhook_id
                      ORDER BY d.webhook_id, d.due_at LIMIT 1) n
              )
@@ -214,10 +214,16 @@ impl Queries for PostgresStore {
                  SELECT count(*) AS parked
                  FROM (
                      (SELECT 1 FROM deliveries
-                      WHERE status = 'pending' AND lane_key IS NULL LIMIT 1000000)
+                      WHERE status = 'pending' AND lane_key IS NULL AND NOT batched LIMIT 1000000)
                      UNION ALL
                      (SELECT 1 FROM deliveries
                       WHERE status = 'pending' AND lane_key IS NOT NULL LIMIT 1000000)
+                     UNION ALL
+                     (SELECT 1 FROM deliveries
+                      WHERE status = 'pending' AND batched AND batch_id IS NULL LIMIT 1000000)
+                     UNION ALL
+                     (SELECT 1 FROM deliveries
+                      WHERE status = 'pending' AND batch_id IS NOT NULL LIMIT 1000000)
                      LIMIT 1000000) d
              ) p, (
                  SELECT count(*) AS waiting

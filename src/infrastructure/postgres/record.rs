@@ -153,8 +153,8 @@ fn events<'a, S: BuildHasher>(
         .collect()
 }
 
-/// Inserts first records and answers which are new.
-async fn insert(
+/// Inserts first records, in the order of their ids, and answers which are new.
+pub(super) async fn insert(
     connection: &mut PgConnection,
     records: &[&FirstRecord],
 ) -> Result<Vec<DeliveryId>, StoreError> {
@@ -170,13 +170,14 @@ async fn insert(
              source_sequence, status, attempt_count, event_version, budget_base, next_attempt_at,
              error, created_at, completed_at, first_started_at, first_duration_ms,
              first_status_code, first_error, first_response, event_meta, event_raw, lane_key,
-             lane_turn, lane_blocks, due_at)
+             lane_turn, lane_blocks, batched, due_at)
          SELECT r.*, r.next_attempt_at
          FROM UNNEST($1::uuid[], $2::text[], $3::uuid[], $4::text[], $5::text[], $6::text[],
              $7::bigint[], $8::text[], $9::integer[], $10::bigint[], $11::integer[],
              $12::timestamptz[], $13::text[], $14::timestamptz[], $15::timestamptz[],
              $16::timestamptz[], $17::bigint[], $18::integer[], $19::text[], $20::text[],
-             $21::text[], $22::bytea[], $23::text[], $24::bigint[], $25::boolean[])
+             $21::text[], $22::bytea[], $23::text[], $24::bigint[], $25::boolean[],
+             $26::boolean[])
              AS r (id, tenant, webhook_id, event_id, event_type, correlation_id, source_sequence,
                  status, attempt_count, event_version, budget_base, next_attempt_at)
          ON CONFLICT (id) DO NOTHING
@@ -219,6 +220,7 @@ async fn insert(
     .bind(deliveries().map(Delivery::lane_key).bind_iter())
     .bind(deliveries().map(Delivery::lane_turn).bind_iter())
     .bind(deliveries().map(Delivery::blocks).bind_iter())
+    .bind(deliveries().map(|d| d.batch.is_shared()).bind_iter())
     .fetch_all(connection)
     .await
     .map_err(during(OPERATION))?;
@@ -255,13 +257,15 @@ async fn update(
              first_response = COALESCE(d.first_response, r.first_response),
              event_meta = CASE WHEN r.keeps_event THEN d.event_meta END,
              event_raw = CASE WHEN r.keeps_event THEN d.event_raw END,
-             lane_blocks = r.lane_blocks
+             lane_blocks = r.lane_blocks, batch_id = r.batch_id
          FROM UNNEST($1::uuid[], $2::bigint[], $3::text[], $4::integer[], $5::bigint[],
              $6::integer[], $7::timestamptz[], $8::text[], $9::timestamptz[], $10::timestamptz[],
-             $11::bigint[], $12::integer[], $13::text[], $14::text[], $15::boolean[], $16::boolean[])
+             $11::bigint[], $12::integer[], $13::text[], $14::text[], $15::boolean[], $16::boolean[],
+             $17::uuid[])
              AS r (id, epoch, status, attempt_count, event_version, budget_base, next_attempt_at,
                  error, completed_at, first_started_at, first_duration_ms, first_status_code,
-                 first_error, first_response, keeps_event, lane_blocks)
+                 first_error, first_response, keeps_event, lane_blocks,
+                 batch_id)
          WHERE (SELECT count(*) FROM locked) > 0
              AND d.id = r.id AND d.lease_epoch = r.epoch AND d.status = 'pending'
          RETURNING d.id",
@@ -290,6 +294,11 @@ async fn update(
     )
     .bind(deliveries().map(|d| keeps_event(d.status)).bind_iter())
     .bind(deliveries().map(Delivery::blocks).bind_iter())
+    .bind(
+        deliveries()
+            .map(|d| d.batch.id().map(|id| id.0))
+            .bind_iter(),
+    )
     .fetch_all(connection)
     .await
     .map_err(during(OPERATION))?;

@@ -81,11 +81,19 @@ async fn cancel(
         WHERE seq IN (SELECT seq FROM (
                 SELECT d.seq FROM json_each(?1) w
                 CROSS JOIN deliveries d ON d.webhook_id = unhex(w.value)
-                WHERE d.status = 'pending' AND d.lane_key IS NULL
+                WHERE d.status = 'pending' AND d.lane_key IS NULL AND NOT d.batched
                 UNION ALL
                 SELECT d.seq FROM json_each(?1) w
                 CROSS JOIN deliveries d ON d.webhook_id = unhex(w.value)
-                WHERE d.status = 'pending' AND d.lane_key IS NOT NULL)
+                WHERE d.status = 'pending' AND d.lane_key IS NOT NULL
+                UNION ALL
+                SELECT d.seq FROM json_each(?1) w
+                CROSS JOIN deliveries d ON d.webhook_id = unhex(w.value)
+                WHERE d.status = 'pending' AND d.batched AND d.batch_id IS NULL
+                UNION ALL
+                SELECT d.seq FROM json_each(?1) w
+                CROSS JOIN deliveries d ON d.webhook_id = unhex(w.value)
+                WHERE d.status = 'pending' AND d.batch_id IS NOT NULL)
             LIMIT ?3)
         RETURNING seq",
     )

@@ -87,10 +87,10 @@ fn understood(
 /// and so on.
 pub(super) const CANDIDATES: &str = "
 WITH RECURSIVE waiting (webhook_id) AS (
-    SELECT min(webhook_id) FROM deliveries WHERE status = 'pending' AND lane_key IS NULL
+    SELECT min(webhook_id) FROM deliveries WHERE status = 'pending' AND lane_key IS NULL AND NOT batched
     UNION ALL
     SELECT (SELECT min(d.webhook_id) FROM deliveries d
-        WHERE d.status = 'pending' AND d.lane_key IS NULL AND d.webhook_id > w.webhook_id)
+        WHERE d.status = 'pending' AND d.lane_key IS NULL AND NOT d.batched AND d.webhook_id > w.webhook_id)
     FROM waiting w WHERE w.webhook_id IS NOT NULL
 ), runnable (webhook_id) AS MATERIALIZED (
     SELECT e.id
@@ -102,15 +102,15 @@ WITH RECURSIVE waiting (webhook_id) AS (
         AND (?6 IS NULL OR e.id IN (SELECT unhex(value) FROM json_each(?6)))
         AND NOT EXISTS (SELECT 1 FROM rate_limits l WHERE l.webhook_id = e.id AND l.ready_at > ?1)
         AND (SELECT min(d.due_at) FROM deliveries d
-            WHERE d.status = 'pending' AND d.lane_key IS NULL AND d.webhook_id = e.id) <= ?1
+            WHERE d.status = 'pending' AND d.lane_key IS NULL AND NOT d.batched AND d.webhook_id = e.id) <= ?1
     ORDER BY (SELECT min(d.due_at) FROM deliveries d
-            WHERE d.status = 'pending' AND d.lane_key IS NULL AND d.webhook_id = e.id)
+            WHERE d.status = 'pending' AND d.lane_key IS NULL AND NOT d.batched AND d.webhook_id = e.id)
     LIMIT ?3
 ), due (seq, turn, due_at) AS MATERIALIZED (
     SELECT d.seq, row_number() OVER (PARTITION BY d.webhook_id ORDER BY d.due_at, d.seq), d.due_at
     FROM runnable r
     CROSS JOIN deliveries d ON d.seq IN (SELECT o.seq FROM deliveries o
-        WHERE o.status = 'pending' AND o.lane_key IS NULL AND o.webhook_id = r.webhook_id
+        WHERE o.status = 'pending' AND o.lane_key IS NULL AND NOT o.batched AND o.webhook_id = r.webhook_id
             AND o.due_at <= ?1
         ORDER BY o.due_at, o.next_attempt_at, o.seq LIMIT ?4)
     ORDER BY 2, 3, 1

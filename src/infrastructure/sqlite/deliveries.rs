@@ -9,8 +9,8 @@ use uuid::Uuid;
 use crate::domain::{
     entities::{Attempt, Delivery},
     interfaces::{
-        Blocker, ClaimRequest, Claimed, ClaimedLanes, DeliveryStore, LaneClaim, Lease, RecordBatch,
-        StoreError,
+        BatchClaim, Blocker, ClaimRequest, Claimed, ClaimedBatches, ClaimedLanes, DeliveryStore,
+        LaneClaim, Lease, RecordBatch, StoreError,
     },
     values::{DeliveryId, TenantId, Timestamp, WebhookId},
 };
@@ -18,7 +18,7 @@ use crate::domain::{
 use super::{
     SqliteStore,
     batch::{ManyRows, hex_array},
-    blockers, claim, endpoints,
+    batches, blockers, claim, endpoints,
     error::failed,
     lanes, rate_limits, record, rows, turns,
 };
@@ -64,6 +64,10 @@ impl DeliveryStore for SqliteStore {
 
     async fn claim_lanes(&self, claim: &LaneClaim) -> Result<ClaimedLanes, StoreError> {
         lanes::claim_lanes(self, claim).await
+    }
+
+    async fn claim_batches(&self, claim: &BatchClaim) -> Result<ClaimedBatches, StoreError> {
+        batches::claim_batches(self, claim).await
     }
 
     async fn take_probes(
@@ -112,7 +116,9 @@ impl DeliveryStore for SqliteStore {
             next_attempt_at,
         )
         .await?;
-        let webhooks: Vec<Uuid> = held.into_iter().map(|(_, webhook)| webhook).collect();
+        // A batch has taken one token.
+        let requests: HashSet<Request> = held.into_iter().map(|(_, request)| request).collect();
+        let webhooks: Vec<Uuid> = requests.into_iter().map(|(webhook, _)| webhook).collect();
         rate_limits::give_back(&mut transaction, &webhooks).await?;
         transaction.commit().await.map_err(failed(RELEASED))
     }
@@ -181,7 +187,7 @@ static RENEW: LazyLock<ManyRows> = LazyLock::new(|| {
         UPDATE deliveries SET due_at = max(next_attempt_at, v.until) FROM v
         WHERE deliveries.id = v.id AND deliveries.lease_epoch = v.epoch
             AND deliveries.status = 'pending'
-        RETURNING id, lease_epoch, webhook_id",
+        RETURNING id, lease_epoch, webhook_id, coalesce(batch_id, id)",
     )
 });
 
@@ -195,18 +201,21 @@ static RELEASE: LazyLock<ManyRows> = LazyLock::new(|| {
         FROM v
         WHERE deliveries.id = v.id AND deliveries.lease_epoch = v.epoch
             AND deliveries.status = 'pending'
-        RETURNING id, lease_epoch, webhook_id",
+        RETURNING id, lease_epoch, webhook_id, coalesce(batch_id, id)",
     )
 });
 
-/// Answers the leases that were held, as they are now, each with its webhook.
+/// A request that a lease was taken for: its webhook, and the delivery or its batch.
+type Request = (Uuid, Uuid);
+
+/// Answers the leases that were held, as they are now, each with the request that it was taken for.
 async fn on_leases(
     connection: &mut SqliteConnection,
     operation: &'static str,
     statement: &ManyRows,
     leases: &[Lease],
     time: Timestamp,
-) -> Result<Vec<(Lease, Uuid)>, StoreError> {
+) -> Result<Vec<(Lease, Request)>, StoreError> {
     let mut held = Vec::with_capacity(leases.len());
     for (sql, piece) in statement.pieces(leases) {
         let mut query = sqlx::query_as(sql);
@@ -216,13 +225,13 @@ async fn on_leases(
                 .bind(lease.epoch)
                 .bind(time.timestamp_millis());
         }
-        let rows: Vec<(Uuid, i64, Uuid)> = query
+        let rows: Vec<(Uuid, i64, Uuid, Uuid)> = query
             .fetch_all(&mut *connection)
             .await
             .map_err(failed(operation))?;
-        held.extend(rows.into_iter().map(|(id, epoch, webhook)| {
+        held.extend(rows.into_iter().map(|(id, epoch, webhook, request)| {
             let delivery_id = DeliveryId(id);
-            (Lease { delivery_id, epoch }, webhook)
+            (Lease { delivery_id, epoch }, (webhook, request))
         }));
     }
     Ok(held)

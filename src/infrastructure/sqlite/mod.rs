@@ -9,6 +9,7 @@
 
 mod backlog;
 mod batch;
+mod batches;
 mod blockers;
 mod claim;
 mod deliveries;
@@ -22,6 +23,7 @@ mod queries;
 mod rate_limits;
 mod record;
 mod registry;
+mod replays;
 mod rows;
 mod sealed;
 mod tokens;

@@ -175,15 +175,15 @@ impl Queries for SqliteStore {
         let row = sqlx::query(
             "WITH RECURSIVE waiting (webhook_id) AS (
                 SELECT min(webhook_id) FROM deliveries
-                WHERE status = 'pending' AND lane_key IS NULL
+                WHERE status = 'pending' AND lane_key IS NULL AND NOT batched
                 UNION ALL
                 SELECT (SELECT min(d.webhook_id) FROM deliveries d
-                    WHERE d.status = 'pending' AND d.lane_key IS NULL
+                    WHERE d.status = 'pending' AND d.lane_key IS NULL AND NOT d.batched
                         AND d.webhook_id > w.webhook_id)
                 FROM waiting w WHERE w.webhook_id IS NOT NULL
             ), oldest (due_at) AS (
                 SELECT (SELECT min(d.due_at) FROM deliveries d
-                    WHERE d.status = 'pending' AND d.lane_key IS NULL
+                    WHERE d.status = 'pending' AND d.lane_key IS NULL AND NOT d.batched
                         AND d.webhook_id = e.id)
                 FROM waiting w
                 CROSS JOIN webhooks e ON e.id = w.webhook_id
@@ -194,9 +194,14 @@ impl Queries for SqliteStore {
             )
             SELECT 0 AS id,
                 (SELECT count(*) FROM (
-                    SELECT 1 FROM deliveries WHERE status = 'pending' AND lane_key IS NULL
+                    SELECT 1 FROM deliveries WHERE status = 'pending' AND lane_key IS NULL AND NOT batched
                     UNION ALL
                     SELECT 1 FROM deliveries WHERE status = 'pending' AND lane_key IS NOT NULL
+                    UNION ALL
+                    SELECT 1 FROM deliveries
+                    WHERE status = 'pending' AND batched AND batch_id IS NULL
+                    UNION ALL
+                    SELECT 1 FROM deliveries WHERE status = 'pending' AND batch_id IS NOT NULL
                     LIMIT 1000000)) AS parked,
                 (SELECT min(due_at) FROM oldest WHERE due_at <= ?1) AS oldest_due,
                 (SELECT count(*) FROM (SELECT 1 FROM outbox WHERE published_at IS NULL
@@ -269,15 +274,19 @@ const DELIVERIES: &str = select_deliveries!("(?5 IS NULL OR e.status = ?5)");
 const UNDELIVERED: &str = select_deliveries!("e.status = ?5 AND e.status <> 'delivered'");
 
 /// What a list is limited by: `since` ≤ created, and (created, id) < (`before`, `before_id`).
-struct Bounds {
+pub(super) struct Bounds {
     since: i64,
-    before: i64,
-    before_id: Vec<u8>,
-    rows: i64,
+    pub(super) before: i64,
+    pub(super) before_id: Vec<u8>,
+    pub(super) rows: i64,
 }
 
 impl Bounds {
-    fn new(since: Option<Timestamp>, until: Option<Timestamp>, page: &PageRequest) -> Self {
+    pub(super) fn new(
+        since: Option<Timestamp>,
+        until: Option<Timestamp>,
+        page: &PageRequest,
+    ) -> Self {
         // No id is less than the empty one.
         let until = until.map_or(i64::MAX, |until| until.timestamp_millis());
         let end = (until, Vec::new());
@@ -295,7 +304,7 @@ impl Bounds {
     }
 }
 
-fn to_page<T>(
+pub(super) fn to_page<T>(
     rows: &[SqliteRow],
     page: &PageRequest,
     read: impl Fn(&SqliteRow) -> Result<T, StoreError>,

@@ -158,7 +158,7 @@ pub(super) async fn next_token_at(
                     WHERE d.status = 'pending' AND d.lane_key IS NOT NULL
                         AND d.webhook_id = r.webhook_id AND d.due_at <= ?1)
                 ELSE EXISTS (SELECT 1 FROM deliveries d
-                    WHERE d.status = 'pending' AND d.lane_key IS NULL
+                    WHERE d.status = 'pending' AND d.lane_key IS NULL AND NOT d.batched
                         AND d.webhook_id = r.webhook_id AND d.due_at <= ?1) END",
     )
     .bind(now.timestamp_millis())

@@ -41,11 +41,7 @@ pub(super) async fn record(
 
     let first = once_each(&batch.first, &inserted, |record| record.delivery.id);
     let leased = once_each(&batch.leased, &updated, |record| record.lease.delivery_id);
-    let events = first.iter().filter_map(|record| {
-        let event = record.event.as_ref()?;
-        Some((record.delivery.id, event))
-    });
-    insert_events(&mut transaction, &events.collect::<Vec<_>>()).await?;
+    keep_events(&mut transaction, &first).await?;
     cancel_orphans(&mut transaction, &first).await?;
     let attempts = first
         .iter()
@@ -67,6 +63,31 @@ pub(super) async fn record(
     let mut changed = inserted;
     changed.extend(updated);
     Ok(changed)
+}
+
+/// Deliveries that were never attempted, in somebody else's transaction; answers which are new.
+pub(super) async fn insert_unattempted(
+    connection: &mut SqliteConnection,
+    records: &[FirstRecord],
+) -> Result<HashSet<DeliveryId>, StoreError> {
+    let inserted = insert(connection, records).await?;
+    let first = once_each(records, &inserted, |record| record.delivery.id);
+    keep_events(connection, &first).await?;
+    cancel_orphans(connection, &first).await?;
+    let told: Vec<&DomainEvent> = first.iter().flat_map(|record| &record.events).collect();
+    outbox::add_events(connection, &told).await?;
+    Ok(inserted)
+}
+
+async fn keep_events(
+    connection: &mut SqliteConnection,
+    first: &[&FirstRecord],
+) -> Result<(), StoreError> {
+    let events = first.iter().filter_map(|record| {
+        let event = record.event.as_ref()?;
+        Some((record.delivery.id, event))
+    });
+    insert_events(connection, &events.collect::<Vec<_>>()).await
 }
 
 /// The records that changed something: of two with one id, the first did.
@@ -106,9 +127,10 @@ static INSERT: LazyLock<ManyRows> = LazyLock::new(|| {
         "INSERT INTO deliveries (id, tenant, webhook_id, event_id, event_type, correlation_id,
             source_sequence, status, attempt_count, event_version, budget_base, next_attempt_at,
             due_at, error, created_at, completed_at, first_started_at, first_duration_ms,
-            first_status_code, first_error, first_response, lane_key, lane_turn, lane_blocks)
+            first_status_code, first_error, first_response, lane_key, lane_turn, lane_blocks,
+            batched)
         VALUES",
-        24,
+        25,
         "ON CONFLICT (id) DO NOTHING",
     )
 });
@@ -138,6 +160,7 @@ fn bind_first<'q>(query: Bound<'q>, delivery: &Delivery, attempt: Option<&Attemp
         .bind(delivery.lane_key().map(str::to_owned))
         .bind(delivery.lane_turn())
         .bind(delivery.blocks())
+        .bind(delivery.batch.is_shared())
 }
 
 /// The first attempt, which stands in the delivery's row.
@@ -229,15 +252,16 @@ static UPDATE: LazyLock<ManyRows> = LazyLock::new(|| {
         64,
         "WITH v (id, epoch, status, attempt_count, event_version, budget_base, next_attempt_at,
             error, completed_at, started_at, duration_ms, status_code, first_error, response,
-            lane_blocks)
+            lane_blocks, batch_id)
         AS (VALUES",
-        15,
+        16,
         ")
         UPDATE deliveries SET
             status = v.status, attempt_count = v.attempt_count, event_version = v.event_version,
             budget_base = v.budget_base, next_attempt_at = v.next_attempt_at,
             due_at = v.next_attempt_at, error = v.error, completed_at = v.completed_at,
             lease_epoch = lease_epoch + 1, lane_blocks = v.lane_blocks,
+            batch_id = v.batch_id,
             first_started_at = coalesce(first_started_at, v.started_at),
             first_duration_ms = coalesce(first_duration_ms, v.duration_ms),
             first_status_code = coalesce(first_status_code, v.status_code),
@@ -288,7 +312,9 @@ fn bind_leased<'q>(query: Bound<'q>, record: &LeasedRecord) -> Bound<'q> {
         .bind(delivery.next_attempt_at.map(|at| at.timestamp_millis()))
         .bind(delivery.error.clone())
         .bind(delivery.completed_at.map(|at| at.timestamp_millis()));
-    bind_inline(query, record.attempt.as_ref()).bind(delivery.blocks())
+    bind_inline(query, record.attempt.as_ref())
+        .bind(delivery.blocks())
+        .bind(delivery.batch.id().map(|id| id.0))
 }
 
 async fn delete_events(
@@ -320,7 +346,7 @@ static INSERT_EVENTS: LazyLock<ManyRows> = LazyLock::new(|| {
     )
 });
 
-async fn insert_events(
+pub(super) async fn insert_events(
     connection: &mut SqliteConnection,
     events: &[(DeliveryId, &StoredEvent)],
 ) -> Result<(), StoreError> {

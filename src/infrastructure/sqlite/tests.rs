@@ -6,7 +6,7 @@ use sqlx::AssertSqlSafe;
 use tempfile::TempDir;
 
 use crate::domain::{
-    entities::{Attempt, Delivery, DeliveryStatus},
+    entities::{Attempt, Batching, Delivery, DeliveryStatus},
     interfaces::{
         DeliveryStore as _, FirstRecord, OutboxStore as _, Queries as _, RecordBatch,
         RegistryReader as _, StoreError, StoredEvent, UnitOfWorkFactory as _,
@@ -14,7 +14,7 @@ use crate::domain::{
     values::{DeliveryId, TenantId, Timestamp, WebhookId},
 };
 
-use super::{SqliteStore, claim};
+use super::{SqliteStore, batches, claim};
 
 fn at(millis: i64) -> Timestamp {
     Timestamp::from_timestamp_millis(1_772_350_000_000 + millis).expect("it is a time")
@@ -50,6 +50,7 @@ fn first(number: u32) -> FirstRecord {
             created_at: at(0),
             completed_at: Some(at(0)),
             lane: None,
+            batch: Batching::Alone,
         },
         attempt: Some(Attempt {
             number: 1,
@@ -245,7 +246,13 @@ async fn the_audit_log_is_append_only() {
 #[tokio::test]
 async fn claims_and_prunes_read_no_table_from_end_to_end() {
     let (store, _folder) = store().await;
-    for sql in [claim::CANDIDATES, super::deliveries::PRUNABLE] {
+    for sql in [
+        claim::CANDIDATES,
+        batches::WAITING,
+        batches::MADE,
+        batches::NEW,
+        super::deliveries::PRUNABLE,
+    ] {
         let explain = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"));
         let mut reader = store.read("explain").await.expect("it reads");
         let plan: Vec<(i64, i64, i64, String)> = sqlx::query_as(explain)

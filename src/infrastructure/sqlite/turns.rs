@@ -15,7 +15,7 @@ pub(super) async fn highest(
     const LOOK: &str = "look for the highest turns";
     let mut connection = store.read(LOOK).await?;
     let rows: Vec<(Uuid, i64)> = sqlx::query_as(
-        "SELECT id, lane_turn FROM deliveries INDEXED BY deliveries_turns
+        "SELECT id, lane_turn FROM deliveries INDEXED BY deliveries_high_turns
         WHERE lane_key IS NOT NULL AND (status = 'pending' OR lane_blocks) AND lane_turn > 0
         ORDER BY lane_turn DESC LIMIT ?1",
     )

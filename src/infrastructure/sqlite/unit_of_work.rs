@@ -6,19 +6,19 @@ use async_trait::async_trait;
 use sqlx::{Sqlite, SqliteConnection, Transaction};
 
 use crate::domain::{
-    entities::{Delivery, Integration, Webhook},
+    entities::{BatchRule, Delivery, Integration, Replay, Webhook},
     events::DomainEvent,
     interfaces::{
         AuditRow, Child, CommandKey, Inserted, RegistryChange, StoreError, StoredEvent,
         StoredReply, UnitOfWork, UnitOfWorkFactory,
     },
     policies::{EndpointState, RateLimit},
-    values::{DeliveryId, IntegrationId, TenantId, Timestamp, WebhookId},
+    values::{DeliveryId, IntegrationId, ReplayId, TenantId, Timestamp, WebhookId},
 };
 
 use super::{
-    SqliteStore, batch::ManyRows, blockers, endpoints, entities, error::failed, outbox,
-    rate_limits, record, registry, rows,
+    SqliteStore, batch::ManyRows, batches, blockers, endpoints, entities, error::failed, outbox,
+    rate_limits, record, registry, replays, rows,
 };
 
 #[async_trait]
@@ -105,6 +105,14 @@ impl UnitOfWork for Unit {
         blockers::unblock(&mut self.0, &[id], limit).await
     }
 
+    async fn put_batch_rule(
+        &mut self,
+        webhook: WebhookId,
+        rule: Option<&BatchRule>,
+    ) -> Result<(), StoreError> {
+        batches::put_rule(&mut self.0, webhook, rule).await
+    }
+
     async fn endpoint_state(&mut self, webhook: WebhookId) -> Result<EndpointState, StoreError> {
         endpoints::state(&mut self.0, webhook).await
     }
@@ -143,6 +151,27 @@ impl UnitOfWork for Unit {
 
     async fn update_delivery(&mut self, changed: &Delivery) -> Result<(), StoreError> {
         update_delivery(&mut self.0, changed).await
+    }
+
+    async fn running_replays(&mut self, tenant: &TenantId) -> Result<i64, StoreError> {
+        replays::running(&mut self.0, tenant).await
+    }
+
+    async fn insert_replay(&mut self, new: &Replay) -> Result<bool, StoreError> {
+        replays::insert(&mut self.0, new).await
+    }
+
+    async fn replay(
+        &mut self,
+        tenant: &TenantId,
+        webhook: WebhookId,
+        id: ReplayId,
+    ) -> Result<Option<Replay>, StoreError> {
+        replays::one(&mut self.0, tenant, webhook, id).await
+    }
+
+    async fn update_replay(&mut self, changed: &Replay) -> Result<(), StoreError> {
+        replays::update(&mut self.0, changed).await
     }
 
     async fn add_events(&mut self, events: &[DomainEvent]) -> Result<(), StoreError> {
@@ -245,7 +274,7 @@ async fn update_delivery(
     let done = sqlx::query(
         "UPDATE deliveries SET status = ?2, attempt_count = ?3, event_version = ?4,
             budget_base = ?5, next_attempt_at = ?6, due_at = ?6, error = ?7, completed_at = ?8,
-            lease_epoch = lease_epoch + 1, lane_blocks = ?9
+            lease_epoch = lease_epoch + 1, lane_blocks = ?9, batch_id = ?10
         WHERE id = ?1",
     )
     .bind(changed.id.0)
@@ -257,6 +286,7 @@ async fn update_delivery(
     .bind(&changed.error)
     .bind(changed.completed_at.map(|at| at.timestamp_millis()))
     .bind(changed.blocks())
+    .bind(changed.batch.id().map(|id| id.0))
     .execute(connection)
     .await
     .map_err(failed(UPDATE))?;

@@ -55,7 +55,7 @@ pub enum Command {
     )]
     Integration(EntityRequest),
     #[command(
-        about = "Webhooks: create get list update activate deactivate delete trigger test rotate_secret"
+        about = "Webhooks: create get list update activate deactivate delete trigger test rotate_secret replay backfill replays cancel_replay"
     )]
     Webhook(EntityRequest),
     /// Deliveries: get list retry cancel explain

@@ -3,9 +3,9 @@
 use uuid::Uuid;
 
 use crate::domain::{
-    entities::{Attempt, Delivery, DeliveryStatus, LanePlace},
+    entities::{Attempt, Batching, Delivery, DeliveryStatus, LanePlace},
     interfaces::{StoreError, StoredEvent},
-    values::{DeliveryId, LaneKey, Timestamp, WebhookId},
+    values::{BatchId, DeliveryId, LaneKey, Timestamp, WebhookId},
 };
 
 use super::{RowRef, entity::tenant};
@@ -18,7 +18,7 @@ macro_rules! delivery_columns {
         "d.id, d.tenant, d.webhook_id, d.event_id, d.event_type, d.correlation_id,
          d.source_sequence, d.status, d.attempt_count, d.event_version, d.budget_base,
          d.next_attempt_at, d.error, d.created_at, d.completed_at, d.lane_key, d.lane_turn,
-         d.lane_blocks"
+         d.lane_blocks, d.batched, d.batch_id"
     };
 }
 pub(in super::super) use delivery_columns;
@@ -43,6 +43,8 @@ pub(in super::super) struct DeliveryRow {
     pub(super) lane_key: Option<String>,
     pub(super) lane_turn: Option<i64>,
     pub(super) lane_blocks: bool,
+    pub(super) batched: bool,
+    pub(super) batch_id: Option<Uuid>,
 }
 
 impl DeliveryRow {
@@ -95,6 +97,7 @@ impl TryFrom<DeliveryRow> for Delivery {
             created_at: row.created_at,
             completed_at: row.completed_at,
             lane,
+            batch: Batching::from_parts(row.batched, row.batch_id.map(BatchId)),
         })
     }
 }

@@ -86,6 +86,8 @@ fn delivery() -> DeliveryRow {
         lane_key: None,
         lane_turn: None,
         lane_blocks: false,
+        batched: false,
+        batch_id: None,
     }
 }
 

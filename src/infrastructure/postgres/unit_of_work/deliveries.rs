@@ -63,7 +63,7 @@ pub(super) async fn update(
         "UPDATE deliveries
          SET status = $2, attempt_count = $3, event_version = $4, budget_base = $5,
              next_attempt_at = $6, due_at = $6, error = $7, completed_at = $8,
-             lease_epoch = lease_epoch + 1, lane_blocks = $9
+             lease_epoch = lease_epoch + 1, lane_blocks = $9, batch_id = $10
          WHERE id = $1",
     )
     .bind(changed.id.0)
@@ -75,6 +75,7 @@ pub(super) async fn update(
     .bind(clean_opt(changed.error.as_ref()))
     .bind(changed.completed_at)
     .bind(changed.blocks())
+    .bind(changed.batch.id().map(|id| id.0))
     .execute(connection)
     .await
     .map_err(during("update a delivery"))?;
@@ -101,10 +102,16 @@ pub(super) async fn cancel_or_note(
         "WITH pending AS MATERIALIZED (
              SELECT id FROM deliveries WHERE id = ANY (ARRAY (
                  (SELECT id FROM deliveries WHERE webhook_id = ANY ($1::uuid[])
-                      AND status = 'pending' AND lane_key IS NULL LIMIT $3)
+                      AND status = 'pending' AND lane_key IS NULL AND NOT batched LIMIT $3)
                  UNION ALL
                  (SELECT id FROM deliveries WHERE webhook_id = ANY ($1::uuid[])
-                      AND status = 'pending' AND lane_key IS NOT NULL LIMIT $3)))
+                      AND status = 'pending' AND lane_key IS NOT NULL LIMIT $3)
+                 UNION ALL
+                 (SELECT id FROM deliveries WHERE webhook_id = ANY ($1::uuid[])
+                      AND status = 'pending' AND batched AND batch_id IS NULL LIMIT $3)
+                 UNION ALL
+                 (SELECT id FROM deliveries WHERE webhook_id = ANY ($1::uuid[])
+                      AND status = 'pending' AND batch_id IS NOT NULL LIMIT $3)))
                  AND status = 'pending'
              ORDER BY id FOR UPDATE
          )

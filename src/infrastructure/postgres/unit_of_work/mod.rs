@@ -11,22 +11,22 @@ use async_trait::async_trait;
 use sqlx::{Postgres, Transaction};
 
 use crate::domain::{
-    entities::{Delivery, Integration, Webhook},
+    entities::{BatchRule, Delivery, Integration, Replay, Webhook},
     events::DomainEvent,
     interfaces::{
         AuditRow, Child, CommandKey, Inserted, RegistryChange, StoreError, StoredEvent,
         StoredReply, UnitOfWork, UnitOfWorkFactory,
     },
     policies::{EndpointState, RateLimit},
-    values::{DeliveryId, IntegrationId, TenantId, Timestamp, WebhookId},
+    values::{DeliveryId, IntegrationId, ReplayId, TenantId, Timestamp, WebhookId},
 };
 
 use super::{
-    PostgresStore, blockers, endpoints,
+    PostgresStore, batches, blockers, endpoints,
     error::{during, violates},
     outbox,
     pool::bounded,
-    rate_limits, registry,
+    rate_limits, registry, replays,
 };
 
 /// A transaction; dropped, it is rolled back.
@@ -149,6 +149,18 @@ impl UnitOfWork for Work {
         .await
     }
 
+    async fn put_batch_rule(
+        &mut self,
+        webhook: WebhookId,
+        rule: Option<&BatchRule>,
+    ) -> Result<(), StoreError> {
+        command(
+            self.call_timeout,
+            batches::put_rule(&mut self.tx, webhook, rule),
+        )
+        .await
+    }
+
     async fn endpoint_state(&mut self, webhook: WebhookId) -> Result<EndpointState, StoreError> {
         command(self.call_timeout, endpoints::state(&mut self.tx, webhook)).await
     }
@@ -203,6 +215,28 @@ impl UnitOfWork for Work {
 
     async fn update_delivery(&mut self, changed: &Delivery) -> Result<(), StoreError> {
         command(self.call_timeout, deliveries::update(&mut self.tx, changed)).await
+    }
+
+    async fn running_replays(&mut self, tenant: &TenantId) -> Result<i64, StoreError> {
+        command(self.call_timeout, replays::running(&mut self.tx, tenant)).await
+    }
+
+    async fn insert_replay(&mut self, new: &Replay) -> Result<bool, StoreError> {
+        command(self.call_timeout, replays::insert(&mut self.tx, new)).await
+    }
+
+    async fn replay(
+        &mut self,
+        tenant: &TenantId,
+        webhook: WebhookId,
+        id: ReplayId,
+    ) -> Result<Option<Replay>, StoreError> {
+        let locked = replays::locked(&mut self.tx, tenant, webhook, id);
+        command(self.call_timeout, locked).await
+    }
+
+    async fn update_replay(&mut self, changed: &Replay) -> Result<(), StoreError> {
+        command(self.call_timeout, replays::update(&mut self.tx, changed)).await
     }
 
     async fn add_events(&mut self, events: &[DomainEvent]) -> Result<(), StoreError> {

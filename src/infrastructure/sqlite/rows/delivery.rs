@@ -1,11 +1,12 @@
 //! Deliveries and their attempts.
 
 use sqlx::sqlite::SqliteRow;
+use uuid::Uuid;
 
 use crate::domain::{
-    entities::{Attempt, Delivery, DeliveryStatus, LanePlace},
+    entities::{Attempt, Batching, Delivery, DeliveryStatus, LanePlace},
     interfaces::{ClaimedDelivery, Lease, StoreError, StoredEvent},
-    values::{DeliveryId, LaneKey, WebhookId},
+    values::{BatchId, DeliveryId, LaneKey, WebhookId},
 };
 
 use super::Cells;
@@ -31,6 +32,10 @@ pub(in super::super) fn delivery(row: &SqliteRow) -> Result<Delivery, StoreError
         created_at: cells.time("created_at")?,
         completed_at: cells.optional_time("completed_at")?,
         lane: lane(&cells)?,
+        batch: Batching::from_parts(
+            cells.get("batched")?,
+            cells.get::<Option<Uuid>>("batch_id")?.map(BatchId),
+        ),
     })
 }
 

@@ -4,7 +4,8 @@ use uuid::Uuid;
 use super::*;
 use crate::domain::{
     entities::{
-        EntityMeta, Integration, IntegrationStatus, IntegrationType, Labels, LanePlace, Webhook,
+        Batching, EntityMeta, Integration, IntegrationStatus, IntegrationType, Labels, LanePlace,
+        Webhook,
     },
     policies::Breaker,
     values::{EventPattern, IntegrationId, LaneKey, SecretConfig, TenantId, WebhookId},
@@ -74,6 +75,7 @@ fn waiting() -> Delivery {
         created_at: now(),
         completed_at: None,
         lane: None,
+        batch: Batching::Alone,
     }
 }
 

@@ -1,0 +1,444 @@
+//! Replays and backfills at work: what goes out (again) behind live traffic.
+//!
+//! A running replay is a row that any worker may claim, one at a time. Under that lease it does one page:
+//! some deliveries are made pending, with the replay's progress, in one transaction, and under leases of
+//! this worker, which makes the attempts then, a few at a time. So whoever dies in the middle loses
+//! nothing: the deliveries fall due to the parked lane with their leases, and the next worker goes on
+//! after the page. What has to wait for its turn anyway (ordered webhooks) is handed over to the lanes
+//! instead, a few at a time too.
+//!
+//! Live traffic goes first: no page begins, and no attempt, while this worker is busy or somebody waits
+//! for the endpoint; and while there are other attempts, it rests three times as long as a page took.
+
+mod recorded;
+mod stream;
+
+use std::{
+    collections::HashMap,
+    pin::pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::{StreamExt as _, stream as futures};
+use metrics::counter;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    domain::{
+        entities::{Replay, ReplayKind},
+        events::DomainEvent,
+        interfaces::{
+            ClaimedDelivery, ClaimedReplay, Lease, PageDone, ReplayLease, ReplayPage, Store,
+            StoreError,
+        },
+        values::{DeliveryId, Timestamp, WebhookId},
+    },
+    shared::{
+        error_chain::Chain,
+        lifecycle::Group,
+        metrics::{LOOP_FAULTS, REPLAYED, REPLAYS_ENDED},
+    },
+};
+
+use super::{
+    commands::SourceHistory,
+    deliver::Lane,
+    health::Health,
+    leased::LeasedAttempts,
+    leases::{LEASE, Leases, RENEW_EVERY},
+    ports::{BusError, Clock},
+    registry::{CompiledWebhook, Registry, Snapshot},
+    wakers::Wakers,
+};
+
+/// Deliveries of one page.
+pub const REPLAY_PAGE: usize = 32;
+/// Attempts that one replay has under way at a time.
+pub const REPLAY_IN_FLIGHT: usize = 4;
+/// Replays that one worker has in hand at a time.
+pub const MAX_IN_HAND: usize = 4;
+/// Deliveries of a webhook that may wait, for retries say, before a replay adds to them.
+pub const MAX_WAITING: u32 = 1_000;
+/// The same where a replay hands its deliveries over to the lanes; beyond what makes a batch, where they go
+/// out in batches.
+pub const MAX_WAITING_IN_LANES: u32 = 32;
+/// How often the database is asked for replays when nothing wakes the loop.
+const POLL_EVERY: Duration = Duration::from_secs(1);
+/// The same after there was one, as that may only rest: so often, and so many times.
+const POLL_SOON: (Duration, u32) = (Duration::from_millis(50), 120);
+/// How long a replay rests that has to wait for others.
+const REST: Duration = Duration::from_millis(250);
+/// How long it rests when its webhook cannot be used, or something is not there.
+const LONG_REST: Duration = Duration::from_secs(5);
+/// How much longer than its page it rests while there are other attempts, and at most.
+const REST_FACTOR: u32 = 3;
+const LONGEST_REST: Duration = Duration::from_secs(5);
+/// How long an attempt waits for room to spare, and how often it looks.
+const ATTEMPT_PATIENCE: Duration = Duration::from_secs(2);
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// The ports of the replays.
+pub struct Replays {
+    /// Where they are kept.
+    pub store: Arc<dyn Store>,
+    /// The events that came.
+    pub history: SourceHistory,
+    /// The webhooks.
+    pub registry: Arc<Registry>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Makes the attempts.
+    pub attempts: Arc<LeasedAttempts>,
+    /// The leases that this worker holds.
+    pub leases: Arc<Leases>,
+    /// Rings when a replay began.
+    pub wakers: Arc<Wakers>,
+    /// Told of every turn of the loop.
+    pub health: Arc<Health>,
+}
+
+impl std::fmt::Debug for Replays {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Replays").finish_non_exhaustive()
+    }
+}
+
+/// A page could not be done.
+#[derive(Debug, thiserror::Error)]
+enum ReplayError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Bus(#[from] BusError),
+}
+
+/// What the attempts of a page need besides.
+#[derive(Clone, Copy)]
+struct Hands<'a> {
+    snapshot: &'a Snapshot,
+    /// One for each delivery of the page.
+    permits: &'a Arc<Semaphore>,
+    stopping: &'a CancellationToken,
+}
+
+/// What a page of a replay is to be.
+enum Next {
+    /// These deliveries.
+    Page(ReplayPage),
+    /// Nothing yet: what comes next is still in hand elsewhere.
+    Later,
+    /// Nothing more.
+    End,
+}
+
+/// What may be done for a replay.
+enum Room {
+    /// Nothing for so long.
+    None(Duration),
+    /// A page of so many deliveries.
+    Page(usize, Leased),
+}
+
+/// Who makes the attempts of a page.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Leased {
+    /// This worker at once, under leases.
+    Yes,
+    /// Whoever makes such attempts otherwise.
+    No,
+}
+
+/// When a replay is to go on; `None` when it has ended, or is somebody else's.
+type GoOn = Option<Timestamp>;
+
+impl Replays {
+    /// Works until `group` is stopping.
+    pub fn start(self, group: &Group) {
+        group.spawn_loop("replays", Arc::new(self).run(group.clone()));
+    }
+
+    async fn run(self: Arc<Self>, group: Group) {
+        let stopping = group.stopping();
+        let in_hand = Arc::new(Semaphore::new(MAX_IN_HAND));
+        let mut quiet = POLL_SOON.1;
+        loop {
+            self.health.beat("replays");
+            let permit = tokio::select! {
+                () = stopping.cancelled() => return,
+                permit = Arc::clone(&in_hand).acquire_owned() => permit,
+                // So that the loop is seen to turn.
+                () = tokio::time::sleep(POLL_EVERY) => continue,
+            };
+            let now = self.clock.store_now();
+            let claimed = self.store.claim_replay(now, now + LEASE).await;
+            let claimed = claimed.unwrap_or_else(|error| {
+                report(&error);
+                None
+            });
+            if let Some(claimed) = claimed {
+                quiet = 0;
+                let this = Arc::clone(&self);
+                let stopping = group.stopping();
+                group.spawn("replay", async move {
+                    this.turn(claimed, &stopping).await;
+                    drop(permit);
+                    this.wakers.replays.notify_one();
+                });
+                continue;
+            }
+            drop(permit);
+            let pause = if quiet < POLL_SOON.1 {
+                POLL_SOON.0
+            } else {
+                POLL_EVERY
+            };
+            quiet = quiet.saturating_add(1);
+            tokio::select! {
+                () = stopping.cancelled() => return,
+                () = self.wakers.replays.notified() => {}
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// Does a page of a replay, and says when the next one may be done.
+    async fn turn(&self, claimed: ClaimedReplay, stopping: &CancellationToken) {
+        let lease = claimed.lease;
+        let go_on = self.page(claimed, stopping).await.unwrap_or_else(|error| {
+            report(&error);
+            Some(self.clock.store_now() + LONG_REST)
+        });
+        let Some(at) = go_on else {
+            return;
+        };
+        if let Err(error) = self.store.free_replay(lease, at).await {
+            report(&error);
+        }
+    }
+
+    async fn page(
+        &self,
+        claimed: ClaimedReplay,
+        stopping: &CancellationToken,
+    ) -> Result<GoOn, ReplayError> {
+        // After the claim: whoever began it has answered the command before.
+        let snapshot = self.registry.refresh().await?;
+        let replay = &claimed.replay;
+        let id = replay.selection.webhook_id;
+        let Some(webhook) = snapshot.webhook(id) else {
+            let reason = "the webhook or its integration was turned off or deleted";
+            return self.end(&claimed, |r, now| r.call_off(reason, now)).await;
+        };
+        if webhook.is_disabled {
+            let reason = "the webhook was disabled; activate it and begin again";
+            return self.end(&claimed, |r, now| r.fail(reason, now)).await;
+        }
+        let (size, by_this_worker) = match self.room(webhook).await? {
+            Room::None(rest) => return Ok(Some(self.clock.store_now() + rest)),
+            Room::Page(size, leased) => (size, leased == Leased::Yes),
+        };
+        let began = Instant::now();
+        let next = match replay.kind {
+            ReplayKind::Replay => self.next_recorded(replay, webhook, size).await?,
+            ReplayKind::Backfill => self.next_of_stream(replay, &snapshot, size).await?,
+        };
+        let mut page = match next {
+            Next::Page(page) => page,
+            Next::Later => return Ok(Some(self.clock.store_now() + REST)),
+            Next::End => return self.end(&claimed, Replay::complete).await,
+        };
+        let leased = Instant::now();
+        page.lease_until = by_this_worker.then(|| self.clock.store_now() + LEASE);
+        let now = self.clock.now();
+        let Some(done) = self.store.record_page(&claimed, &page, now).await? else {
+            return Ok(None);
+        };
+        self.recorded(replay, &done);
+        if !by_this_worker {
+            self.wakers.lanes.notify_one();
+            self.wakers.batches.notify_one();
+            self.wakers.parked.notify_one();
+            return Ok(Some(self.clock.store_now()));
+        }
+        let deliveries = claimed_deliveries(page, &done.leases);
+        for one in &deliveries {
+            self.leases.hold(one.lease, leased);
+        }
+        let hands = Hands {
+            snapshot: &snapshot,
+            permits: &Arc::new(Semaphore::new(deliveries.len())),
+            stopping,
+        };
+        self.attempt_all(claimed.lease, deliveries, hands).await;
+        Ok(Some(
+            self.clock.store_now() + self.rest_after(began.elapsed()),
+        ))
+    }
+
+    /// What may be done for the replay now.
+    async fn room(&self, webhook: &CompiledWebhook) -> Result<Room, StoreError> {
+        let waits_for_turn = waits_for_turn(webhook);
+        if webhook.endpoint.is_err() {
+            return Ok(Room::None(LONG_REST));
+        }
+        if self.attempts.breakers().open_until(webhook.id).is_some() {
+            // What is due is what the endpoint is tried with; where there is nothing, nobody would.
+            let now = self.clock.store_now();
+            let due = self.store.pending_of(webhook.id, Some(now), 1).await?;
+            return Ok(match due {
+                0 => Room::Page(1, Leased::No),
+                _ => Room::None(POLL_EVERY),
+            });
+        }
+        if !self.attempts.deliverer().has_room_to_spare(webhook.id) {
+            return Ok(Room::None(REST));
+        }
+        let bound = match &webhook.batch {
+            Some(rule) => rule.max_events + MAX_WAITING_IN_LANES,
+            None if waits_for_turn => MAX_WAITING_IN_LANES,
+            None => MAX_WAITING,
+        };
+        if self.store.pending_of(webhook.id, None, bound).await? >= bound {
+            return Ok(Room::None(REST));
+        }
+        let leased = if waits_for_turn {
+            Leased::No
+        } else {
+            Leased::Yes
+        };
+        Ok(Room::Page(REPLAY_PAGE, leased))
+    }
+
+    /// How long it rests after a page that took so long.
+    fn rest_after(&self, took: Duration) -> Duration {
+        if self.attempts.deliverer().endpoints().in_flight() == 0 {
+            return Duration::ZERO;
+        }
+        (took * REST_FACTOR).min(LONGEST_REST)
+    }
+
+    /// Ends the replay.
+    async fn end(
+        &self,
+        claimed: &ClaimedReplay,
+        end: impl FnOnce(&mut Replay, Timestamp) -> DomainEvent,
+    ) -> Result<GoOn, ReplayError> {
+        let mut replay = claimed.replay.clone();
+        let event = end(&mut replay, self.clock.now());
+        if self
+            .store
+            .end_replay(claimed.lease, &replay, &event)
+            .await?
+        {
+            self.wakers.outbox.notify_one();
+            let (kind, outcome) = (replay.kind.as_str(), replay.status.as_str());
+            counter!(REPLAYS_ENDED, "kind" => kind, "outcome" => outcome).increment(1);
+            tracing::info!(
+                replay = %replay.id, webhook = %replay.selection.webhook_id, kind, outcome,
+                done = replay.done, skipped = replay.skipped, error = replay.error,
+                "a replay has ended"
+            );
+        }
+        Ok(None)
+    }
+
+    /// A page is recorded.
+    fn recorded(&self, before: &Replay, done: &PageDone) {
+        if done.replay.version != before.version {
+            self.wakers.outbox.notify_one();
+        }
+        let kind = before.kind.as_str();
+        let more = |now: i64, then: i64| u64::try_from(now - then).unwrap_or(0);
+        let replay = &done.replay;
+        counter!(REPLAYED, "kind" => kind, "outcome" => "done")
+            .increment(more(replay.done, before.done));
+        counter!(REPLAYED, "kind" => kind, "outcome" => "skipped")
+            .increment(more(replay.skipped, before.skipped));
+    }
+
+    /// Makes the attempts of a page, and waits until all are recorded. The lease is prolonged meanwhile.
+    async fn attempt_all(
+        &self,
+        lease: ReplayLease,
+        deliveries: Vec<ClaimedDelivery>,
+        hands: Hands<'_>,
+    ) {
+        let count = u32::try_from(deliveries.len()).unwrap_or(u32::MAX);
+        let attempts = futures::iter(deliveries)
+            .for_each_concurrent(REPLAY_IN_FLIGHT, |one| self.attempt(one, hands));
+        let all = async {
+            attempts.await;
+            // Each comes back when its outcome is recorded. Never closed.
+            drop(hands.permits.acquire_many(count).await);
+        };
+        let mut all = pin!(all);
+        loop {
+            tokio::select! {
+                () = &mut all => return,
+                () = tokio::time::sleep(RENEW_EVERY) => {}
+            }
+            let until = self.clock.store_now() + LEASE;
+            if let Err(error) = self.store.free_replay(lease, until).await {
+                report(&error);
+            }
+        }
+    }
+
+    /// What is not done because the worker stops is given back with its lease.
+    async fn attempt(&self, one: ClaimedDelivery, hands: Hands<'_>) {
+        let Ok(permit) = Arc::clone(hands.permits).acquire_owned().await else {
+            return;
+        };
+        self.wait_for_room(one.delivery.webhook_id).await;
+        if hands.stopping.is_cancelled() {
+            return;
+        }
+        // Boxed: it is large.
+        let attempt = Box::pin(self.attempts.attempt(Lane::Parked, one, hands.snapshot));
+        if let Some(settled) = attempt.await {
+            self.attempts.hand_in(settled, permit).await;
+        }
+    }
+
+    async fn wait_for_room(&self, webhook: WebhookId) {
+        let patience = Instant::now() + ATTEMPT_PATIENCE;
+        while !self.attempts.deliverer().has_room_to_spare(webhook) && Instant::now() < patience {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+}
+
+/// Whether the webhook's deliveries are for the lanes to make: in order, together, or within a rate limit,
+/// which claims take tokens for.
+fn waits_for_turn(webhook: &CompiledWebhook) -> bool {
+    webhook.ordering.is_some() || webhook.is_rate_limited || webhook.batch.is_some()
+}
+
+/// What this worker has the leases on.
+fn claimed_deliveries(page: ReplayPage, leases: &[Lease]) -> Vec<ClaimedDelivery> {
+    let leases: HashMap<DeliveryId, Lease> = leases
+        .iter()
+        .map(|lease| (lease.delivery_id, *lease))
+        .collect();
+    let again = page.reopened.into_iter();
+    let again = again.map(|one| (one.delivery, Some(one.event)));
+    let first = page.first.into_iter();
+    let first = first.map(|one| (one.delivery, one.event));
+    again
+        .chain(first)
+        .filter_map(|(delivery, event)| {
+            Some(ClaimedDelivery {
+                lease: *leases.get(&delivery.id)?,
+                delivery,
+                event: event?,
+            })
+        })
+        .collect()
+}
+
+fn report(error: &(impl std::error::Error + 'static)) {
+    counter!(LOOP_FAULTS, "loop" => "replays").increment(1);
+    tracing::warn!(error = %Chain(error), "a replay has to wait");
+}
