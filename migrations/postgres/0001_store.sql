@@ -177,6 +177,11 @@ CREATE INDEX deliveries_of_batch ON deliveries (batch_id)
 -- The lanes of ordered deliveries, each with its front first.
 CREATE INDEX deliveries_lanes ON deliveries (webhook_id, lane_key, lane_turn)
     WHERE lane_key IS NOT NULL AND (status = 'pending' OR lane_blocks);
+-- What a former source stream has left in them has the highest turns.
+CREATE INDEX deliveries_high_turns ON deliveries (lane_turn)
+    WHERE lane_key IS NOT NULL AND (status = 'pending' OR lane_blocks);
+-- Those of them that stop the ones behind.
+CREATE INDEX deliveries_blocking ON deliveries (webhook_id) WHERE lane_blocks;
 -- The same, also what is done: replays send it again in this order.
 CREATE INDEX deliveries_turns ON deliveries (webhook_id, lane_turn, id) WHERE lane_key IS NOT NULL;
 -- Lists of what waits or went wrong.

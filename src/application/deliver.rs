@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     domain::{
-        entities::{Attempt, Delivery, DeliveryStatus, OnExhausted},
+        entities::{Attempt, Delivery, DeliveryStatus},
         events::{BusinessEvent, DomainEvent},
         interfaces::StoreError,
         policies::{Answer, NextStep, Sign, next_step},
@@ -31,7 +31,7 @@ use super::{
     endpoints::{Endpoints, Slot},
     patience::until_done,
     ports::{Clock, HttpSender, OutboundRequest},
-    registry::{CompiledWebhook, LaneRule},
+    registry::CompiledWebhook,
     response::WholeAnswer,
     webhook_changes::Cause,
 };
@@ -185,27 +185,6 @@ impl Deliverer {
         delivery: Delivery,
         when_slow: impl AsyncFnOnce(&Delivery),
     ) -> Tried {
-        let mut tried = self
-            .try_once(lane, webhook, event, delivery, when_slow)
-            .await;
-        let blocks = |rule: &LaneRule| rule.on_exhausted == OnExhausted::Block;
-        if let Tried::Attempted(attempted) = &mut tried
-            && attempted.delivery.status == DeliveryStatus::Exhausted
-            && webhook.ordering.as_ref().is_some_and(blocks)
-        {
-            attempted.delivery.block_lane();
-        }
-        tried
-    }
-
-    async fn try_once(
-        &self,
-        lane: Lane,
-        webhook: &CompiledWebhook,
-        event: &BusinessEvent,
-        delivery: Delivery,
-        when_slow: impl AsyncFnOnce(&Delivery),
-    ) -> Tried {
         let (endpoint, mut slot, permit) = match self.enter(lane, webhook).await {
             Ok(entered) => entered,
             Err(reason) => return Tried::Waits(reason),
@@ -271,7 +250,9 @@ impl Deliverer {
             Fault::Address => Sign::Refusal,
             Fault::Endpoint => Sign::of(answer, !answer.keeps_up() && is_slowest()),
         };
-        self.breakers.note(delivery, sign, attempt.error.as_deref());
+        let is_probe = lane == Lane::Probe;
+        self.breakers
+            .note(delivery, sign, is_probe, attempt.error.as_deref());
     }
 
     async fn conclude(

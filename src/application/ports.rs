@@ -325,4 +325,7 @@ pub trait SourceFloor: Send + Sync {
     /// The sequence up to which every message of the source stream is settled, and so everything that
     /// it brought is recorded. It never falls while the stream stays what it is.
     async fn floor(&self) -> Result<i64, BusError>;
+
+    /// The highest sequence that the source stream, as it is now, has given out; 0 before the first.
+    async fn last(&self) -> Result<i64, BusError>;
 }

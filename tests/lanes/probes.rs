@@ -131,7 +131,8 @@ async fn the_right_to_a_probe_is_held_as_long_as_it_lasts_and_no_longer() {
     assert_eq!(claim(&world, begun).await, []);
 
     // Nobody else gets it, so whoever has it uses it as soon as there is something to send.
-    let later = world.later(Duration::from_secs(100));
+    // The longest request is over by then.
+    let later = world.later(Duration::from_secs(340));
     let others = async |now: Timestamp| {
         let until = now + Duration::from_mins(2);
         let taken = world.store().take_probes(&[hook], now, until).await;
@@ -170,4 +171,21 @@ async fn what_is_not_sent_for_no_fault_of_the_partner_is_no_attempt() {
             "{what:?}"
         );
     }
+}
+
+#[tokio::test]
+async fn a_worker_that_stops_gives_its_right_to_a_probe_back() {
+    let world = open_world().await;
+    let now = world.clock.store_now();
+    assert_eq!(claim(&world, now).await, []);
+    assert_eq!(world.breakers.held(now), [world.webhook.id]);
+
+    assert!(world.group.shut_down(Duration::from_secs(20)).await);
+
+    let hooks = [world.webhook.id];
+    let now = world.clock.store_now();
+    let taken = world
+        .store()
+        .take_probes(&hooks, now, now + Duration::from_secs(1));
+    assert_eq!(taken.await.expect("it is asked"), hooks);
 }

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use crate::{
     application::{
         batches::Batches,
+        blocked_lanes::BlockedLanes,
         breakers::{BreakerSettings, Breakers},
         deliver::Deliverer,
         endpoints::Endpoints,
+        former_streams::FormerStreams,
         intake::{Intake, IntakeLimits, MAX_DELIVERIES_IN_HAND},
         lanes::OrderedLanes,
         leased::LeasedAttempts,
@@ -87,9 +89,16 @@ pub(super) fn start(parts: &Parts, groups: &Groups, running: &Running, deliverer
         deliverer: Arc::clone(deliverer),
         outcomes: outcomes.clone(),
     });
+    let source = Arc::new(ConsumerFloor::new(&parts.connection, &parts.topology));
+    FormerStreams {
+        store: Arc::clone(store),
+        source: Arc::<ConsumerFloor>::clone(&source),
+        wakers: Arc::clone(&parts.wakers),
+    }
+    .start(&groups.upkeep);
     OrderedLanes {
         store: Arc::clone(store),
-        floor: Arc::new(ConsumerFloor::new(&parts.connection, &parts.topology)),
+        floor: source,
         registry: Arc::clone(&registry),
         clock: Arc::clone(&parts.clock),
         attempts: Arc::clone(&attempts),
@@ -120,6 +129,12 @@ pub(super) fn start(parts: &Parts, groups: &Groups, running: &Running, deliverer
         health: Arc::clone(&parts.health),
     }
     .start(&groups.lanes, &groups.upkeep);
+    BlockedLanes {
+        store: Arc::clone(store),
+        registry: Arc::clone(&registry),
+        wakers: Arc::clone(&parts.wakers),
+    }
+    .start(&groups.upkeep);
     Intake {
         source: Arc::<PullSource>::clone(&running.source),
         normaliser: parts.normaliser(),

@@ -118,6 +118,13 @@ pub trait Queries: Send + Sync {
         filter: &DeliveryFilter,
         page: &PageRequest,
     ) -> Result<Page<Delivery>, StoreError>;
+    /// The delivery that those behind it in this lane wait for: the foremost that waits, or is exhausted
+    /// and blocks them.
+    async fn lane_front(
+        &self,
+        webhook: WebhookId,
+        key: &str,
+    ) -> Result<Option<Delivery>, StoreError>;
     /// The endpoints with which something is wrong, those with an open breaker first; at most `limit`.
     async fn endpoint_states(
         &self,

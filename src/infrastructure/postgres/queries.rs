@@ -152,6 +152,27 @@ impl Queries for PostgresStore {
         part(rows, page)
     }
 
+    async fn lane_front(
+        &self,
+        webhook: WebhookId,
+        key: &str,
+    ) -> Result<Option<Delivery>, StoreError> {
+        let row: Option<DeliveryRow> = sqlx::query_as(concat!(
+            "SELECT ",
+            delivery_columns!(),
+            " FROM deliveries d
+             WHERE d.lane_key IS NOT NULL AND (d.status = 'pending' OR d.lane_blocks)
+                 AND d.webhook_id = $1 AND d.lane_key = $2
+             ORDER BY d.lane_turn LIMIT 1"
+        ))
+        .bind(webhook.0)
+        .bind(key)
+        .fetch_optional(&self.pool)
+        .await
+        .map_err(during("read the front of a lane"))?;
+        row.map(Delivery::try_from).transpose()
+    }
+
     async fn endpoint_states(
         &self,
         limit: u32,

@@ -134,6 +134,27 @@ impl Queries for SqliteStore {
         to_page(&rows, page, rows::delivery)
     }
 
+    async fn lane_front(
+        &self,
+        webhook: WebhookId,
+        key: &str,
+    ) -> Result<Option<Delivery>, StoreError> {
+        const READ: &str = "read the front of a lane";
+        let mut connection = self.read(READ).await?;
+        let row = sqlx::query(
+            "SELECT d.* FROM deliveries d
+            WHERE d.lane_key IS NOT NULL AND (d.status = 'pending' OR d.lane_blocks)
+                AND d.webhook_id = ?1 AND d.lane_key = ?2
+            ORDER BY d.lane_turn LIMIT 1",
+        )
+        .bind(webhook.0)
+        .bind(key)
+        .fetch_optional(&mut *connection)
+        .await
+        .map_err(failed(READ))?;
+        row.map(|row| rows::delivery(&row)).transpose()
+    }
+
     async fn endpoint_states(
         &self,
         limit: u32,

@@ -110,6 +110,11 @@ fn stopped(question: &Question<'_>) -> Option<Verdict> {
     })
 }
 
+/// Whether an event that is not settled is on its way to the webhook: the webhook was there before it.
+pub(super) fn is_to_come(question: &Question<'_>, published_at: Timestamp) -> bool {
+    question.webhook.meta.created_at <= published_at
+}
+
 /// It has not been its turn.
 pub(super) fn not_taken_in(sequence: u64) -> Verdict {
     let reason = format!(
