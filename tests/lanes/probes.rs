@@ -148,16 +148,15 @@ async fn the_right_to_a_probe_is_held_as_long_as_it_lasts_and_no_longer() {
 #[tokio::test]
 async fn a_worker_that_stops_gives_its_right_to_a_probe_back() {
     let world = open_world().await;
-    let now = world.clock.store_now();
-    assert_eq!(claim(&world, now).await, []);
-    assert_eq!(world.breakers.held(now), [world.webhook.id]);
+    assert_eq!(claim(&world, world.clock.store_now()).await, []);
+    let held = world.breakers.held(world.clock.store_now());
+    assert_eq!(held, [world.webhook.id]);
 
     assert!(world.group.shut_down(Duration::from_secs(20)).await);
 
-    let hook = world.webhook.id;
+    let hooks = [world.webhook.id];
     let now = world.clock.store_now();
-    let taken = world
-        .store()
-        .take_probes(&[hook], now, now + Duration::from_secs(1));
-    assert_eq!(taken.await.expect("it is asked"), [hook]);
+    let until = now + Duration::from_secs(1);
+    let taken = world.store().take_probes(&hooks, now, until).await;
+    assert_eq!(taken.expect("it is asked"), hooks);
 }
