@@ -97,7 +97,8 @@ impl OrderedLanes {
         }
         let fresh = self.registry.refresh().await.ok();
         let fresh = { fresh.iter() }.find_map(|fresh| fresh.webhook(delivery.webhook_id));
-        // One that is inactive by now has kept its rule.
+        // One that is inactive by now, or that cannot be read, has kept its rule.
+        let fresh = fresh.filter(|webhook| webhook.ordering.is_some() || webhook.endpoint.is_ok());
         let webhook = fresh.or_else(|| snapshot.webhook(delivery.webhook_id));
         if webhook.is_some_and(|webhook| webhook.blocks()) {
             delivery.block_lane();

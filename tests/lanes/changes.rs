@@ -1,6 +1,8 @@
 //! Webhooks that change while one of their lanes is in hand.
 
-use integration_worker::domain::entities::{Webhook, WebhookStatus};
+use std::sync::atomic::Ordering;
+
+use integration_worker::domain::entities::{DeliveryStatus, Webhook, WebhookStatus};
 use serde_json::json;
 
 use crate::world::{Does, World, until};
@@ -8,10 +10,7 @@ use crate::world::{Does, World, until};
 /// Events 1 to 3 wait in one lane, the request of the first one is under way, and hangs.
 async fn first_under_way(first: Does, on_exhausted: &str) -> (World, Webhook) {
     let world = World::new(move |n| if n == 1 { first } else { Does::Answer }).await;
-    world
-        .floor
-        .value
-        .store(10, std::sync::atomic::Ordering::SeqCst);
+    world.floor.value.store(10, Ordering::SeqCst);
     let webhook = with(
         world.webhook.clone(),
         &[
@@ -95,4 +94,32 @@ async fn what_is_in_hand_of_a_lane_waits_for_a_webhook_that_was_stopped() {
         world.fixture.update(webhook).await;
         assert_eq!(world.until_got(3).await, [1, 2, 3]);
     }
+}
+
+#[tokio::test]
+async fn lanes_go_on_that_are_blocked_and_whose_webhook_does_not_ask_for_it() {
+    let world = World::new(|_| Does::Answer).await;
+    world.floor.value.store(10, Ordering::SeqCst);
+    let asks = world.fixture.create(8, &["order.*"]).await;
+    let blocks = json!({ "key": "'a'", "onExhausted": "block" });
+    let asks = world
+        .fixture
+        .update(with(asks, &[("ordering", blocks)]))
+        .await;
+    let mut blocker = world.waiting(1, Some("a"), 0);
+    let mut other = world.waiting_for(&asks, 3, Some("a"), 0);
+    for record in [&mut blocker, &mut other] {
+        record.delivery.status = DeliveryStatus::Exhausted;
+        record.delivery.completed_at = record.delivery.next_attempt_at.take();
+        record.delivery.block_lane();
+    }
+    let behind = world.waiting(2, Some("a"), 0);
+    let behind_other = world.waiting_for(&asks, 4, Some("a"), 0);
+    world.park(vec![blocker, behind, other, behind_other]).await;
+    assert_eq!(world.blocking().await, [1, 3]);
+
+    world.start();
+
+    assert_eq!(world.until_got(1).await, [2]);
+    assert_eq!(world.blocking().await, [3]);
 }

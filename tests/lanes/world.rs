@@ -12,9 +12,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use integration_worker::{
     application::{
+        blocked_lanes::BlockedLanes,
         breakers::{BreakerSettings, Breakers},
         deliver::Deliverer,
         endpoints::Endpoints,
+        former_streams::FormerStreams,
         health::Health,
         in_hand::InHand,
         lanes::{OrderedLanes, STRETCH},
@@ -23,7 +25,7 @@ use integration_worker::{
         parked::ParkedLane,
         ports::{
             BusError, Clock, DeadLetter, EventPublisher, HttpAnswer, HttpSender, OutboundRequest,
-            SendError, SourceFloor,
+            SendError, SourceFloor, TokenFault,
         },
         recorder::Recorder,
         wakers::Wakers,
@@ -62,11 +64,23 @@ pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 /// Set by hand; counts how often it was asked.
-#[derive(Default)]
 pub(crate) struct Floor {
     pub(crate) value: AtomicI64,
+    /// What the source stream has given out.
+    pub(crate) last: AtomicI64,
     pub(crate) asked: AtomicUsize,
     pub(crate) is_down: AtomicBool,
+}
+
+impl Default for Floor {
+    fn default() -> Self {
+        Self {
+            value: AtomicI64::default(),
+            last: AtomicI64::new(i64::MAX),
+            asked: AtomicUsize::default(),
+            is_down: AtomicBool::default(),
+        }
+    }
 }
 
 #[async_trait]
@@ -80,6 +94,10 @@ impl SourceFloor for Floor {
             });
         }
         Ok(self.value.load(Ordering::SeqCst))
+    }
+
+    async fn last(&self) -> Result<i64, BusError> {
+        Ok(self.last.load(Ordering::SeqCst))
     }
 }
 
@@ -95,6 +113,8 @@ pub(crate) enum Does {
     HangAndFail,
     /// This worker's name server does not answer.
     NoNames,
+    /// There is no token for it.
+    NoToken(TokenFault),
 }
 
 /// Remembers the numbers of the events that it got, in order.
@@ -122,6 +142,10 @@ impl HttpSender for Endpoint {
             Does::Hang | Does::HangAndFail => {
                 let mut let_go = self.let_go.subscribe();
                 let_go.wait_for(|go| *go).await.expect("it is there");
+            }
+            Does::NoToken(fault) => {
+                let reason = "none".to_owned();
+                return Err(SendError::Token { reason, fault });
             }
             Does::NoNames => return Err(SendError::Lookup("no answer".to_owned())),
         }
@@ -235,6 +259,18 @@ impl World {
             wakers: Arc::clone(&wakers),
             health: Arc::clone(&health),
             stretch: self.stretch,
+        }
+        .start(&self.group);
+        FormerStreams {
+            store: Arc::clone(&store),
+            source: Arc::<Floor>::clone(&self.floor),
+            wakers: Arc::clone(&wakers),
+        }
+        .start(&self.group);
+        BlockedLanes {
+            store: Arc::clone(&store),
+            registry: Arc::clone(&registry),
+            wakers: Arc::clone(&wakers),
         }
         .start(&self.group);
         ParkedLane {
@@ -375,6 +411,28 @@ impl World {
         };
         let done = tokio::time::timeout(PATIENCE, claimed).await;
         assert!(done.is_ok(), "{number} is not claimed");
+    }
+
+    /// Waits until the delivery of event `number` is delivered, and answers how many attempts it took.
+    pub(crate) async fn attempts_until_delivered(&self, number: i64) -> i64 {
+        let mut connection = self.connect().await;
+        let delivered = async {
+            let attempts = "SELECT attempt_count FROM deliveries
+                WHERE source_sequence = ?1 AND status = 'delivered'";
+            loop {
+                let found = sqlx::query_scalar(attempts)
+                    .bind(number)
+                    .fetch_optional(&mut connection)
+                    .await
+                    .expect("it reads");
+                if let Some(found) = found {
+                    return found;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let done = tokio::time::timeout(PATIENCE, delivered).await;
+        done.expect("it is delivered")
     }
 
     /// The events whose deliveries block their lanes.

@@ -25,7 +25,7 @@ use tokio::{sync::Mutex, time::Instant};
 
 use crate::{
     domain::{
-        entities::{BatchRule, OnExhausted},
+        entities::{BatchRule, OnExhausted, Webhook},
         interfaces::{RegistryDelta, RegistryWebhook, Store, StoreError, UnreadableWebhook},
         policies::RetryPolicy,
         values::{IntegrationId, TenantId, WebhookId},
@@ -70,6 +70,16 @@ pub struct CompiledWebhook {
     pub max_in_flight: Option<u32>,
     /// What makes requests; or why none can be made (a fault of ours or of the key ring), which parks.
     pub endpoint: Result<Endpoint, String>,
+}
+
+/// Why no request can be made for this webhook; `None` when one can.
+pub(super) fn unusable(
+    webhook: &Webhook,
+    cipher: &dyn Cipher,
+    expressions: &dyn Expressions,
+) -> Option<String> {
+    let compiled = Compiler::new(cipher, expressions).compile(webhook);
+    compiled.webhook.endpoint.err()
 }
 
 impl CompiledWebhook {
