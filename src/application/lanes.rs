@@ -208,7 +208,8 @@ impl OrderedLanes {
     }
 
     /// Claims lanes and probes, and asks for the floor where it is too old or something waits above it; the
-    /// last one will do where there is no answer. Answers also whether something does, and when the next token comes that something waits for.
+    /// last one will do where there is no answer. Answers also whether something does, and when the next
+    /// token comes that something waits for.
     async fn look(
         &self,
         room: &Room,

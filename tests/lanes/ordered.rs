@@ -5,9 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use integration_worker::{application::lanes::MAX_PER_LANE, domain::policies::RateLimit};
-
-use integration_worker::application::ports::Clock as _;
+use integration_worker::{
+    application::{lanes::MAX_PER_LANE, ports::Clock as _},
+    domain::policies::RateLimit,
+};
 
 use crate::world::{Does, World, until};
 
@@ -206,7 +207,7 @@ async fn what_a_former_stream_has_left_goes_ahead_of_what_the_present_one_brings
     let brought = [11, 12].map(|n| world.waiting(n, Some("a"), 0));
     // Until it is looked for them, the lane waits behind one that is not due.
     let mut front = world.waiting(1, Some("a"), 0);
-    front.delivery.next_attempt_at = Some(world.clock.now() + std::time::Duration::from_hours(1));
+    front.delivery.next_attempt_at = Some(world.clock.now() + Duration::from_hours(1));
     world.park(left.into()).await;
     world.park(brought.into()).await;
     world.park(vec![front]).await;

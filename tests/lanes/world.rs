@@ -78,6 +78,7 @@ impl Default for Floor {
             value: AtomicI64::default(),
             last: AtomicI64::new(i64::MAX),
             asked: AtomicUsize::default(),
+            is_down: AtomicBool::default(),
         }
     }
 }
