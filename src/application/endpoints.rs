@@ -307,7 +307,7 @@ mod tests {
     async fn a_full_endpoint_is_waited_for_and_one_with_a_free_slot_is_not() {
         let endpoints = Endpoints::new(1);
         assert!(!endpoints.is_waited_for(webhook()));
-        let slot = endpoints.enter(webhook(), None).await.unwrap();
+        let slot = endpoints.enter(webhook(), Bound::default()).await.unwrap();
         assert!(endpoints.is_waited_for(webhook()));
         slot.finish(OK);
         assert!(!endpoints.is_waited_for(webhook()));

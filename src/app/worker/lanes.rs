@@ -78,6 +78,27 @@ fn recorder(parts: &Parts, running: &Running) -> Recorder {
     }
 }
 
+/// Starts what keeps ordered lanes from waiting for what never comes.
+fn look_after_orders(
+    parts: &Parts,
+    groups: &Groups,
+    registry: &Arc<Registry>,
+    source: &Arc<ConsumerFloor>,
+) {
+    FormerStreams {
+        store: Arc::clone(&parts.store.store),
+        source: Arc::<ConsumerFloor>::clone(source),
+        wakers: Arc::clone(&parts.wakers),
+    }
+    .start(&groups.upkeep);
+    BlockedLanes {
+        store: Arc::clone(&parts.store.store),
+        registry: Arc::clone(registry),
+        wakers: Arc::clone(&parts.wakers),
+    }
+    .start(&groups.upkeep);
+}
+
 /// Starts what takes events in, tries deliveries and records what became of them.
 pub(super) fn start(parts: &Parts, groups: &Groups, running: &Running, deliverer: &Arc<Deliverer>) {
     let store = &parts.store.store;
@@ -93,12 +114,7 @@ pub(super) fn start(parts: &Parts, groups: &Groups, running: &Running, deliverer
         outcomes: outcomes.clone(),
     });
     let source = Arc::new(ConsumerFloor::new(&parts.connection, &parts.topology));
-    FormerStreams {
-        store: Arc::clone(store),
-        source: Arc::<ConsumerFloor>::clone(&source),
-        wakers: Arc::clone(&parts.wakers),
-    }
-    .start(&groups.upkeep);
+    look_after_orders(parts, groups, &registry, &source);
     OrderedLanes {
         store: Arc::clone(store),
         floor: source,
@@ -133,12 +149,6 @@ pub(super) fn start(parts: &Parts, groups: &Groups, running: &Running, deliverer
         health: Arc::clone(&parts.health),
     }
     .start(&groups.lanes, &groups.upkeep);
-    BlockedLanes {
-        store: Arc::clone(store),
-        registry: Arc::clone(&registry),
-        wakers: Arc::clone(&parts.wakers),
-    }
-    .start(&groups.upkeep);
     Intake {
         source: Arc::<PullSource>::clone(&running.source),
         normaliser: parts.normaliser(),

@@ -2,7 +2,7 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use crate::domain::{
-    entities::{Delivery, DeliveryStatus},
+    entities::{Batching, Delivery, DeliveryStatus},
     interfaces::StoredEvent,
     values::{DeliveryId, TenantId},
 };
@@ -37,6 +37,7 @@ fn claimed(bytes: usize) -> ClaimedDelivery {
             created_at: now,
             completed_at: None,
             lane: None,
+            batch: Batching::Alone,
         },
         event: StoredEvent {
             meta: String::new(),
