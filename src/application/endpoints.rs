@@ -318,7 +318,7 @@ mod tests {
         let endpoints = Endpoints::new(1);
         let first = endpoints.enter(webhook(), Bound::default()).await.unwrap();
         let (second, ()) = tokio::join!(endpoints.enter(webhook(), Bound::default()), async {
-            first.finish(OK)
+            first.finish(OK);
         });
         assert!(second.is_some());
         assert_eq!(endpoints.in_flight(), 1);
