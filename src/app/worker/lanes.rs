@@ -11,7 +11,7 @@ use crate::{
         endpoints::Endpoints,
         former_streams::FormerStreams,
         intake::{Intake, IntakeLimits, MAX_DELIVERIES_IN_HAND},
-        lanes::OrderedLanes,
+        lanes::{OrderedLanes, STRETCH},
         leased::LeasedAttempts,
         parked::ParkedLane,
         recorder::Recorder,
@@ -67,6 +67,17 @@ pub(super) fn deliverer(parts: &Parts, running: &Running) -> Deliverer {
     .with_max_response_event(limits.event_bytes.min(largest))
 }
 
+fn recorder(parts: &Parts, running: &Running) -> Recorder {
+    Recorder {
+        store: Arc::clone(&parts.store.store),
+        publisher: parts.publisher(),
+        in_hand: Arc::clone(&running.in_hand),
+        leases: Arc::clone(&running.leases),
+        wakers: Arc::clone(&parts.wakers),
+        give_up: running.give_up.clone(),
+    }
+}
+
 /// Starts what takes events in, tries deliveries and records what became of them.
 pub(super) fn start(parts: &Parts, groups: &Groups, running: &Running, deliverer: &Arc<Deliverer>) {
     let store = &parts.store.store;
@@ -75,15 +86,7 @@ pub(super) fn start(parts: &Parts, groups: &Groups, running: &Running, deliverer
         parts.keys.cipher(),
         Arc::new(Cel),
     ));
-    let recorder = Recorder {
-        store: Arc::clone(store),
-        publisher: parts.publisher(),
-        in_hand: Arc::clone(&running.in_hand),
-        leases: Arc::clone(&running.leases),
-        wakers: Arc::clone(&parts.wakers),
-        give_up: running.give_up.clone(),
-    };
-    let outcomes = recorder.start(&groups.recording, MAX_DELIVERIES_IN_HAND);
+    let outcomes = recorder(parts, running).start(&groups.recording, MAX_DELIVERIES_IN_HAND);
     let attempts = Arc::new(LeasedAttempts {
         clock: Arc::clone(&parts.clock),
         deliverer: Arc::clone(deliverer),
@@ -105,6 +108,7 @@ pub(super) fn start(parts: &Parts, groups: &Groups, running: &Running, deliverer
         leases: Arc::clone(&running.leases),
         wakers: Arc::clone(&parts.wakers),
         health: Arc::clone(&parts.health),
+        stretch: STRETCH,
     }
     .start(&groups.lanes);
     Replays {
