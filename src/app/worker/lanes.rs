@@ -99,29 +99,8 @@ pub(super) fn start(parts: &Parts, groups: &Groups, running: &Running, deliverer
         wakers: Arc::clone(&parts.wakers),
     }
     .start(&groups.upkeep);
-    OrderedLanes {
-        store: Arc::clone(store),
-        floor: source,
-        registry: Arc::clone(&registry),
-        clock: Arc::clone(&parts.clock),
-        attempts: Arc::clone(&attempts),
-        leases: Arc::clone(&running.leases),
-        wakers: Arc::clone(&parts.wakers),
-        health: Arc::clone(&parts.health),
-        stretch: STRETCH,
-    }
-    .start(&groups.lanes);
-    Replays {
-        store: Arc::clone(store),
-        history: parts.history(),
-        registry: Arc::clone(&registry),
-        clock: Arc::clone(&parts.clock),
-        attempts: Arc::clone(&attempts),
-        leases: Arc::clone(&running.leases),
-        wakers: Arc::clone(&parts.wakers),
-        health: Arc::clone(&parts.health),
-    }
-    .start(&groups.lanes);
+    ordered(parts, running, &registry, &attempts, source).start(&groups.lanes);
+    replays(parts, running, &registry, &attempts).start(&groups.lanes);
     batches(parts, running, &registry, &attempts).start(&groups.lanes);
     ParkedLane {
         store: Arc::clone(store),
@@ -156,6 +135,44 @@ pub(super) fn start(parts: &Parts, groups: &Groups, running: &Running, deliverer
         },
     }
     .start(&groups.lanes);
+}
+
+fn ordered(
+    parts: &Parts,
+    running: &Running,
+    registry: &Arc<Registry>,
+    attempts: &Arc<LeasedAttempts>,
+    floor: Arc<ConsumerFloor>,
+) -> OrderedLanes {
+    OrderedLanes {
+        store: Arc::clone(&parts.store.store),
+        floor,
+        registry: Arc::clone(registry),
+        clock: Arc::clone(&parts.clock),
+        attempts: Arc::clone(attempts),
+        leases: Arc::clone(&running.leases),
+        wakers: Arc::clone(&parts.wakers),
+        health: Arc::clone(&parts.health),
+        stretch: STRETCH,
+    }
+}
+
+fn replays(
+    parts: &Parts,
+    running: &Running,
+    registry: &Arc<Registry>,
+    attempts: &Arc<LeasedAttempts>,
+) -> Replays {
+    Replays {
+        store: Arc::clone(&parts.store.store),
+        history: parts.history(),
+        registry: Arc::clone(registry),
+        clock: Arc::clone(&parts.clock),
+        attempts: Arc::clone(attempts),
+        leases: Arc::clone(&running.leases),
+        wakers: Arc::clone(&parts.wakers),
+        health: Arc::clone(&parts.health),
+    }
 }
 
 fn batches(
