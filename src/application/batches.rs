@@ -40,7 +40,7 @@ use super::{
     leases::{LEASE, Leases},
     parked::until,
     ports::Clock,
-    recorder::Outcome,
+    recorder::{MAX_BATCH, Outcome},
     registry::{Registry, Snapshot},
     wakers::Wakers,
 };
@@ -87,6 +87,7 @@ impl std::fmt::Debug for Batches {
 #[derive(Debug, Clone)]
 struct Room {
     batches: Arc<Semaphore>,
+    /// Deliveries that wait to be recorded.
     outcomes: Arc<Semaphore>,
     in_hand: Arc<Mutex<HashMap<WebhookId, InHand>>>,
 }
@@ -122,7 +123,7 @@ impl Room {
     fn new() -> Self {
         Self {
             batches: Arc::new(Semaphore::new(MAX_BATCHES)),
-            outcomes: Arc::new(Semaphore::new(MAX_BATCHES)),
+            outcomes: Arc::new(Semaphore::new(MAX_BATCH)),
             in_hand: Arc::default(),
         }
     }
@@ -416,13 +417,15 @@ impl Batches {
     }
 
     async fn hand_in(&self, settled: Settled, outcomes: &Arc<Semaphore>) {
-        // Never closed.
-        let Ok(permit) = Arc::clone(outcomes).acquire_owned().await else {
-            return;
-        };
         let (released, at) = settled
             .released
             .unwrap_or_else(|| (Vec::new(), self.clock.store_now()));
+        let deliveries = (settled.records.len() + released.len()).min(MAX_BATCH);
+        let deliveries = u32::try_from(deliveries).unwrap_or(u32::MAX);
+        // Never closed.
+        let Ok(permit) = Arc::clone(outcomes).acquire_many_owned(deliveries).await else {
+            return;
+        };
         let outcome = Outcome::Together {
             records: settled.records,
             released,
