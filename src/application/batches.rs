@@ -2,7 +2,7 @@
 //!
 //! Such a delivery is recorded before any attempt, due when it has waited for others long enough. A claim
 //! makes a batch of those that wait, as soon as one is due or there are enough of them; what it makes is
-//! written down, so that every later attempt is at the same batch. All outcomes of a batch are recorded in
+//! written down, so that every later attempt is at the same deliveries. All outcomes of a batch are recorded in
 //! one transaction: where a worker dies before it, the next one sends the same batch again.
 
 use std::{
@@ -384,7 +384,7 @@ impl Batches {
         }
         let deliverer = &self.attempts.deliverer;
         let tried = deliverer
-            .attempt_batch(lane, webhook, batch.id, members, when_slow)
+            .attempt_batch(lane, webhook, members, when_slow)
             .await;
         match &tried {
             BatchTried::Waits(_) => self.attempts.no_sign(lane, id, PROBE_PAUSE),

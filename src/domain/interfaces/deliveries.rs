@@ -153,7 +153,7 @@ pub struct BatchClaim {
 /// Deliveries to send in one request, each under its lease: at least one, and of one webhook.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClaimedBatch {
-    /// Stays the same however often it is tried.
+    /// What holds them together in the store; not what they are sent under ([`BatchId::of`]).
     pub id: BatchId,
     /// In the order in which they were taken in, which stays the same too.
     pub deliveries: Vec<ClaimedDelivery>,
