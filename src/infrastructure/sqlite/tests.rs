@@ -251,6 +251,7 @@ async fn claims_and_prunes_read_no_table_from_end_to_end() {
         batches::WAITING,
         batches::MADE,
         batches::NEW,
+        super::queries::STATS,
         super::deliveries::PRUNABLE,
     ] {
         let explain = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"));
