@@ -202,16 +202,16 @@ async fn waiting(
                      WHERE w.id = h.id) AS runs, (
                      SELECT r.ready_at <= $2 FROM rate_limits r
                      WHERE r.webhook_id = h.id) AS has_token
-             FROM (SELECT id FROM hooks UNION ALL SELECT id FROM UNNEST($4::uuid[]) AS only (id)) h
+             FROM (SELECT id FROM hooks UNION ALL SELECT id FROM UNNEST($4::uuid[]) AS named (id)) h
              WHERE h.id IS NOT NULL AND h.id <> ALL($3::uuid[])
          ), asked AS MATERIALIZED (
              SELECT o.id AS webhook_id, o.runs, o.has_token,
-                 COALESCE(o.new_at <= $2, false) AS new,
+                 COALESCE(o.new_at <= $2, false) AS is_due,
                  COALESCE(o.made_at <= LEAST(o.new_at, $2), false) AS made
              FROM offered o ORDER BY o.id <= $1, o.id
          )
          SELECT a.webhook_id, a.made, a.runs, a.has_token IS NOT NULL AS is_limited FROM asked a
-         WHERE a.runs IS NULL OR a.runs AND a.has_token IS DISTINCT FROM false AND (a.made OR a.new
+         WHERE a.runs IS NULL OR a.runs AND a.has_token IS DISTINCT FROM false AND (a.made OR a.is_due
              OR CASE WHEN $9 THEN (
                  SELECT o.events >= COALESCE(r.max_events, $6) OR o.bytes >= COALESCE(r.max_bytes, $7)
                  FROM (SELECT) one
