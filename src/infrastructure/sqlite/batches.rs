@@ -23,13 +23,12 @@ const CLAIM: &str = "claim batches";
 /// have a batch that is due, or enough to make one of; the longest-due first.
 pub(super) const WAITING: &str = "
 WITH RECURSIVE hooks (id) AS (
-    SELECT min(first) FROM (
+    SELECT CASE WHEN ?4 IS NULL THEN (SELECT min(first) FROM (
         SELECT min(d.webhook_id) AS first FROM deliveries d
         WHERE d.status = 'pending' AND d.batched AND d.batch_id IS NULL
         UNION ALL
         SELECT min(d.webhook_id) FROM deliveries d
-        WHERE d.status = 'pending' AND d.batch_id IS NOT NULL)
-    WHERE ?4 IS NULL
+        WHERE d.status = 'pending' AND d.batch_id IS NOT NULL)) END
     UNION ALL
     SELECT (SELECT min(next) FROM (
         SELECT min(d.webhook_id) AS next FROM deliveries d
