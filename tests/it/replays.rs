@@ -29,6 +29,7 @@ on_both!(
     a_replay_ends_with_its_webhook,
     a_replay_waits_while_the_breaker_is_open_and_goes_on_then,
     an_ordered_webhook_gets_its_deliveries_again_in_order,
+    a_replay_of_what_is_exhausted_sets_blocked_lanes_going,
     a_limited_webhook_gets_its_deliveries_again_within_its_limit,
     a_batched_webhook_gets_its_deliveries_again_in_batches,
     a_replay_goes_on_while_live_events_come,
@@ -394,6 +395,37 @@ async fn an_ordered_webhook_gets_its_deliveries_again_in_order(site: Site) {
         let again: Vec<u64> = again.collect();
         assert_eq!(again.len(), 40);
         assert!(again.is_sorted(), "{again:?}");
+    }
+}
+
+async fn a_replay_of_what_is_exhausted_sets_blocked_lanes_going(site: Site) {
+    let Site { erp, receiver, .. } = site;
+    receiver.answer("/w", Answer::status(500));
+    let config = json!({
+        "ordering": { "key": "data.customerId", "onExhausted": "block" },
+        "retryPolicy": { "maxRetries": 0, "backoffMs": 100 },
+    });
+    let (webhook, _) = erp.webhook(&receiver.url("/w"), &["sales.>"], config).await;
+    publish(&erp, 0..80).await;
+    erp.wait_all_settled(PATIENCE).await;
+    receiver.wait_for(2, PATIENCE).await;
+    for id in ["e-0", "e-1"] {
+        erp.wait_delivery(&webhook, json!({ "eventId": id, "status": "exhausted" }))
+            .await;
+    }
+    receiver.answer("/w", Answer::status(200));
+
+    let body = json!({ "id": webhook, "since": LONG_AGO, "statuses": ["exhausted"] });
+    let begun = erp.ask("webhook.replay", body).await;
+
+    let told = ended(&erp, &begun, "completed").await;
+    assert_eq!(told["data"]["done"], 2);
+    let requests = receiver.wait_for(82, PATIENCE).await;
+    for parity in [0, 1] {
+        let got = requests[2..].iter().map(number);
+        let got: Vec<u64> = got.filter(|n| n % 2 == parity).collect();
+        assert_eq!(got.len(), 40);
+        assert!(got.is_sorted(), "{got:?}");
     }
 }
 

@@ -59,7 +59,7 @@ pub const REPLAY_PAGE: usize = 32;
 pub const REPLAY_IN_FLIGHT: usize = 4;
 /// Replays that one worker has in hand at a time.
 pub const MAX_IN_HAND: usize = 4;
-/// Deliveries of a webhook that may wait, for retries say, before a replay adds to them.
+/// Deliveries of a webhook that may be due, before a replay adds to them.
 pub const MAX_WAITING: u32 = 1_000;
 /// The same where a replay hands its deliveries over to the lanes; beyond what makes a batch, where they go
 /// out in batches.
@@ -280,14 +280,13 @@ impl Replays {
     /// What may be done for the replay now.
     async fn room(&self, webhook: &CompiledWebhook) -> Result<Room, StoreError> {
         let waits_for_turn = waits_for_turn(webhook);
+        let now = self.clock.store_now();
         if webhook.endpoint.is_err() {
             return Ok(Room::None(LONG_REST));
         }
         if self.attempts.breakers().open_until(webhook.id).is_some() {
             // What is due is what the endpoint is tried with; where there is nothing, nobody would.
-            let now = self.clock.store_now();
-            let due = self.store.pending_of(webhook.id, Some(now), 1).await?;
-            return Ok(match due {
+            return Ok(match self.store.due_of(webhook.id, now, 1).await? {
                 0 => Room::Page(1, Leased::No),
                 _ => Room::None(POLL_EVERY),
             });
@@ -300,7 +299,8 @@ impl Replays {
             None if waits_for_turn => MAX_WAITING_IN_LANES,
             None => MAX_WAITING,
         };
-        if self.store.pending_of(webhook.id, None, bound).await? >= bound {
+        // What is not due, or waits behind what is not, waits for nobody here; it may be for this replay.
+        if self.store.due_of(webhook.id, now, bound).await? >= bound {
             return Ok(Room::None(REST));
         }
         let leased = if waits_for_turn {

@@ -148,11 +148,12 @@ pub trait ReplayStore: Send + Sync {
         event: &DomainEvent,
     ) -> Result<bool, StoreError>;
 
-    /// How many deliveries of a webhook wait, or are due by a time; counted up to `limit`.
-    async fn pending_of(
+    /// How many deliveries of a webhook are due and need nobody else to go first: of a lane its front at
+    /// most. Counted up to `limit`.
+    async fn due_of(
         &self,
         webhook: WebhookId,
-        due: Option<Timestamp>,
+        now: Timestamp,
         limit: u32,
     ) -> Result<u32, StoreError>;
 

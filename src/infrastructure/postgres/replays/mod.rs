@@ -32,6 +32,34 @@ use row::{lock, write};
 
 const READ: &str = "read what a replay sends";
 
+/// What is due of a webhook; of each of its lanes only the front, which is found by hopping from lane to
+/// lane.
+const DUE: &str = "
+    WITH RECURSIVE lanes AS (
+        (SELECT d.lane_key, d.status, d.due_at FROM deliveries d
+         WHERE d.lane_key IS NOT NULL AND (d.status = 'pending' OR d.lane_blocks)
+             AND d.webhook_id = $1
+         ORDER BY d.lane_key, d.lane_turn LIMIT 1)
+        UNION ALL
+        SELECT n.lane_key, n.status, n.due_at FROM lanes l CROSS JOIN LATERAL (
+            SELECT d.lane_key, d.status, d.due_at FROM deliveries d
+            WHERE d.lane_key IS NOT NULL AND (d.status = 'pending' OR d.lane_blocks)
+                AND d.webhook_id = $1 AND d.lane_key > l.lane_key
+            ORDER BY d.lane_key, d.lane_turn LIMIT 1) n
+    )
+    SELECT count(*) FROM (
+        (SELECT 1 FROM deliveries WHERE status = 'pending' AND lane_key IS NULL
+             AND NOT batched AND webhook_id = $1 AND due_at <= $3 LIMIT $2)
+        UNION ALL
+        (SELECT 1 FROM deliveries WHERE status = 'pending' AND batched
+             AND batch_id IS NULL AND webhook_id = $1 AND due_at <= $3 LIMIT $2)
+        UNION ALL
+        (SELECT 1 FROM deliveries WHERE status = 'pending' AND batch_id IS NOT NULL
+             AND webhook_id = $1 AND due_at <= $3 LIMIT $2)
+        UNION ALL
+        (SELECT 1 FROM lanes WHERE status = 'pending' AND due_at <= $3 LIMIT $2)
+        LIMIT $2) p";
+
 #[derive(sqlx::FromRow)]
 struct CandidateRow {
     #[sqlx(flatten)]
@@ -187,37 +215,19 @@ impl ReplayStore for PostgresStore {
             .await
     }
 
-    async fn pending_of(
+    async fn due_of(
         &self,
         webhook: WebhookId,
-        due: Option<Timestamp>,
+        now: Timestamp,
         limit: u32,
     ) -> Result<u32, StoreError> {
-        let count: i64 = sqlx::query_scalar(
-            "SELECT count(*) FROM (
-                 (SELECT 1 FROM deliveries WHERE status = 'pending' AND lane_key IS NULL
-                      AND NOT batched AND webhook_id = $1
-                      AND ($3::timestamptz IS NULL OR due_at <= $3) LIMIT $2)
-                 UNION ALL
-                 (SELECT 1 FROM deliveries WHERE status = 'pending' AND batched
-                      AND batch_id IS NULL AND webhook_id = $1
-                      AND ($3::timestamptz IS NULL OR due_at <= $3) LIMIT $2)
-                 UNION ALL
-                 (SELECT 1 FROM deliveries WHERE status = 'pending' AND batch_id IS NOT NULL
-                      AND webhook_id = $1
-                      AND ($3::timestamptz IS NULL OR due_at <= $3) LIMIT $2)
-                 UNION ALL
-                 (SELECT 1 FROM deliveries
-                  WHERE status = 'pending' AND lane_key IS NOT NULL AND webhook_id = $1
-                      AND ($3::timestamptz IS NULL OR due_at <= $3) LIMIT $2)
-                 LIMIT $2) p",
-        )
-        .bind(webhook.0)
-        .bind(i64::from(limit))
-        .bind(due)
-        .fetch_one(&self.pool)
-        .await
-        .map_err(during("count what waits for a webhook"))?;
+        let count: i64 = sqlx::query_scalar(DUE)
+            .bind(webhook.0)
+            .bind(i64::from(limit))
+            .bind(now)
+            .fetch_one(&self.pool)
+            .await
+            .map_err(during("count what is due of a webhook"))?;
         Ok(u32::try_from(count).unwrap_or(limit))
     }
 

@@ -34,6 +34,37 @@ use row::{is_held, read_row, write};
 
 const READ: &str = "read what a replay sends";
 
+/// What is due of a webhook; of each of its lanes only the front, which is found by hopping from lane to
+/// lane.
+const DUE: &str = "
+WITH RECURSIVE lanes (seq) AS (
+    SELECT (SELECT d.seq FROM deliveries d
+        WHERE d.lane_key IS NOT NULL AND (d.status = 'pending' OR d.lane_blocks)
+            AND d.webhook_id = ?1
+        ORDER BY d.lane_key, d.lane_turn LIMIT 1)
+    UNION ALL
+    SELECT (SELECT n.seq FROM deliveries n
+        WHERE n.lane_key IS NOT NULL AND (n.status = 'pending' OR n.lane_blocks)
+            AND n.webhook_id = ?1 AND n.lane_key > c.lane_key
+        ORDER BY n.lane_key, n.lane_turn LIMIT 1)
+    FROM lanes l JOIN deliveries c ON c.seq = l.seq
+)
+SELECT count(*) FROM (
+    SELECT 1 FROM deliveries
+    WHERE status = 'pending' AND lane_key IS NULL AND NOT batched AND webhook_id = ?1
+        AND due_at <= ?3
+    UNION ALL
+    SELECT 1 FROM deliveries
+    WHERE status = 'pending' AND batched AND batch_id IS NULL AND webhook_id = ?1
+        AND due_at <= ?3
+    UNION ALL
+    SELECT 1 FROM deliveries
+    WHERE status = 'pending' AND batch_id IS NOT NULL AND webhook_id = ?1 AND due_at <= ?3
+    UNION ALL
+    SELECT 1 FROM lanes l CROSS JOIN deliveries d ON d.seq = l.seq
+    WHERE d.status = 'pending' AND d.due_at <= ?3
+    LIMIT ?2)";
+
 #[async_trait]
 impl ReplayStore for SqliteStore {
     async fn count_recorded(
@@ -168,39 +199,21 @@ impl ReplayStore for SqliteStore {
         Ok(held)
     }
 
-    async fn pending_of(
+    async fn due_of(
         &self,
         webhook: WebhookId,
-        due: Option<Timestamp>,
+        now: Timestamp,
         limit: u32,
     ) -> Result<u32, StoreError> {
-        const COUNT: &str = "count what waits for a webhook";
+        const COUNT: &str = "count what is due of a webhook";
         let mut connection = self.read(COUNT).await?;
-        sqlx::query_scalar(
-            "SELECT count(*) FROM (
-                SELECT 1 FROM deliveries
-                WHERE status = 'pending' AND lane_key IS NULL AND NOT batched AND webhook_id = ?1
-                    AND (?3 IS NULL OR due_at <= ?3)
-                UNION ALL
-                SELECT 1 FROM deliveries
-                WHERE status = 'pending' AND batched AND batch_id IS NULL AND webhook_id = ?1
-                    AND (?3 IS NULL OR due_at <= ?3)
-                UNION ALL
-                SELECT 1 FROM deliveries
-                WHERE status = 'pending' AND batch_id IS NOT NULL AND webhook_id = ?1
-                    AND (?3 IS NULL OR due_at <= ?3)
-                UNION ALL
-                SELECT 1 FROM deliveries
-                WHERE status = 'pending' AND lane_key IS NOT NULL AND webhook_id = ?1
-                    AND (?3 IS NULL OR due_at <= ?3)
-                LIMIT ?2)",
-        )
-        .bind(webhook.0)
-        .bind(limit)
-        .bind(due.map(|at| at.timestamp_millis()))
-        .fetch_one(&mut *connection)
-        .await
-        .map_err(failed(COUNT))
+        sqlx::query_scalar(DUE)
+            .bind(webhook.0)
+            .bind(limit)
+            .bind(now.timestamp_millis())
+            .fetch_one(&mut *connection)
+            .await
+            .map_err(failed(COUNT))
     }
 
     async fn list_replays(
