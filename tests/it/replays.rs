@@ -347,8 +347,15 @@ async fn a_replay_ends_with_its_webhook(site: Site) {
     erp.ask("webhook.deactivate", json!({ "id": webhook }))
         .await;
 
+    let sent = receiver.requests().len();
     let told = ended(&erp, &begun, "cancelled").await;
     assert!(told["data"]["error"].is_string(), "{told}");
+    let more = receiver.requests().len() - sent;
+    // Those that were under way, and not the rest of the page.
+    assert!(
+        more <= 4,
+        "{more} requests after the webhook was turned off"
+    );
     for action in ["replay", "backfill"] {
         let body = json!({ "id": webhook, "since": LONG_AGO });
         let refused = erp.request(&format!("webhook.{action}"), &[], &body).await;

@@ -46,7 +46,7 @@ use super::{
     commands::SourceHistory,
     deliver::Lane,
     health::Health,
-    leased::LeasedAttempts,
+    leased::{LeasedAttempts, Settled},
     leases::{LEASE, Leases, RENEW_EVERY},
     ports::{BusError, Clock},
     registry::{CompiledWebhook, Registry, Snapshot},
@@ -117,7 +117,6 @@ enum ReplayError {
 /// What the attempts of a page need besides.
 #[derive(Clone, Copy)]
 struct Hands<'a> {
-    snapshot: &'a Snapshot,
     /// One for each delivery of the page.
     permits: &'a Arc<Semaphore>,
     stopping: &'a CancellationToken,
@@ -253,7 +252,8 @@ impl Replays {
         page.lease_until = by_this_worker.then(|| self.clock.store_now() + LEASE);
         let now = self.clock.now();
         let Some(done) = self.store.record_page(&claimed, &page, now).await? else {
-            return Ok(None);
+            // Where the lease still holds, the webhook is gone, and the replay ends with it.
+            return Ok(Some(self.clock.store_now()));
         };
         self.recorded(replay, &done);
         if !by_this_worker {
@@ -267,7 +267,6 @@ impl Replays {
             self.leases.hold(one.lease, leased);
         }
         let hands = Hands {
-            snapshot: &snapshot,
             permits: &Arc::new(Semaphore::new(deliveries.len())),
             stopping,
         };
@@ -391,20 +390,51 @@ impl Replays {
         let Ok(permit) = Arc::clone(hands.permits).acquire_owned().await else {
             return;
         };
-        self.wait_for_room(one.delivery.webhook_id).await;
         if hands.stopping.is_cancelled() {
             return;
         }
+        self.wait_for_room(one.delivery.webhook_id, hands.stopping)
+            .await;
+        if hands.stopping.is_cancelled() {
+            return;
+        }
+        let (lease, webhook) = (one.lease, one.delivery.webhook_id);
+        let Some(snapshot) = self.still_runs(webhook).await else {
+            let settled = Settled::Released(lease, self.clock.store_now());
+            self.attempts.hand_in(settled, permit).await;
+            return;
+        };
+        // Somebody else has it by now, or as soon as this lease has run out.
+        if !self.leases.is_in_force(&lease) {
+            self.leases.forget([&lease]);
+            return;
+        }
         // Boxed: it is large.
-        let attempt = Box::pin(self.attempts.attempt(Lane::Parked, one, hands.snapshot));
+        let attempt = Box::pin(self.attempts.attempt(Lane::Parked, one, &snapshot));
         if let Some(settled) = attempt.await {
             self.attempts.hand_in(settled, permit).await;
         }
     }
 
-    async fn wait_for_room(&self, webhook: WebhookId) {
+    /// The webhooks as they are now; `None` where this one gets nothing any more, or nobody can tell.
+    async fn still_runs(&self, webhook: WebhookId) -> Option<Arc<Snapshot>> {
+        let snapshot = match self.registry.refresh().await {
+            Ok(snapshot) => snapshot,
+            Err(error) => {
+                report(&error);
+                return None;
+            }
+        };
+        let runs = { snapshot.webhook(webhook) }.is_some_and(|webhook| !webhook.is_disabled);
+        runs.then_some(snapshot)
+    }
+
+    async fn wait_for_room(&self, webhook: WebhookId, stopping: &CancellationToken) {
         let patience = Instant::now() + ATTEMPT_PATIENCE;
-        while !self.attempts.deliverer().has_room_to_spare(webhook) && Instant::now() < patience {
+        while !self.attempts.deliverer().has_room_to_spare(webhook)
+            && Instant::now() < patience
+            && !stopping.is_cancelled()
+        {
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }
