@@ -19,6 +19,7 @@ both!(
     a_page_leaves_what_has_changed_meanwhile_alone,
     a_page_records_what_never_was_and_nothing_twice,
     a_page_under_a_lost_lease_or_of_a_cancelled_replay_changes_nothing,
+    a_page_for_a_webhook_that_is_gone_changes_nothing,
 );
 
 async fn record(
@@ -175,5 +176,29 @@ async fn a_page_under_a_lost_lease_or_of_a_cancelled_replay_changes_nothing(data
     assert_eq!(record(database, &held, &page).await, None);
 
     assert_eq!(database.stored(&before).await, Some(before));
+    assert_eq!(told(database).await, Vec::<String>::new());
+}
+
+async fn a_page_for_a_webhook_that_is_gone_changes_nothing(database: &Database) {
+    let hook = our_webhook(database).await;
+    let before = deliver(database, &hook, &[1]).await.remove(0);
+    let claimed = claimed(database, &hook).await;
+    let found = candidates(database, &claimed.replay, 10).await;
+    database
+        .work(async |work: &mut dyn UnitOfWork| {
+            work.delete_webhook(hook.id, at(2_000))
+                .await
+                .expect("it goes");
+        })
+        .await;
+    let page = ReplayPage {
+        first: vec![parked(&delivery(&hook, 2))],
+        ..page(found.into_iter().map(reopened).collect(), Some(at(9_000)))
+    };
+
+    assert_eq!(record(database, &claimed, &page).await, None);
+
+    assert_eq!(database.stored(&before).await, Some(before));
+    assert_eq!(database.stored(&delivery(&hook, 2)).await, None);
     assert_eq!(told(database).await, Vec::<String>::new());
 }

@@ -132,7 +132,7 @@ pub trait ReplayStore: Send + Sync {
 
     /// Records a page in one transaction: its deliveries, the replay with its counts, and its event.
     /// Deliveries that somebody changed meanwhile count as left alone. `None`, and nothing is changed,
-    /// when the lease was lost or the replay has ended.
+    /// when the lease was lost, the replay has ended, or its webhook is gone.
     async fn record_page(
         &self,
         claimed: &ClaimedReplay,

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::domain::{
     events::DomainEvent,
     interfaces::{ClaimedReplay, FirstRecord, Lease, PageDone, ReplayPage, StoreError},
-    values::{DeliveryId, Timestamp},
+    values::{DeliveryId, Timestamp, WebhookId},
 };
 
 use super::{
@@ -26,7 +26,9 @@ pub(super) async fn record(
     const OPERATION: &str = "record a page of a replay";
     let mut tx = connection.begin().await.map_err(during(OPERATION))?;
     let mut replay = claimed.replay.clone();
-    if !lock(&mut tx, claimed.lease, replay.version).await? {
+    if !lock(&mut tx, claimed.lease, replay.version).await?
+        || !is_there(&mut tx, replay.selection.webhook_id).await?
+    {
         tx.rollback().await.map_err(during(OPERATION))?;
         return Ok(None);
     }
@@ -54,6 +56,16 @@ pub(super) async fn record(
     outbox::insert(&mut tx, &event.iter().collect::<Vec<_>>()).await?;
     tx.commit().await.map_err(during(OPERATION))?;
     Ok(Some(PageDone { replay, leases }))
+}
+
+/// Nobody is to wait for a webhook that is gone; it stays until the page is recorded.
+async fn is_there(connection: &mut PgConnection, webhook: WebhookId) -> Result<bool, StoreError> {
+    let found = sqlx::query("SELECT 1 FROM webhooks WHERE id = $1 FOR KEY SHARE")
+        .bind(webhook.0)
+        .fetch_optional(connection)
+        .await
+        .map_err(during("look for the webhook of a replay"))?;
+    Ok(found.is_some())
 }
 
 fn count(rows: usize) -> i64 {

@@ -6,7 +6,7 @@ use sqlx::{SqliteConnection, sqlite::SqliteRow};
 
 use crate::domain::{
     interfaces::{ClaimedReplay, Lease, PageDone, Reopened, ReplayPage, StoreError, StoredEvent},
-    values::{DeliveryId, Timestamp},
+    values::{DeliveryId, Timestamp, WebhookId},
 };
 
 use super::{
@@ -28,7 +28,9 @@ pub(super) async fn record(
     const RECORD: &str = "record a page of a replay";
     let mut transaction = store.write(RECORD).await?;
     let mut replay = claimed.replay.clone();
-    if !is_held(&mut transaction, claimed.lease, replay.version).await? {
+    if !is_held(&mut transaction, claimed.lease, replay.version).await?
+        || !is_there(&mut transaction, replay.selection.webhook_id).await?
+    {
         return Ok(None);
     }
     let mut leases = reopen(&mut transaction, &page.reopened, page.lease_until).await?;
@@ -47,6 +49,19 @@ pub(super) async fn record(
     outbox::add_events(&mut transaction, &event.iter().collect::<Vec<_>>()).await?;
     transaction.commit().await.map_err(failed(RECORD))?;
     Ok(Some(PageDone { replay, leases }))
+}
+
+/// Nobody would ever see to what waits for a webhook that is gone.
+async fn is_there(
+    connection: &mut SqliteConnection,
+    webhook: WebhookId,
+) -> Result<bool, StoreError> {
+    let found: Option<i64> = sqlx::query_scalar("SELECT 1 FROM webhooks WHERE id = ?1")
+        .bind(webhook.0)
+        .fetch_optional(connection)
+        .await
+        .map_err(failed("look for the webhook of a replay"))?;
+    Ok(found.is_some())
 }
 
 fn count(rows: usize) -> i64 {
