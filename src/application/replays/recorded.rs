@@ -1,9 +1,11 @@
 //! The next page of what was recorded.
 
+use std::ops::Range;
+
 use futures_util::{StreamExt as _, stream};
 
 use crate::domain::{
-    entities::{Batching, DeliveryStatus, Replay},
+    entities::{Batching, Delivery, DeliveryStatus, Replay, ReplayCursor},
     interfaces::{Candidate, Reopened, ReplayPage, StoredEvent},
 };
 
@@ -19,10 +21,21 @@ impl Replays {
         webhook: &CompiledWebhook,
         size: usize,
     ) -> Result<Next, ReplayError> {
-        let found = self.store.replay_candidates(replay, size).await?;
+        // Before the candidates: what is recorded by the time they are read may not be settled yet.
+        let floor = self.history.floor.floor().await?;
+        let mut found = self.store.replay_candidates(replay, size).await?;
         let Some(cursor) = found.cursor else {
             return Ok(Next::End);
         };
+        let count = found.items.len();
+        let last = self.last_sequence(&found.items, floor).await?;
+        let Some(cursor) = cut(&mut found.items, cursor, floor..last) else {
+            return Ok(Next::Later);
+        };
+        if found.items.len() < count {
+            // They come again with the rest.
+            found.broken = 0;
+        }
         let mut reopened = Vec::with_capacity(found.items.len());
         let mut skipped = found.broken;
         let read = stream::iter(found.items).map(|candidate| self.with_event(candidate, webhook));
@@ -40,6 +53,20 @@ impl Replays {
             cursor,
             lease_until: None,
         }))
+    }
+
+    /// The last sequence of the source stream, where it matters: a stream that was made anew never settles
+    /// what came from the former one, and has no more to do with it.
+    async fn last_sequence(&self, items: &[Candidate], floor: i64) -> Result<i64, BusError> {
+        if !items
+            .iter()
+            .any(|one| one.delivery.source_sequence > Some(floor))
+        {
+            return Ok(floor);
+        }
+        let bounds = self.history.archive.bounds().await?;
+        let last = bounds.map_or(0, |bounds| bounds.last.sequence);
+        Ok(i64::try_from(last).unwrap_or(i64::MAX))
     }
 
     async fn with_event(
@@ -94,3 +121,34 @@ impl Replays {
         }))
     }
 }
+
+/// Leaves out the first candidate whose message is not settled, and all behind it, and answers how far
+/// that goes; `None` where nothing is left. Not settled is what is above the start of `unsettled` and not
+/// above its end. Whoever has such a message in hand may have recorded the delivery and not yet published
+/// what came of it; it does that only while the delivery is as it was recorded.
+fn cut(
+    items: &mut Vec<Candidate>,
+    cursor: ReplayCursor,
+    unsettled: Range<i64>,
+) -> Option<ReplayCursor> {
+    let is_unsettled = |one: &Candidate| {
+        let sequence = one.delivery.source_sequence;
+        sequence.is_some_and(|at| at > unsettled.start && at <= unsettled.end)
+    };
+    let Some(first) = items.iter().position(is_unsettled) else {
+        return Some(cursor);
+    };
+    items.truncate(first);
+    items.last().map(|one| place(&one.delivery))
+}
+
+/// Its place among the candidates.
+fn place(delivery: &Delivery) -> ReplayCursor {
+    match delivery.lane_turn() {
+        Some(turn) => ReplayCursor::Turn(turn, delivery.id),
+        None => ReplayCursor::Delivery(delivery.created_at, delivery.id),
+    }
+}
+
+#[cfg(test)]
+mod tests;
