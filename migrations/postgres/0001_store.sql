@@ -177,6 +177,11 @@ CREATE INDEX deliveries_of_batch ON deliveries (batch_id)
 -- The lanes of ordered deliveries, each with its front first.
 CREATE INDEX deliveries_lanes ON deliveries (webhook_id, lane_key, lane_turn)
     WHERE lane_key IS NOT NULL AND (status = 'pending' OR lane_blocks);
+-- What a former source stream has left in them has the highest turns.
+CREATE INDEX deliveries_high_turns ON deliveries (lane_turn)
+    WHERE lane_key IS NOT NULL AND (status = 'pending' OR lane_blocks);
+-- Those of them that stop the ones behind.
+CREATE INDEX deliveries_blocking ON deliveries (webhook_id) WHERE lane_blocks;
 -- The same, also what is done: replays send it again in this order.
 CREATE INDEX deliveries_turns ON deliveries (webhook_id, lane_turn, id) WHERE lane_key IS NOT NULL;
 -- Lists of what waits or went wrong.
@@ -254,9 +259,19 @@ CREATE TABLE outbox (
     tracestate   text,
     body         bytea       NOT NULL,
     created_at   timestamptz NOT NULL,
+    -- A response that the ERP's stream refused waits until then; nothing else ever does.
+    due_at       timestamptz NOT NULL DEFAULT 'epoch',
+    refusals     integer     NOT NULL DEFAULT 0,
     published_at timestamptz
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02);
-CREATE INDEX outbox_unpublished ON outbox (position) WHERE published_at IS NULL;
+CREATE INDEX outbox_unpublished ON outbox (position)
+    WHERE published_at IS NULL AND NOT is_response;
+CREATE INDEX outbox_due_responses ON outbox (due_at, position)
+    WHERE published_at IS NULL AND is_response;
+CREATE INDEX outbox_oldest_responses ON outbox (position)
+    WHERE published_at IS NULL AND is_response;
+CREATE INDEX outbox_published_responses ON outbox (published_at)
+    WHERE published_at IS NOT NULL AND is_response;
 
 CREATE TABLE outbox_relay (
     one         boolean PRIMARY KEY DEFAULT true CHECK (one),

@@ -147,6 +147,11 @@ WHERE status = 'pending' AND batch_id IS NOT NULL;
 -- The lanes of ordered deliveries, each with its front first.
 CREATE INDEX deliveries_lanes ON deliveries (webhook_id, lane_key, lane_turn)
 WHERE lane_key IS NOT NULL AND (status = 'pending' OR lane_blocks);
+-- What a former source stream has left in them has the highest turns.
+CREATE INDEX deliveries_high_turns ON deliveries (lane_turn)
+WHERE lane_key IS NOT NULL AND (status = 'pending' OR lane_blocks);
+-- Those of them that stop the ones behind.
+CREATE INDEX deliveries_blocking ON deliveries (webhook_id) WHERE lane_blocks;
 -- The same, also what is done: replays send it again in this order.
 CREATE INDEX deliveries_by_turn ON deliveries (webhook_id, lane_turn, id) WHERE lane_key IS NOT NULL;
 -- For lists of what was not delivered.
@@ -219,10 +224,16 @@ CREATE TABLE outbox (
     tracestate TEXT,
     body BLOB NOT NULL,
     created_at INTEGER NOT NULL,
+    due_at INTEGER NOT NULL DEFAULT 0, -- a response that was refused waits until then
+    refusals INTEGER NOT NULL DEFAULT 0,
     published_at INTEGER
 ) STRICT;
 
-CREATE INDEX outbox_unpublished ON outbox (seq) WHERE published_at IS NULL;
+CREATE INDEX outbox_unpublished ON outbox (seq) WHERE published_at IS NULL AND is_response = 0;
+CREATE INDEX outbox_due_responses ON outbox (due_at, seq)
+    WHERE published_at IS NULL AND is_response = 1;
+CREATE INDEX outbox_oldest_responses ON outbox (seq)
+    WHERE published_at IS NULL AND is_response = 1;
 CREATE INDEX outbox_published ON outbox (published_at) WHERE published_at IS NOT NULL;
 
 CREATE TABLE outbox_lease (

@@ -130,9 +130,6 @@ async fn check_nats(config: &Config, report: &mut Report) {
             ),
         );
     }
-    if let Some(note) = nats::responses_note(&config.nats) {
-        report.note("NATS", note);
-    }
     check_streams(config, &client, report).await;
 }
 
@@ -155,6 +152,10 @@ async fn check_streams(config: &Config, client: &Client, report: &mut Report) {
             );
         }
         Ok(found) => tell_streams(&found, report),
+    }
+    let subjects = topology.source_subjects(&context).await;
+    if let Some(note) = nats::responses_note(&config.nats, subjects.as_deref()) {
+        report.note("streams", note);
     }
 }
 

@@ -74,13 +74,16 @@ pub(crate) fn topology(config: &NatsConfig) -> Result<Topology, RunError> {
     }))
 }
 
-/// What is to be said where events that are made of answers are kept nowhere.
-pub(crate) fn responses_note(config: &NatsConfig) -> Option<String> {
-    let subject = &config.response_subject;
-    (!config.captures_responses()).then(|| {
+/// What is to be said where the source stream does not keep events that are made of answers. `actual` are
+/// its subjects, where it is there; else it is made with those of the configuration.
+pub(crate) fn responses_note(config: &NatsConfig, actual: Option<&[String]>) -> Option<String> {
+    let (subject, stream) = (&config.response_subject, &config.source_stream);
+    let subjects = actual.unwrap_or(&config.source_subjects);
+    (!config.captures_responses(subjects)).then(|| {
         format!(
-            "ERP_SUBJECTS does not capture {subject}> (ERP_RESPONSE_SUBJECT): what is made of answers \
-             reaches whoever listens at that moment, and no webhook"
+            "the stream {stream} does not capture {subject}> (ERP_RESPONSE_SUBJECT): what is made of \
+             answers waits in the database until a stream does, and reaches no webhook until this one \
+             does: add the subject to it, and to ERP_SUBJECTS, with which it is made"
         )
     })
 }
@@ -95,9 +98,6 @@ pub(crate) async fn wait_for(
     health: &Health,
 ) -> Result<(Connection, Arc<Topology>), RunError> {
     let topology = topology(config)?;
-    if let Some(note) = responses_note(config) {
-        tracing::warn!("{note}");
-    }
     let servers = config.servers.join(",");
     health.starting(NATS, servers.clone());
     let connection = connect(&settings(config), clock)
@@ -117,6 +117,10 @@ pub(crate) async fn wait_for(
             }
         }
     }
+    let subjects = topology.source_subjects(&context).await;
+    if let Some(note) = responses_note(config, subjects.as_deref()) {
+        tracing::warn!("{note}");
+    }
     health.up(NATS);
     Ok((connection, Arc::new(topology)))
 }
@@ -131,4 +135,30 @@ pub(crate) fn for_requests(config: &NatsConfig, clock: &Arc<dyn Clock>) -> Conne
             Ok(connection.client)
         })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shared::config::Config;
+
+    #[test]
+    fn what_is_made_of_answers_is_judged_by_the_subjects_that_the_stream_has() {
+        let read = |name: &str| match name {
+            "DATABASE_URL" => Some("sqlite://x.db".to_owned()),
+            "ENCRYPTION_KEYS" => Some("k:MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=".to_owned()),
+            _ => None,
+        };
+        let config = Config::from_lookup(&read).unwrap().nats;
+        let subjects =
+            |all: &[&str]| -> Vec<String> { all.iter().map(|one| (*one).to_owned()).collect() };
+        for (actual, is_captured) in [
+            (None, true),
+            (Some(subjects(&["sales.>", "erp.>"])), true),
+            (Some(subjects(&["sales.>"])), false),
+        ] {
+            let note = responses_note(&config, actual.as_deref());
+            assert_eq!(note.is_none(), is_captured, "{actual:?}");
+        }
+    }
 }

@@ -2,7 +2,10 @@
 
 use crate::domain::{entities::Attempt, policies::Answer, values::Timestamp};
 
-use super::ports::{HttpAnswer, SendError};
+use super::{
+    deliver::{NO_NAMES, NO_TOKEN},
+    ports::{HttpAnswer, SendError, TokenFault},
+};
 
 /// What the sender's result says, as an attempt to keep and an answer to decide by.
 pub(super) fn attempt_of(
@@ -30,4 +33,30 @@ pub(super) fn attempt_of(
         response,
     };
     (attempt, answer)
+}
+
+/// Whose doing it is that an attempt is no success.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Fault {
+    Endpoint,
+    /// The address is one that nothing is sent to.
+    Address,
+}
+
+impl Fault {
+    /// `Err` when it is nobody's or this worker's surroundings': why the delivery waits.
+    pub(super) fn of(error: &SendError) -> Result<Self, &'static str> {
+        let reason = match error {
+            SendError::Lookup(_) => NO_NAMES,
+            SendError::Token { fault, .. } => match fault {
+                TokenFault::None => NO_TOKEN,
+                TokenFault::Address => return Ok(Self::Address),
+                TokenFault::Partner => return Ok(Self::Endpoint),
+            },
+            SendError::Refused(_) => return Ok(Self::Address),
+            _ => return Ok(Self::Endpoint),
+        };
+        tracing::debug!(%error, reason, "nothing was sent");
+        Err(reason)
+    }
 }

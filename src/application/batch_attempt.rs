@@ -19,7 +19,7 @@ use crate::{
 };
 
 use super::{
-    deliver::{Attempted, Deliverer, Lane, apply, count, refused},
+    deliver::{Attempted, Deliverer, Lane, apply, count, refused, unsent},
     endpoint::{BatchBody, Endpoint},
     registry::CompiledWebhook,
     webhook_changes::Cause,
@@ -81,9 +81,13 @@ impl Deliverer {
         let request = endpoint.batch_request(packed.body, id, number, started_at);
         slot.begin();
         let sending = self.send(lane, request, number, started_at);
-        let (attempt, answer, fault, _) = self
+        let sent = self
             .let_others_pass(sending, permit, async { when_slow() })
             .await;
+        let (attempt, answer, fault, _) = match sent {
+            Ok(sent) => sent,
+            Err(reason) => return BatchTried::Waits(unsent(slot, reason)),
+        };
         self.note(lane, &first.delivery, &attempt, (answer, fault));
         slot.finish(answer);
         let sent = (packed.members, packed.apart);

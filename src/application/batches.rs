@@ -34,7 +34,7 @@ use crate::{
 use super::{
     batch_attempt::{BatchTried, Member},
     breakers::PROBE_PAUSE,
-    deliver::{Lane, OPEN, UNUSABLE},
+    deliver::{Lane, NO_NAMES, OPEN, UNUSABLE},
     health::Health,
     leased::{BEHIND_WAIT, BUSY_WAIT, LeasedAttempts, UNUSABLE_WAIT},
     leases::{LEASE, Leases},
@@ -402,6 +402,7 @@ impl Batches {
             BatchTried::Waits(reason) => {
                 let at = match reason {
                     UNUSABLE => now + UNUSABLE_WAIT,
+                    NO_NAMES => now + BEHIND_WAIT,
                     OPEN => {
                         let until = self.attempts.breakers().open_until(id);
                         until.map_or(now, |at| at.max(now))

@@ -41,8 +41,11 @@ pub const REFRESH_EVERY: Duration = Duration::from_secs(1);
 /// Troubled endpoints that are known at a time, those with an open breaker first.
 pub const MAX_ENDPOINTS: u32 = 10_000;
 /// How long the right to a probe lasts. The worker that has it may use it all that time: what there is to
-/// try the endpoint with waits in the database, so whichever worker looks there finds it.
-const PROBE_LASTS: Duration = Duration::from_mins(2);
+/// try the endpoint with waits in the database, so whichever worker looks there finds it. A probe that
+/// begins at once is over by then: the longest timeout is 5 min. A worker that stops gives it back; where
+/// one dies with it, the endpoint waits for the rest of it, which is less than after some more failures
+/// ([`BreakerRules::longest_wait`]).
+const PROBE_LASTS: Duration = Duration::from_mins(6);
 /// When a worker that did not get the right to a probe asks for it again.
 const PROBE_ASKED_EVERY: Duration = Duration::from_secs(1);
 
@@ -133,8 +136,9 @@ impl Breakers {
         &self.changes
     }
 
-    /// Counts what an attempt says about the endpoint of its webhook.
-    pub fn note(&self, delivery: &Delivery, sign: Sign, error: Option<&str>) {
+    /// Counts what an attempt says about the endpoint of its webhook; `is_probe` where it was made in
+    /// spite of its open breaker.
+    pub fn note(&self, delivery: &Delivery, sign: Sign, is_probe: bool, error: Option<&str>) {
         let mut entries = self.lock();
         let id = delivery.webhook_id;
         if sign == Sign::Success && !entries.contains_key(&id) {
@@ -142,7 +146,11 @@ impl Breakers {
         }
         let entry = entries.entry(id).or_default();
         let mut signs = entry.seen.as_ref().map(|s| s.signs).unwrap_or_default();
-        signs.add(sign);
+        if is_probe {
+            signs.add_probe(sign);
+        } else {
+            signs.add(sign);
+        }
         entry.seen = Some(Box::new(Unsaid {
             signs,
             cause: delivery.clone(),
@@ -279,7 +287,7 @@ impl Breakers {
                 refreshed = Some(Instant::now());
             }
             if stopping.is_cancelled() {
-                return;
+                return self.give_back().await;
             }
             tokio::select! {
                 // Once more, for what the last attempts said.
@@ -288,6 +296,27 @@ impl Breakers {
                 () = tokio::time::sleep(FLUSH_EVERY) => {}
             }
         }
+    }
+
+    /// Lets other workers make the probes that this one has the right to.
+    async fn give_back(&self) {
+        let rights = self.rights();
+        if rights.is_empty() {
+            return;
+        }
+        if let Err(error) = self.store.give_probes_back(&rights).await {
+            tracing::debug!(error = %Chain(&error), "rights to probes were not given back");
+        }
+    }
+
+    /// The endpoints that this worker may try, and until when.
+    fn rights(&self) -> Vec<(WebhookId, Timestamp)> {
+        let entries = self.lock();
+        let rights = entries.iter().filter_map(|(id, entry)| match entry.probe {
+            Probe::Held(_, until) | Probe::Used(until) => Some((*id, until)),
+            Probe::Unknown | Probe::Later(_) => None,
+        });
+        rights.collect()
     }
 
     /// Reads how endpoints are.

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     domain::{
-        entities::{Attempt, Delivery, DeliveryStatus, OnExhausted},
+        entities::{Attempt, Delivery, DeliveryStatus},
         events::{BusinessEvent, DomainEvent},
         interfaces::StoreError,
         policies::{Answer, NextStep, Sign, next_step},
@@ -25,13 +25,13 @@ use crate::{
 };
 
 use super::{
-    answer::attempt_of,
-    breakers::{Breakers, PROBE_PAUSE},
+    answer::{Fault, attempt_of},
+    breakers::Breakers,
     delivery_events,
-    endpoints::Endpoints,
+    endpoints::{Endpoints, Slot},
     patience::until_done,
-    ports::{Clock, HttpSender, OutboundRequest, SendError},
-    registry::{CompiledWebhook, LaneRule},
+    ports::{Clock, HttpSender, OutboundRequest},
+    registry::CompiledWebhook,
     response::WholeAnswer,
     webhook_changes::Cause,
 };
@@ -91,6 +91,10 @@ pub const BATCHED: &str = "waiting to be sent together with others";
 /// Why a delivery waits without an attempt.
 pub const RATE_LIMITED: &str = "waiting for the webhook's rate limit";
 /// Why a delivery waits without an attempt.
+pub const NO_TOKEN: &str = "waiting for a token";
+/// Why a delivery waits without an attempt.
+pub const NO_NAMES: &str = "waiting for a name server";
+/// Why a delivery waits without an attempt.
 pub const UNUSABLE: &str = "the webhook's configuration or signing secret cannot be read";
 
 /// Attempts that have taken longer than [`STALL`], which do not count among those in flight.
@@ -111,6 +115,7 @@ pub struct Deliverer {
     pub(super) attempts: Semaphore,
     max_in_flight: usize,
     pub(super) slow: Semaphore,
+    max_response_event: usize,
     stopping: CancellationToken,
 }
 
@@ -140,8 +145,17 @@ impl Deliverer {
             attempts: Semaphore::new(max_in_flight),
             max_in_flight,
             slow: Semaphore::new(MAX_SLOW),
+            max_response_event: usize::MAX,
             stopping,
         }
+    }
+
+    /// An answer becomes no event of more bytes than that, envelope included: the bus or this worker would
+    /// not take it.
+    #[must_use]
+    pub fn with_max_response_event(mut self, bytes: usize) -> Self {
+        self.max_response_event = bytes;
+        self
     }
 
     /// The slots of the endpoints.
@@ -171,27 +185,6 @@ impl Deliverer {
         delivery: Delivery,
         when_slow: impl AsyncFnOnce(&Delivery),
     ) -> Tried {
-        let mut tried = self
-            .try_once(lane, webhook, event, delivery, when_slow)
-            .await;
-        let blocks = |rule: &LaneRule| rule.on_exhausted == OnExhausted::Block;
-        if let Tried::Attempted(attempted) = &mut tried
-            && attempted.delivery.status == DeliveryStatus::Exhausted
-            && webhook.ordering.as_ref().is_some_and(blocks)
-        {
-            attempted.delivery.block_lane();
-        }
-        tried
-    }
-
-    async fn try_once(
-        &self,
-        lane: Lane,
-        webhook: &CompiledWebhook,
-        event: &BusinessEvent,
-        delivery: Delivery,
-        when_slow: impl AsyncFnOnce(&Delivery),
-    ) -> Tried {
         let (endpoint, mut slot, permit) = match self.enter(lane, webhook).await {
             Ok(entered) => entered,
             Err(reason) => return Tried::Waits(reason),
@@ -208,35 +201,39 @@ impl Deliverer {
         };
         slot.begin();
         let sending = self.send(lane, request, number, started_at);
-        let (attempt, answer, fault, whole) = self
+        let sent = self
             .let_others_pass(sending, permit, when_slow(&delivery))
             .await;
+        let (attempt, answer, fault, whole) = match sent {
+            Ok(sent) => sent,
+            Err(reason) => return Tried::Waits(unsent(slot, reason)),
+        };
         self.note(lane, &delivery, &attempt, (answer, fault));
         slot.finish(answer);
         self.conclude(lane, webhook, event, delivery, (attempt, answer, whole))
             .await
     }
 
+    /// `Err` when nothing was sent, for a reason that is not the partner's.
     pub(super) async fn send(
         &self,
         lane: Lane,
         request: OutboundRequest,
         number: i32,
         started_at: Timestamp,
-    ) -> (Attempt, Answer, Fault, WholeAnswer) {
+    ) -> Result<(Attempt, Answer, Fault, WholeAnswer), &'static str> {
         let start = Instant::now();
         let mut result = self.sender.send(request).await;
+        let fault = match &result {
+            Ok(_) => Fault::Endpoint,
+            Err(error) => Fault::of(error)?,
+        };
         let took = start.elapsed();
         histogram!(ATTEMPT_SECONDS, "lane" => lane.as_str()).record(took.as_secs_f64());
         let duration_ms = i64::try_from(took.as_millis()).unwrap_or(i64::MAX);
-        let fault = match &result {
-            Err(SendError::Lookup(_) | SendError::Token { ours: true, .. }) => Fault::Ours,
-            Err(SendError::Refused(_)) => Fault::Address,
-            _ => Fault::Endpoint,
-        };
         let whole = result.as_mut().ok().and_then(|http| http.whole.take());
         let (attempt, answer) = attempt_of(number, started_at, duration_ms, result);
-        (attempt, answer, fault, whole)
+        Ok((attempt, answer, fault, whole))
     }
 
     /// Tells the breaker what the attempt says about the endpoint.
@@ -250,12 +247,12 @@ impl Deliverer {
         let id = delivery.webhook_id;
         let is_slowest = || lane == Lane::Probe || self.endpoints.is_slowest(id);
         let sign = match fault {
-            Fault::Ours if lane == Lane::Probe => return self.breakers.keep_probe(id, PROBE_PAUSE),
-            Fault::Ours => return,
             Fault::Address => Sign::Refusal,
             Fault::Endpoint => Sign::of(answer, !answer.keeps_up() && is_slowest()),
         };
-        self.breakers.note(delivery, sign, attempt.error.as_deref());
+        let is_probe = lane == Lane::Probe;
+        self.breakers
+            .note(delivery, sign, is_probe, attempt.error.as_deref());
     }
 
     async fn conclude(
@@ -289,7 +286,8 @@ impl Deliverer {
         }
         let mut events = apply(lane, &mut delivery, &attempt, step, now, trace);
         if let (NextStep::Done, Some(rule)) = (step, webhook.response()) {
-            events.extend(rule.apply(&mut delivery, event, whole, now));
+            let max = self.max_response_event;
+            events.extend(rule.apply(&mut delivery, event, whole, now, max));
         }
         count(lane, step);
         log(&delivery, &attempt, step);
@@ -331,14 +329,13 @@ impl Deliverer {
     }
 }
 
-/// Whose doing it is that an attempt is no success.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Fault {
-    Endpoint,
-    /// The address is one that nothing is sent to.
-    Address,
-    /// This worker's, or its surroundings'.
-    Ours,
+/// Gives a slot back in which nothing was sent, for this reason. Where no name server answers, it does so
+/// for none that follow, and others need the lane.
+pub(super) fn unsent(slot: Slot, reason: &'static str) -> &'static str {
+    if reason == NO_NAMES {
+        slot.finish(Answer::None);
+    }
+    reason
 }
 
 /// The end of a delivery whose event cannot be evaluated: no request is made, now or later.

@@ -15,10 +15,13 @@ use crate::{
 };
 
 use super::{
-    deliver::{BATCHED, BUSY, Deliverer, Lane, OPEN, ORDERED, RATE_LIMITED, Tried, refused},
+    deliver::{
+        BATCHED, BUSY, Deliverer, Lane, NO_NAMES, NO_TOKEN, OPEN, ORDERED, RATE_LIMITED, Tried,
+        refused,
+    },
     delivery_events,
     endpoint::Endpoint,
-    leased::{BUSY_WAIT, UNUSABLE_WAIT},
+    leased::{BEHIND_WAIT, BUSY_WAIT, UNUSABLE_WAIT},
     ports::Clock,
     registry::CompiledWebhook,
 };
@@ -167,13 +170,14 @@ impl FirstAttempt<'_> {
     ) -> FirstRecord {
         counter!(PARKED).increment(1);
         let wait = match reason {
-            BUSY => BUSY_WAIT,
+            BUSY | NO_TOKEN => BUSY_WAIT,
+            NO_NAMES => BEHIND_WAIT,
             super::deliver::UNUSABLE => UNUSABLE_WAIT,
             BATCHED => self
                 .webhook
                 .batch
                 .map_or(Duration::ZERO, |rule| rule.max_wait),
-            // Due as soon as the webhook is activated, its turn has come, or there is a token.
+            // Due as soon as the webhook is activated, its turn has come, or its rate limit lets it go.
             _ => Duration::ZERO,
         };
         let mut delivery = self.delivery(clock);

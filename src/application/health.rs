@@ -66,6 +66,10 @@ pub struct Figures {
     pub outbox_waiting: Option<i64>,
     /// The age of the oldest of them.
     pub oldest_outbox_seconds: Option<f64>,
+    /// Committed events made of answers that wait to be published.
+    pub responses_waiting: Option<i64>,
+    /// The age of the oldest of them.
+    pub oldest_response_seconds: Option<f64>,
 }
 
 /// How the worker is, as `/health` shows it.
@@ -279,6 +283,8 @@ impl Inner {
             oldest_waiting_seconds: stats.map(|stats| age(stats.oldest_due)),
             outbox_waiting: stats.map(|stats| stats.outbox),
             oldest_outbox_seconds: stats.map(|stats| age(stats.oldest_outbox)),
+            responses_waiting: stats.map(|stats| stats.responses),
+            oldest_response_seconds: stats.map(|stats| age(stats.oldest_response)),
         }
     }
 
@@ -442,6 +448,8 @@ mod tests {
             oldest_due: Some(time(997_500)),
             outbox: 1,
             oldest_outbox: Some(time(1_009_000)),
+            responses: 2,
+            oldest_response: Some(time(991_000)),
         });
         let report = serde_json::to_value(health.report(time(1_000_000))).unwrap();
         for (pointer, value) in [
@@ -454,6 +462,8 @@ mod tests {
             ("/deliveriesWaiting", 3.into()),
             ("/oldestWaitingSeconds", 2.5.into()),
             ("/oldestOutboxSeconds", 0.0.into()),
+            ("/responsesWaiting", 2.into()),
+            ("/oldestResponseSeconds", 9.0.into()),
         ] {
             assert_eq!(
                 report.pointer(pointer),

@@ -15,7 +15,6 @@ use std::{
 
 use metrics::{counter, histogram};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     domain::{
@@ -32,7 +31,8 @@ use crate::{
 use super::{
     deliver::Lane,
     health::Health,
-    leased::{LeasedAttempts, MAX_BYTES_IN_HAND, Settled, give_back, room_for},
+    lane_work::Hands,
+    leased::{LeasedAttempts, MAX_BYTES_IN_HAND, give_back, room_for},
     leases::{LEASE, Leases},
     parked::until,
     ports::{BusError, Clock, SourceFloor},
@@ -105,14 +105,6 @@ struct KnownFloor {
 
 /// Deliveries of one lane, and what they are taken for.
 type Taken = (Lane, Vec<ClaimedDelivery>);
-
-/// What work on a lane needs besides.
-#[derive(Clone, Copy)]
-struct Hands<'a> {
-    snapshot: &'a Snapshot,
-    outcomes: &'a Arc<Semaphore>,
-    stopping: &'a CancellationToken,
-}
 
 /// A lane could not be worked on.
 #[derive(Debug, thiserror::Error)]
@@ -365,7 +357,7 @@ impl OrderedLanes {
         let (outcomes, stopping) = (Arc::clone(&room.outcomes), group.stopping());
         group.spawn("ordered lane", async move {
             let hands = Hands {
-                snapshot: &snapshot,
+                snapshot,
                 outcomes: &outcomes,
                 stopping: &stopping,
             };
@@ -373,56 +365,6 @@ impl OrderedLanes {
             drop(lane.place);
             this.wakers.lanes.notify_one();
         });
-    }
-
-    /// Sends one delivery after the other; gives back what has to wait behind one that does.
-    async fn work_off(
-        &self,
-        kind: Lane,
-        lane: Vec<(ClaimedDelivery, OwnedSemaphorePermit)>,
-        hands: Hands<'_>,
-    ) {
-        let Hands {
-            snapshot,
-            outcomes,
-            stopping,
-        } = hands;
-        let mut rest = lane.into_iter();
-        let mut due_again = self.clock.store_now();
-        for (one, bytes) in rest.by_ref() {
-            // Somebody else may have the lane by now, or has it as soon as this lease has run out.
-            if !self.leases.is_in_force(&one.lease) {
-                let webhook = one.delivery.webhook_id;
-                self.attempts.no_sign(kind, webhook, Duration::ZERO);
-                self.leases.forget([&one.lease]);
-                break;
-            }
-            let Some(settled) = self.attempts.attempt(kind, one, snapshot).await else {
-                // The worker gives back all leases that are held, before it ends.
-                return;
-            };
-            drop(bytes);
-            let go_on = settled.lets_others_go() && !stopping.is_cancelled();
-            if let Settled::Released(_, at) = settled {
-                due_again = at;
-            }
-            self.hand_in(settled, outcomes).await;
-            if !go_on {
-                break;
-            }
-        }
-        for (one, bytes) in rest {
-            drop(bytes);
-            let settled = Settled::Released(one.lease, due_again);
-            self.hand_in(settled, outcomes).await;
-        }
-    }
-
-    async fn hand_in(&self, settled: Settled, outcomes: &Arc<Semaphore>) {
-        // Never closed.
-        if let Ok(permit) = Arc::clone(outcomes).acquire_owned().await {
-            self.attempts.hand_in(settled, permit).await;
-        }
     }
 }
 

@@ -17,7 +17,7 @@ use crate::{
 
 use super::{
     breakers::{Breakers, PROBE_PAUSE},
-    deliver::{Deliverer, Lane, OPEN, Tried, UNUSABLE},
+    deliver::{Deliverer, Lane, NO_NAMES, OPEN, Tried, UNUSABLE},
     leases::Leases,
     ports::Clock,
     recorder::{Outcome, Outcomes},
@@ -152,6 +152,7 @@ impl LeasedAttempts {
                 events: attempted.events,
             }))),
             Tried::Waits(UNUSABLE) => released(UNUSABLE_WAIT),
+            Tried::Waits(NO_NAMES) => released(BEHIND_WAIT),
             Tried::Waits(OPEN) => {
                 let now = self.clock.store_now();
                 let until = self.breakers().open_until(id);

@@ -179,12 +179,23 @@ pub enum SendError {
     Token {
         /// Why, for people; never a secret.
         reason: String,
-        /// Whether it is this worker's doing, or its surroundings', and says nothing about the partner.
-        ours: bool,
+        /// What it says about the partner.
+        fault: TokenFault,
     },
     /// The connection broke.
     #[error("connection lost: {0}")]
     Broken(String),
+}
+
+/// What it says about the partner that there is no token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenFault {
+    /// A request to the token endpoint failed, and nobody has been told of it before.
+    Partner,
+    /// The same, because the token endpoint's address is refused by the egress policy.
+    Address,
+    /// Nothing: there is none yet, or somebody else has been told why, or it is this worker's own fault.
+    None,
 }
 
 /// Sends requests to endpoints: no redirects, no proxies, addresses checked, connections kept alive.
@@ -227,11 +238,27 @@ pub struct DeadLetter {
     pub body: Bytes,
 }
 
+/// An event that the bus did not take, though it took or could have taken others.
+#[derive(Debug)]
+pub struct Refusal {
+    /// The event's.
+    pub id: Uuid,
+    /// Where it was to go.
+    pub subject: String,
+    /// The client's error.
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
 /// Publishes to the bus and waits for the acknowledgements.
 #[async_trait]
 pub trait EventPublisher: Send + Sync {
     /// Publishes events, pipelined; answers when all are acknowledged.
     async fn publish(&self, rows: &[OutboxRow]) -> Result<(), BusError>;
+    /// Publishes events of which none waits for another; answers those that were refused, all others are
+    /// taken. An error where the bus is away.
+    async fn publish_each(&self, rows: &[OutboxRow]) -> Result<Vec<Refusal>, BusError> {
+        self.publish(rows).await.map(|()| Vec::new())
+    }
     /// Publishes a dead letter, under a message id derived from where it came from.
     async fn dead_letter(&self, letter: &DeadLetter) -> Result<(), BusError>;
 }
@@ -298,4 +325,7 @@ pub trait SourceFloor: Send + Sync {
     /// The sequence up to which every message of the source stream is settled, and so everything that
     /// it brought is recorded. It never falls while the stream stays what it is.
     async fn floor(&self) -> Result<i64, BusError>;
+
+    /// The highest sequence that the source stream, as it is now, has given out; 0 before the first.
+    async fn last(&self) -> Result<i64, BusError>;
 }

@@ -2,8 +2,8 @@
 //!
 //! The event is recorded with the success that it belongs to, in the outbox, so it goes out exactly when
 //! that is recorded. An answer of which none can be made changes nothing about the success: the delivery
-//! is delivered, and its `error` says why there is no event. An event never goes to the webhook whose
-//! answer it was made of, and events that are made of answers to such events end after
+//! is delivered, and its `error` says why there is no event. An event never goes to a webhook whose answer
+//! it was made of or follows from, and events that are made of answers to such events end after
 //! [`MadeBy::MAX_HOPS`].
 
 use std::sync::Arc;
@@ -53,27 +53,34 @@ impl ResponseRule {
         Self { event_type, data }
     }
 
-    /// The event of a delivery that was delivered at `now`; where there is none, the delivery tells why.
+    /// The event of a delivery that was delivered at `now`, of at most `max` bytes; where there is none, the
+    /// delivery tells why.
     pub(super) fn apply(
         &self,
         delivery: &mut Delivery,
         event: &BusinessEvent,
         answer: WholeAnswer,
         now: Timestamp,
+        max: usize,
     ) -> Option<DomainEvent> {
-        let (problem, result) = match self.response(delivery, event, answer) {
-            Ok(response) => {
+        let made = self.response(delivery, event, answer).and_then(|response| {
+            let (kind, trace) = (&self.event_type, event.meta.trace.as_ref());
+            fitting(
+                delivery_events::response(delivery, kind, response, now, trace),
+                max,
+            )
+        });
+        let (problem, result) = match made {
+            Ok(made) => {
                 counter!(RESPONSES, "result" => "event").increment(1);
-                let (kind, trace) = (&self.event_type, event.meta.trace.as_ref());
-                return Some(delivery_events::response(
-                    delivery, kind, response, now, trace,
-                ));
+                return Some(made);
             }
             Err(Problem::Fault(problem)) => (problem, "fault"),
             Err(Problem::Loop) => {
                 let max = MadeBy::MAX_HOPS;
-                let problem =
-                    format!("the event is the {max}th made of an answer to the one before");
+                let problem = format!(
+                    "the event is the {max}th made of an answer to the one before, or says so"
+                );
                 (problem, "loop")
             }
         };
@@ -92,15 +99,9 @@ impl ResponseRule {
         event: &BusinessEvent,
         answer: WholeAnswer,
     ) -> Result<Response, Problem> {
-        let hops = event.meta.made_by.map_or(0, |made_by| made_by.hops);
-        if hops >= MadeBy::MAX_HOPS {
-            return Err(Problem::Loop);
-        }
+        let made_by = MadeBy::after(event.meta.made_by.as_ref(), delivery.webhook_id);
+        let made_by = made_by.ok_or(Problem::Loop)?;
         let data = self.data(event, answer).map_err(Problem::Fault)?;
-        let made_by = MadeBy {
-            webhook: delivery.webhook_id,
-            hops: hops + 1,
-        };
         Ok(Response { made_by, data })
     }
 
@@ -126,4 +127,15 @@ impl ResponseRule {
         }
         String::from_utf8(data.into()).map_err(|_| "the data is no UTF-8".to_owned())
     }
+}
+
+/// The event, if it is no larger than that. It is never cut: that would make another statement of it.
+fn fitting(event: DomainEvent, max: usize) -> Result<DomainEvent, Problem> {
+    let size = event.to_json().len();
+    if size <= max {
+        return Ok(event);
+    }
+    Err(Problem::Fault(format!(
+        "the event would have {size} bytes, and {max} are taken (MAX_EVENT_BYTES, max_payload of NATS)"
+    )))
 }

@@ -31,8 +31,6 @@ pub struct Rewrapped {
     pub webhooks: u64,
     /// Signing secrets.
     pub signing_secrets: u64,
-    /// Tokens of webhooks.
-    pub tokens: u64,
     /// Kept replies.
     pub replies: u64,
     /// What workers changed each time, and so is left.
@@ -44,7 +42,7 @@ pub struct Rewrapped {
 impl Rewrapped {
     /// How many rows were sealed anew.
     pub fn rows(&self) -> u64 {
-        self.integrations + self.webhooks + self.signing_secrets + self.tokens + self.replies
+        self.integrations + self.webhooks + self.signing_secrets + self.replies
     }
 
     fn count(&mut self, kind: SealedKind, rows: u64) {
@@ -52,7 +50,6 @@ impl Rewrapped {
             SealedKind::Integrations => &mut self.integrations,
             SealedKind::Webhooks => &mut self.webhooks,
             SealedKind::SigningSecrets => &mut self.signing_secrets,
-            SealedKind::Tokens => &mut self.tokens,
             SealedKind::Replies => &mut self.replies,
         } += rows;
     }

@@ -14,7 +14,10 @@ use crate::{
     shared::{
         error_chain::Chain,
         lifecycle::Group,
-        metrics::{IN_FLIGHT, LOOP_FAULTS, OUTBOX_OLDEST, OUTBOX_ROWS, PARKED_OLDEST, PARKED_ROWS},
+        metrics::{
+            IN_FLIGHT, LOOP_FAULTS, OUTBOX_OLDEST, OUTBOX_ROWS, PARKED_OLDEST, PARKED_ROWS,
+            RESPONSE_OLDEST, RESPONSE_ROWS,
+        },
     },
 };
 
@@ -111,6 +114,8 @@ impl Upkeep {
                 .await?
                 > 0
         {}
+        let now = self.clock.store_now();
+        while !stopping.is_cancelled() && self.store.prune_tokens(now, PRUNE_BATCH).await? > 0 {}
         Ok(())
     }
 
@@ -122,8 +127,10 @@ impl Upkeep {
                 Ok(stats) => {
                     set(PARKED_ROWS, stats.parked);
                     set(OUTBOX_ROWS, stats.outbox);
+                    set(RESPONSE_ROWS, stats.responses);
                     gauge!(PARKED_OLDEST).set(age(stats.oldest_due, now));
                     gauge!(OUTBOX_OLDEST).set(age(stats.oldest_outbox, self.clock.now()));
+                    gauge!(RESPONSE_OLDEST).set(age(stats.oldest_response, self.clock.now()));
                     self.health.set_stats(stats);
                 }
                 Err(error) => tracing::debug!(error = %Chain(&error), "figures could not be read"),

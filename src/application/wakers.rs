@@ -15,4 +15,6 @@ pub struct Wakers {
     pub batches: Notify,
     /// Events were committed to the outbox.
     pub outbox: Notify,
+    /// Events made of answers were committed to it.
+    pub responses: Notify,
 }

@@ -43,6 +43,10 @@ pub const PARKED_OLDEST: &str = "integration_deliveries_oldest_due_seconds";
 pub const OUTBOX_ROWS: &str = "integration_outbox_events";
 /// Gauge in seconds: the age of the oldest of them.
 pub const OUTBOX_OLDEST: &str = "integration_outbox_oldest_seconds";
+/// Gauge: events made of answers that are committed and wait to be published.
+pub const RESPONSE_ROWS: &str = "integration_outbox_responses";
+/// Gauge in seconds: the age of the oldest of them.
+pub const RESPONSE_OLDEST: &str = "integration_outbox_responses_oldest_seconds";
 /// Counter: domain events published and acknowledged.
 pub const PUBLISHED: &str = "integration_domain_events_published_total";
 /// Counter, labels `action` (`<entity>.<action>`, `unknown`), `path` (`durable`, `request`), `result` (`success`, an error code).
@@ -153,6 +157,15 @@ fn describe_responses() {
     describe_counter!(
         RESPONSES,
         "Answers that were to become events, by what became of them"
+    );
+    describe_gauge!(
+        RESPONSE_ROWS,
+        "Committed events made of answers that wait to be published"
+    );
+    describe_gauge!(
+        RESPONSE_OLDEST,
+        Unit::Seconds,
+        "Age of the oldest committed, unpublished event made of an answer"
     );
 }
 

@@ -136,6 +136,7 @@ async fn an_empty_body_is_an_empty_query_and_the_status_has_the_figures() {
     let status = world.raw("status.get", "").ok().await;
     let empty = json!({
         "registryVersion": 0, "parked": 0, "oldestDue": null, "outbox": 0, "oldestOutbox": null,
+        "responses": 0, "oldestResponse": null,
     });
     assert_eq!(status, empty);
     let integration = world.integration().await;

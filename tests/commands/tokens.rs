@@ -13,8 +13,7 @@ use http::{HeaderMap, Method};
 use integration_worker::{
     application::{
         oauth::{ClientCredentials, Given, Grant, TokenParts, TokenSender},
-        ports::{Clock, HttpAnswer, HttpSender, OutboundRequest, SendError},
-        rewrap::rewrap,
+        ports::{Clock, HttpAnswer, HttpSender, OutboundRequest, SendError, TokenFault},
     },
     domain::values::{Timestamp, WebhookId},
     infrastructure::crypto::{RingCipher, generate_key_line},
@@ -214,10 +213,15 @@ on_both!(
     a_token_that_could_not_be_replaced_is_used_until_it_expires,
     a_token_that_the_endpoint_does_not_take_is_replaced_once,
     an_endpoint_that_takes_no_token_has_its_answer_told,
-    a_failure_is_told_to_all_who_wait_and_the_next_request_tries_again,
+    a_failed_token_request_is_counted_by_one_of_those_who_wait_for_it,
+    a_token_that_takes_longer_than_the_attempt_serves_the_next_one,
+    nothing_is_sent_when_no_time_is_left,
+    a_failure_that_comes_after_the_attempt_is_counted_by_the_next_one,
+    a_token_that_was_given_up_a_moment_ago_is_no_failure_of_its_endpoint,
+    a_token_endpoint_at_a_refused_address_is_no_failure_of_the_partner,
     other_credentials_get_a_token_of_their_own,
     a_kept_token_whose_key_is_gone_is_got_anew,
-    a_kept_token_is_sealed_anew_with_the_rest,
+    the_key_of_a_kept_token_is_not_needed,
     a_worker_that_was_killed_meanwhile_holds_the_others_up_for_a_while_only,
 );
 
@@ -300,29 +304,106 @@ async fn an_endpoint_that_takes_no_token_has_its_answer_told(site: Site) {
     assert_eq!(site.shown().len(), 6, "one request was sent again");
 }
 
-async fn a_failure_is_told_to_all_who_wait_and_the_next_request_tries_again(site: Site) {
+fn fault(error: &SendError) -> TokenFault {
+    match error {
+        SendError::Token { fault, .. } => *fault,
+        other => panic!("{other}"),
+    }
+}
+
+async fn a_failed_token_request_is_counted_by_one_of_those_who_wait_for_it(site: Site) {
     let worker = site.worker();
     let body = r#"{"error":"invalid_client","error_description":"secret"}"#;
     site.state().fails = Some(Ok(answer(401, body)));
     let all = join_all((0..10).map(|_| worker.send())).await;
     let expected = "cannot get a token: HTTP 401 from the token endpoint (invalid_client)";
+    let mut counted = 0;
     for failed in all {
         let failed = failed.unwrap_err();
-        assert!(matches!(failed, SendError::Token { ours: false, .. }));
         assert_eq!(failed.to_string(), expected);
+        counted += usize::from(fault(&failed) == TokenFault::Partner);
     }
-    assert_eq!(site.asked(), 1);
+    assert_eq!((site.asked(), counted), (1, 1));
+    let failed = worker.send().await.unwrap_err();
+    assert_eq!(
+        fault(&failed),
+        TokenFault::None,
+        "it stands, and is counted"
+    );
     assert_eq!(site.shown(), [""; 0], "nothing is sent without a token");
     // What is wrong here says nothing about the partner.
     let lookup = SendError::Lookup("no name server".to_owned());
     site.state().fails = Some(Err(lookup));
     eventually(PATIENCE, async || {
         let failed = worker.send().await.unwrap_err();
-        matches!(failed, SendError::Token { ours: true, .. }).then_some(())
+        let is_lookup = failed.to_string().contains("no name server");
+        assert!(!is_lookup || fault(&failed) == TokenFault::None);
+        is_lookup.then_some(())
     })
     .await;
     site.state().fails = None;
     eventually(PATIENCE, async || worker.send().await.ok()).await;
+}
+
+/// Of a worker whose attempt has ended before the token endpoint answers.
+async fn asked_in_vain(site: &Site) -> Worker {
+    let worker = site.worker();
+    let permits = site.partner.answering.available_permits();
+    site.partner.answering.forget_permits(permits);
+    let failed = worker.send_within(Duration::from_millis(50)).await;
+    assert_eq!(fault(&failed.unwrap_err()), TokenFault::None);
+    eventually(PATIENCE, async || (site.asked() == 1).then_some(())).await;
+    assert_eq!(site.shown(), [""; 0]);
+    worker
+}
+
+async fn a_token_that_takes_longer_than_the_attempt_serves_the_next_one(site: Site) {
+    let worker = asked_in_vain(&site).await;
+    site.partner.answering.add_permits(1);
+    assert_eq!(worker.send().await, Ok(200));
+    assert_eq!(
+        (site.asked(), site.shown()),
+        (1, vec!["token-1".to_owned()])
+    );
+}
+
+async fn nothing_is_sent_when_no_time_is_left(site: Site) {
+    let worker = site.worker();
+    assert_eq!(worker.send().await, Ok(200));
+    site.shown();
+    let failed = worker.send_within(Duration::ZERO).await.unwrap_err();
+    assert_eq!(fault(&failed), TokenFault::None);
+    assert_eq!(site.shown(), [""; 0]);
+}
+
+async fn a_failure_that_comes_after_the_attempt_is_counted_by_the_next_one(site: Site) {
+    let worker = asked_in_vain(&site).await;
+    site.state().fails = Some(Ok(answer(503, "")));
+    site.partner.answering.add_permits(1);
+    let failed = worker.send().await.unwrap_err();
+    assert_eq!(fault(&failed), TokenFault::Partner);
+    let failed = worker.send().await.unwrap_err();
+    assert_eq!(fault(&failed), TokenFault::None);
+    assert_eq!(site.asked(), 1);
+}
+
+async fn a_token_that_was_given_up_a_moment_ago_is_no_failure_of_its_endpoint(site: Site) {
+    let worker = site.worker();
+    site.state().takes_from = usize::MAX;
+    for _ in 0..2 {
+        assert_eq!(worker.send().await, Ok(401));
+    }
+    assert_eq!(site.asked(), 2);
+    site.pass(100);
+    assert_eq!(worker.send().await, Ok(401));
+    assert_eq!(site.asked(), 3, "one that has expired is replaced at once");
+}
+
+async fn a_token_endpoint_at_a_refused_address_is_no_failure_of_the_partner(site: Site) {
+    let worker = site.worker();
+    site.state().fails = Some(Err(SendError::Refused("the address is private".to_owned())));
+    let failed = worker.send().await.unwrap_err();
+    assert_eq!(fault(&failed), TokenFault::Address);
 }
 
 async fn other_credentials_get_a_token_of_their_own(site: Site) {
@@ -339,14 +420,15 @@ async fn a_kept_token_whose_key_is_gone_is_got_anew(site: Site) {
     assert_eq!(site.shown(), ["token-1", "token-2"]);
 }
 
-async fn a_kept_token_is_sealed_anew_with_the_rest(site: Site) {
-    site.worker().send().await.unwrap();
-    let other = generate_key_line("k2", site.world.clock.as_ref());
-    let both = RingCipher::from_text(&format!("{other}\n{}", site.keys)).unwrap();
-    let done = rewrap(&*site.world.store, &both, "k2").await.unwrap();
-    assert_eq!(done.tokens, 1);
-    assert_eq!(site.worker_with("secret", &other).send().await, Ok(200));
-    assert_eq!(site.asked(), 1, "it opens with the new key alone");
+async fn the_key_of_a_kept_token_is_not_needed(site: Site) {
+    let needed = async || site.world.store.key_ids().await.unwrap();
+    let before = needed().await;
+    let other = generate_key_line("tokens", site.world.clock.as_ref());
+    let worker = site.worker_with("secret", &other);
+    assert_eq!(worker.send().await, Ok(200));
+    let kept = site.world.store.token_state(site.webhook).await.unwrap();
+    assert_eq!(kept.token.unwrap().sealed.key_id, "tokens");
+    assert_eq!(needed().await, before);
 }
 
 async fn a_worker_that_was_killed_meanwhile_holds_the_others_up_for_a_while_only(site: Site) {
@@ -357,8 +439,7 @@ async fn a_worker_that_was_killed_meanwhile_holds_the_others_up_for_a_while_only
     let worker = site.worker();
     let failed = worker.send_within(Duration::from_millis(300)).await;
     let failed = failed.unwrap_err();
-    assert!(matches!(failed, SendError::Token { ours: true, .. }));
-    assert!(failed.to_string().contains("another worker"), "{failed}");
+    assert_eq!(fault(&failed), TokenFault::None, "{failed}");
     assert_eq!(site.asked(), 0);
     site.pass(15);
     eventually(PATIENCE, async || worker.send().await.ok()).await;

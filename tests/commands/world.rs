@@ -209,7 +209,9 @@ impl World {
             holder: Uuid::nil(),
             now: self.clock.now(),
             lease: Duration::from_mins(1),
+            responses: false,
             limit: 20_000,
+            max_bytes: u32::MAX,
         };
         let rows = self.store.outbox_batch(claim).await.unwrap().unwrap();
         let ids: Vec<Uuid> = rows.iter().map(|row| row.id).collect();

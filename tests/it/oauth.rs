@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
+use sqlx::{Connection as _, PgConnection};
 
 use crate::support::{
     PATIENCE,
@@ -21,6 +22,8 @@ on_both!(
     a_token_is_replaced_past_half_of_its_life_and_no_delivery_fails,
     a_token_that_is_not_taken_is_replaced_within_the_attempt,
     a_token_endpoint_that_is_down_makes_attempts_fail_and_deliveries_wait,
+    a_token_request_that_fails_is_one_failed_attempt_however_many_wait,
+    a_token_endpoint_that_is_slower_than_an_attempt_may_be_still_serves,
 );
 
 /// The site with a worker that trusts the partner.
@@ -37,6 +40,11 @@ fn environment(nats: &str, database: &str) -> Environment {
 }
 
 async fn webhook(erp: &Erp, partner: &TokenPartner) -> String {
+    let retry = json!({ "retryPolicy": { "schedule": vec!["3s"; 20] } });
+    webhook_with(erp, partner, retry).await
+}
+
+async fn webhook_with(erp: &Erp, partner: &TokenPartner, mut config: Value) -> String {
     let credentials = json!({
         "tokenUrl": partner.url("/token"),
         "clientId": "erp & co",
@@ -44,10 +52,7 @@ async fn webhook(erp: &Erp, partner: &TokenPartner) -> String {
         "scope": "orders:write",
     });
     let authentication = json!({ "type": "oauth2", "credentials": credentials });
-    let config = json!({
-        "authentication": authentication,
-        "retryPolicy": { "schedule": vec!["3s"; 20] },
-    });
+    config["authentication"] = authentication;
     erp.webhook(&partner.url("/hook"), &["*.>"], config).await.0
 }
 
@@ -65,9 +70,9 @@ async fn one_token_serves_all_deliveries_and_is_shown_nowhere(mut site: Site) {
     site.erp.wait_all_settled(PATIENCE).await;
     let tested = site.erp.ask("webhook.test", json!({ "id": hook })).await;
     assert_eq!(tested["statusCode"], 200, "{tested}");
+    let basic = STANDARD.encode("erp+%26+co:canary%3Asecret");
     {
         let state = partner.state();
-        let basic = STANDARD.encode("erp+%26+co:canary%3Asecret");
         let body = "grant_type=client_credentials&scope=orders%3Awrite".to_owned();
         assert_eq!(state.asked, [(format!("Basic {basic}"), body)]);
         assert_eq!(state.shown, ["canary-1"; 21]);
@@ -83,7 +88,7 @@ async fn one_token_serves_all_deliveries_and_is_shown_nowhere(mut site: Site) {
     let shown = Value::from(shown).to_string();
     let metrics = site.worker.ops("/metrics").await.1;
     let log = site.worker.output().text();
-    let mut database = String::new();
+    let mut database = stored_tokens(&site).await;
     if let Some(file) = site.database.file() {
         for name in [file.clone(), file.with_extension("db-wal")] {
             let bytes = std::fs::read(name).expect("it is there");
@@ -97,11 +102,31 @@ async fn one_token_serves_all_deliveries_and_is_shown_nowhere(mut site: Site) {
         ("the metrics", &metrics),
         ("the database", &database),
     ] {
-        for text in ["canary", "Y2FuYXJ5", "/token"] {
+        for text in ["canary", basic.as_str(), "/token"] {
             assert!(!content.contains(text), "{text} is in {place}");
         }
     }
     assert!(metrics.contains("integration_token_requests_total{outcome=\"got\"} 1"));
+}
+
+fn no_retries() -> Value {
+    json!({ "maxRetries": 0, "backoffMs": 100 })
+}
+
+/// What PostgreSQL keeps of tokens, as texts.
+async fn stored_tokens(site: &Site) -> String {
+    if site.database.file().is_some() {
+        return String::new();
+    }
+    let connected = PgConnection::connect(&site.database.url()).await;
+    let mut connection = connected.expect("it connects");
+    let rows: Vec<String> =
+        sqlx::query_scalar("SELECT t::text || encode(t.sealed, 'escape') FROM oauth_tokens t")
+            .fetch_all(&mut connection)
+            .await
+            .expect("it reads");
+    assert_eq!(rows.len(), 1);
+    rows.concat()
 }
 
 async fn a_token_is_replaced_past_half_of_its_life_and_no_delivery_fails(mut site: Site) {
@@ -172,6 +197,46 @@ async fn a_token_endpoint_that_is_down_makes_attempts_fail_and_deliveries_wait(m
     let delivered = json!({ "status": "delivered" });
     let delivery = site.erp.wait_delivery(&hook, delivered).await;
     assert_eq!(delivery["attempts"][0]["error"], expected);
+}
+
+async fn a_token_request_that_fails_is_one_failed_attempt_however_many_wait(mut site: Site) {
+    trusting(&mut site).await;
+    let partner = TokenPartner::start();
+    partner.state().is_down = true;
+    let hook = webhook_with(&site.erp, &partner, json!({ "retryPolicy": no_retries() })).await;
+    let orders = (0..64).map(|n| order(&format!("e-{n}")));
+    site.erp.publish_all("sales.order.created", orders).await;
+    let exhausted = async || {
+        let exhausted = json!({ "webhookId": hook, "status": "exhausted", "limit": 100 });
+        let list = site.erp.ask("delivery.list", exhausted).await;
+        list["items"].as_array().expect("a list").len()
+    };
+    eventually(PATIENCE, async || (exhausted().await > 0).then_some(())).await;
+    let failed_requests = {
+        let mut state = partner.state();
+        state.is_down = false;
+        state.asked.len()
+    };
+    eventually(PATIENCE, async || {
+        (partner.state().shown.len() + failed_requests >= 64).then_some(())
+    })
+    .await;
+    site.erp.wait_all_settled(PATIENCE).await;
+    assert_eq!(exhausted().await, failed_requests);
+    assert_eq!(partner.state().shown.len() + failed_requests, 64);
+}
+
+async fn a_token_endpoint_that_is_slower_than_an_attempt_may_be_still_serves(mut site: Site) {
+    trusting(&mut site).await;
+    let partner = TokenPartner::start();
+    partner.state().token_takes = Duration::from_millis(1300);
+    let config = json!({ "timeout": 1000, "retryPolicy": no_retries() });
+    let hook = webhook_with(&site.erp, &partner, config).await;
+    site.erp.order_created("e-1").await;
+    let delivered = json!({ "status": "delivered" });
+    let delivery = site.erp.wait_delivery(&hook, delivered).await;
+    assert_eq!(delivery["attemptCount"], 1, "{delivery}");
+    assert_eq!(partner.state().asked.len(), 1);
 }
 
 #[tokio::test]

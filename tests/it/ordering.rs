@@ -28,6 +28,7 @@ on_both!(
     a_worker_that_begins_behind_an_open_breaker_makes_its_probe,
     a_key_that_cannot_be_evaluated_ends_the_delivery,
     a_slow_first_attempt_settles_its_event_and_is_recorded_once,
+    what_waits_goes_out_after_the_source_stream_was_lost_and_made_anew,
 );
 
 /// Events `numbers` of these customers, in turns.
@@ -315,6 +316,44 @@ async fn a_slow_first_attempt_settles_its_event_and_is_recorded_once(site: Site)
         .await;
     assert_eq!(told["aggregateversion"], 1);
     assert_eq!(receiver.requests().len(), 1);
+}
+
+async fn what_waits_goes_out_after_the_source_stream_was_lost_and_made_anew(site: Site) {
+    let Site {
+        server,
+        erp,
+        receiver,
+        worker,
+        database,
+    } = site;
+    receiver.answer("/orders", Answer::status(500));
+    let waits: Vec<&str> = std::iter::repeat_n("1s", 50).collect();
+    let config = ordered(&json!({ "retryPolicy": { "schedule": waits } }));
+    let url = receiver.url("/orders");
+    let (webhook, _) = erp.webhook(&url, &["sales.>"], config).await;
+    publish(&erp, &["A"], 0..6).await;
+    eventually(PATIENCE, async || {
+        let pending = json!({ "webhookId": webhook, "status": "pending" });
+        let pending = erp.ask("delivery.list", pending).await;
+        (pending["items"].as_array()?.len() == 6).then_some(())
+    })
+    .await;
+    erp.wait_all_settled(PATIENCE).await;
+    assert_eq!(worker.terminate().await, 0);
+    let deleted = erp.jetstream.delete_stream("ERP_EVENTS").await;
+    deleted.expect("it is deleted");
+    receiver.answer("/orders", Answer::status(200));
+
+    let mut worker = Worker::start(&Environment::new(&server.url(), &database.url()));
+    worker.wait_ready().await;
+    let all_there = |count| {
+        move |all: &[Received]| all.iter().map(number).collect::<BTreeSet<_>>().len() == count
+    };
+    receiver.wait_until(PATIENCE, all_there(6)).await;
+    publish(&erp, &["A"], 6..8).await;
+
+    let requests = receiver.wait_until(PATIENCE, all_there(8)).await;
+    assert_eq!(first_seen(&requests)["A"], [0, 1, 2, 3, 4, 5, 6, 7]);
 }
 
 #[tokio::test]

@@ -20,6 +20,7 @@ on_both!(
     every_lane_makes_one_event_of_the_answer_that_was_a_success,
     an_answer_that_cannot_become_an_event_is_delivered_all_the_same,
     webhooks_that_answer_each_other_come_to_an_end,
+    an_event_that_the_stream_refuses_waits_by_itself_until_it_is_taken,
 );
 
 const ACKNOWLEDGED: &str = "partner.order.acknowledged";
@@ -85,7 +86,7 @@ async fn an_answer_becomes_an_event_that_others_get_and_the_maker_does_not(site:
         "specversion": "1.0", "source": "/integration", "type": ACKNOWLEDGED,
         "subject": delivery["id"], "datacontenttype": "application/json", "tenantid": "default",
         "correlationid": "c-1", "causationid": "e-1", "actor": "system",
-        "integrationwebhookid": maker, "integrationhops": 1,
+        "integrationwebhookid": maker, "integrationchain": maker,
     });
     for (name, value) in known.as_object().expect("an object") {
         assert_eq!(&event[name], value, "{name}");
@@ -214,34 +215,107 @@ async fn an_answer_that_cannot_become_an_event_is_delivered_all_the_same(site: S
 
 async fn webhooks_that_answer_each_other_come_to_an_end(site: Site) {
     let Site { erp, receiver, .. } = site;
-    for (path, listens, makes) in [
-        ("/a", ["sales.>", "b.done"], "a.done"),
-        ("/b", ["a.done", "none"], "b.done"),
-    ] {
+    for path in ["/a", "/b", "/c"] {
         receiver.answer(path, Answer::status(200).body(r#"{"ok":true}"#));
-        let config = json!({ "response": { "event": makes } });
-        erp.webhook(&receiver.url(path), &listens, config).await;
+        let config = json!({ "response": { "event": "done" } });
+        erp.webhook(&receiver.url(path), &[">"], config).await;
     }
 
     erp.order_created("e-1").await;
 
-    let received = receiver.wait_for(9, PATIENCE).await;
-    let made = wait_made(&erp, 8).await;
-    let hops: Vec<_> = made
-        .iter()
-        .map(|(_, event)| event["integrationhops"].as_i64())
-        .collect();
-    assert_eq!(hops, (1..=8).map(Some).collect::<Vec<_>>());
+    // To three, of each answer to the two others, of each answer to the last one.
+    receiver.wait_for(3 + 6 + 6, PATIENCE).await;
+    let made = wait_made(&erp, 15).await;
     erp.wait_all_settled(PATIENCE).await;
-    let last = received.last().expect("nine").header("webhook-id");
-    let delivery = eventually(PATIENCE, async || {
-        let delivery = erp.ask("delivery.get", json!({ "id": last })).await;
-        (delivery["status"] == "delivered").then_some(delivery)
+    assert_eq!(receiver.requests().len(), 15);
+    for (_, event) in made {
+        let chain = event["integrationchain"].as_str().expect("a text");
+        let mut ids: Vec<&str> = chain.split(',').collect();
+        assert_eq!(ids.last().copied(), event["integrationwebhookid"].as_str());
+        let all = ids.len();
+        ids.sort_unstable();
+        ids.dedup();
+        assert_eq!(ids.len(), all, "{chain}");
+    }
+}
+
+async fn an_event_that_the_stream_refuses_waits_by_itself_until_it_is_taken(site: Site) {
+    let Site {
+        erp,
+        receiver,
+        mut worker,
+        ..
+    } = site;
+    receiver.answer("/maker", document("D-1"));
+    erp.webhook(&receiver.url("/maker"), &["sales.>"], acknowledging())
+        .await;
+    let stream = erp.jetstream.get_stream("ERP_EVENTS").await.expect("there");
+    let mut config = stream.cached_info().config.clone();
+    let unlimited = config.max_message_size;
+    // An order fits in, what is made of its answer does not.
+    config.max_message_size = 300;
+    let updated = erp.jetstream.update_stream(config.clone()).await;
+    updated.expect("updated");
+
+    erp.order_created("e-1").await;
+    erp.wait_all_settled(PATIENCE).await;
+    eventually(PATIENCE, async || {
+        let (_, metrics) = worker.ops("/metrics").await;
+        metrics
+            .contains("integration_outbox_responses 1")
+            .then_some(())
     })
     .await;
-    let error = "response: the event is the 8th made of an answer to the one before";
-    assert_eq!(delivery["error"], error);
-    assert_eq!(receiver.requests().len(), 9);
+    // Meanwhile the worker's own events go out.
+    let (late, _) = erp
+        .webhook(&receiver.url("/late"), &["none"], json!({}))
+        .await;
+    erp.wait_event("webhook.created", |event| event["subject"] == *late)
+        .await;
+    let (_, health) = worker.ops("/health").await;
+    let health: Value = serde_json::from_str(&health).expect("JSON");
+    assert_eq!(health["responsesWaiting"], 1, "{health}");
+    assert_eq!(made(&erp).await, []);
+
+    config.max_message_size = unlimited;
+    let updated = erp.jetstream.update_stream(config).await;
+    updated.expect("updated");
+    wait_made(&erp, 1).await;
+}
+
+#[tokio::test]
+async fn an_event_that_would_be_larger_than_events_may_be_is_a_fault() {
+    let (server, folder) = (NatsServer::start().await, tempfile::tempdir().expect("one"));
+    let url = format!("sqlite://{}", folder.path().join("it.db").display());
+    let environment = Environment::new(&server.url(), &url).with("MAX_EVENT_BYTES", "2KiB");
+    let mut worker = Worker::start(&environment);
+    worker.wait_ready().await;
+    let (erp, receiver) = (Erp::connect(&server.url()).await, Receiver::start());
+    let mut webhooks = Vec::new();
+    for (path, length) in [("/fits", 1000), ("/large", 2000)] {
+        let answer = json!({ "text": "x".repeat(length) }).to_string();
+        receiver.answer(path, Answer::status(200).body(answer));
+        let config = json!({ "response": { "event": ACKNOWLEDGED } });
+        let webhook = erp.webhook(&receiver.url(path), &["sales.>"], config).await;
+        webhooks.push(webhook.0);
+    }
+
+    erp.order_created("e-1").await;
+
+    let mut errors = Vec::new();
+    for webhook in &webhooks {
+        let delivered = json!({ "status": "delivered" });
+        let delivery = erp.wait_delivery(webhook, delivered).await;
+        errors.push(delivery["error"].as_str().unwrap_or("").to_owned());
+    }
+    assert_eq!(errors[0], "");
+    assert!(
+        errors[1].starts_with("response: the event would have 2"),
+        "{errors:?}"
+    );
+    wait_made(&erp, 1).await;
+    erp.wait_all_settled(PATIENCE).await;
+    assert!(erp.read_stream("INTEGRATION_DEAD_LETTERS").await.is_empty());
 }
 
 /// What happens to a worker between the record of a success and the publication of its event, and

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::Ordering;
 
+use integration_worker::application::ports::Clock as _;
+
 use crate::world::{Does, World, until};
 
 const MIB: usize = 1 << 20;
@@ -96,4 +98,29 @@ async fn the_floor_is_asked_for_again_and_may_fall() {
 
     world.floor.value.store(7, Ordering::SeqCst);
     assert_eq!(world.until_got(2).await, [5, 7]);
+}
+
+#[tokio::test]
+async fn what_a_former_stream_has_left_goes_ahead_of_what_the_present_one_brings() {
+    let world = World::new(|_| Does::Answer).await;
+    world.floor.value.store(12, Ordering::SeqCst);
+    world.floor.last.store(12, Ordering::SeqCst);
+    let left = [5_000_000, 5_000_002, 5_000_001].map(|n| world.waiting(n, Some("a"), 0));
+    let brought = [11, 12].map(|n| world.waiting(n, Some("a"), 0));
+    // Until it is looked for them, the lane waits behind one that is not due.
+    let mut front = world.waiting(1, Some("a"), 0);
+    front.delivery.next_attempt_at = Some(world.clock.now() + std::time::Duration::from_hours(1));
+    world.park(left.into()).await;
+    world.park(brought.into()).await;
+    world.park(vec![front]).await;
+
+    world.start();
+
+    let got = world.until_got(3).await;
+    assert_eq!(got, [5_000_000, 5_000_001, 5_000_002]);
+    world
+        .sql("UPDATE deliveries SET due_at = 0, next_attempt_at = 0 WHERE lane_turn = 1")
+        .await;
+    let got = world.until_got(6).await;
+    assert_eq!(got, [5_000_000, 5_000_001, 5_000_002, 1, 11, 12]);
 }

@@ -1,9 +1,12 @@
 //! The one request that tries an endpoint whose breaker is open.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
 use integration_worker::{
-    application::ports::Clock as _,
+    application::ports::{Clock as _, TokenFault},
     domain::{
         interfaces::{ClaimRequest, ClaimedDelivery, DeliveryStore as _},
         values::Timestamp,
@@ -128,7 +131,8 @@ async fn the_right_to_a_probe_is_held_as_long_as_it_lasts_and_no_longer() {
     assert_eq!(claim(&world, begun).await, []);
 
     // Nobody else gets it, so whoever has it uses it as soon as there is something to send.
-    let later = world.later(Duration::from_secs(100));
+    // The longest request is over by then.
+    let later = world.later(Duration::from_secs(340));
     let others = async |now: Timestamp| {
         let until = now + Duration::from_mins(2);
         let taken = world.store().take_probes(&[hook], now, until).await;
@@ -142,4 +146,46 @@ async fn the_right_to_a_probe_is_held_as_long_as_it_lasts_and_no_longer() {
     let over = world.later(Duration::from_secs(20));
     assert_eq!(world.breakers.held(over), []);
     assert_eq!(others(over).await, [hook]);
+}
+
+#[tokio::test]
+async fn what_is_not_sent_for_no_fault_of_the_partner_is_no_attempt() {
+    for (what, attempts) in [
+        (Does::NoNames, 1),
+        (Does::NoToken(TokenFault::None), 1),
+        (Does::NoToken(TokenFault::Address), 2),
+        (Does::NoToken(TokenFault::Partner), 2),
+    ] {
+        let asked = AtomicUsize::new(0);
+        let world = World::new(move |_| match asked.fetch_add(1, Ordering::SeqCst) {
+            0 => what,
+            _ => Does::Answer,
+        })
+        .await;
+        world.park(vec![world.waiting(1, None, 0)]).await;
+        world.start();
+        world.until_got(1).await;
+        assert_eq!(
+            world.attempts_until_delivered(1).await,
+            attempts,
+            "{what:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_stops_gives_its_right_to_a_probe_back() {
+    let world = open_world().await;
+    let now = world.clock.store_now();
+    assert_eq!(claim(&world, now).await, []);
+    assert_eq!(world.breakers.held(now), [world.webhook.id]);
+
+    assert!(world.group.shut_down(Duration::from_secs(20)).await);
+
+    let hooks = [world.webhook.id];
+    let now = world.clock.store_now();
+    let taken = world
+        .store()
+        .take_probes(&hooks, now, now + Duration::from_secs(1));
+    assert_eq!(taken.await.expect("it is asked"), hooks);
 }

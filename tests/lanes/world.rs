@@ -12,9 +12,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use integration_worker::{
     application::{
+        blocked_lanes::BlockedLanes,
         breakers::{BreakerSettings, Breakers},
         deliver::Deliverer,
         endpoints::Endpoints,
+        former_streams::FormerStreams,
         health::Health,
         in_hand::InHand,
         lanes::OrderedLanes,
@@ -23,7 +25,7 @@ use integration_worker::{
         parked::ParkedLane,
         ports::{
             BusError, Clock, DeadLetter, EventPublisher, HttpAnswer, HttpSender, OutboundRequest,
-            SendError, SourceFloor,
+            SendError, SourceFloor, TokenFault,
         },
         recorder::Recorder,
         wakers::Wakers,
@@ -62,10 +64,21 @@ pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 /// Set by hand; counts how often it was asked.
-#[derive(Default)]
 pub(crate) struct Floor {
     pub(crate) value: AtomicI64,
+    /// What the source stream has given out.
+    pub(crate) last: AtomicI64,
     pub(crate) asked: AtomicUsize,
+}
+
+impl Default for Floor {
+    fn default() -> Self {
+        Self {
+            value: AtomicI64::default(),
+            last: AtomicI64::new(i64::MAX),
+            asked: AtomicUsize::default(),
+        }
+    }
 }
 
 #[async_trait]
@@ -73,6 +86,10 @@ impl SourceFloor for Floor {
     async fn floor(&self) -> Result<i64, BusError> {
         self.asked.fetch_add(1, Ordering::SeqCst);
         Ok(self.value.load(Ordering::SeqCst))
+    }
+
+    async fn last(&self) -> Result<i64, BusError> {
+        Ok(self.last.load(Ordering::SeqCst))
     }
 }
 
@@ -84,8 +101,12 @@ pub(crate) enum Does {
     Answer,
     /// Waits until it is let go, and answers then.
     Hang,
+    /// Waits until it is let go, and answers with a failure then.
+    HangAndFail,
     /// This worker's name server does not answer.
     NoNames,
+    /// There is no token for it.
+    NoToken(TokenFault),
 }
 
 /// Remembers the numbers of the events that it got, in order.
@@ -107,16 +128,21 @@ impl HttpSender for Endpoint {
         let body: serde_json::Value = serde_json::from_slice(&request.body).expect("JSON");
         let number = body["data"]["n"].as_i64().expect("a number");
         self.got.lock().expect("nobody panics").push(number);
-        match (self.rule)(number) {
+        let does = (self.rule)(number);
+        match does {
             Does::Answer => {}
-            Does::Hang => {
+            Does::Hang | Does::HangAndFail => {
                 let mut let_go = self.let_go.subscribe();
                 let_go.wait_for(|go| *go).await.expect("it is there");
+            }
+            Does::NoToken(fault) => {
+                let reason = "none".to_owned();
+                return Err(SendError::Token { reason, fault });
             }
             Does::NoNames => return Err(SendError::Lookup("no answer".to_owned())),
         }
         Ok(HttpAnswer {
-            status: 200,
+            status: if does == Does::HangAndFail { 500 } else { 200 },
             retry_after: None,
             body: String::new(),
             whole: None,
@@ -222,6 +248,18 @@ impl World {
             leases: Arc::clone(&self.leases),
             wakers: Arc::clone(&wakers),
             health: Arc::clone(&health),
+        }
+        .start(&self.group);
+        FormerStreams {
+            store: Arc::clone(&store),
+            source: Arc::<Floor>::clone(&self.floor),
+            wakers: Arc::clone(&wakers),
+        }
+        .start(&self.group);
+        BlockedLanes {
+            store: Arc::clone(&store),
+            registry: Arc::clone(&registry),
+            wakers: Arc::clone(&wakers),
         }
         .start(&self.group);
         ParkedLane {
@@ -353,6 +391,38 @@ impl World {
         };
         let done = tokio::time::timeout(PATIENCE, claimed).await;
         assert!(done.is_ok(), "{number} is not claimed");
+    }
+
+    /// Waits until the delivery of event `number` is delivered, and answers how many attempts it took.
+    pub(crate) async fn attempts_until_delivered(&self, number: i64) -> i64 {
+        let mut connection = self.connect().await;
+        let delivered = async {
+            let attempts = "SELECT attempt_count FROM deliveries
+                WHERE source_sequence = ?1 AND status = 'delivered'";
+            loop {
+                let found = sqlx::query_scalar(attempts)
+                    .bind(number)
+                    .fetch_optional(&mut connection)
+                    .await
+                    .expect("it reads");
+                if let Some(found) = found {
+                    return found;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let done = tokio::time::timeout(PATIENCE, delivered).await;
+        done.expect("it is delivered")
+    }
+
+    /// The events whose deliveries block their lanes.
+    pub(crate) async fn blocking(&self) -> Vec<i64> {
+        let mut connection = self.connect().await;
+        let blocking = "SELECT lane_turn FROM deliveries WHERE lane_blocks ORDER BY lane_turn";
+        let blocking = sqlx::query_scalar(blocking)
+            .fetch_all(&mut connection)
+            .await;
+        blocking.expect("they can be read")
     }
 
     /// Waits until the endpoint has got `count` requests.

@@ -8,10 +8,11 @@ use integration_worker::{
         ports::{DeadLetter, EventPublisher, ReplyPublisher},
     },
     domain::{interfaces::OutboxRow, values::TraceContext},
+    infrastructure::nats::JetStreamPublisher,
 };
 use uuid::Uuid;
 
-use futures_util::StreamExt;
+use futures_util::StreamExt as _;
 
 use crate::{
     harness::Installation,
@@ -114,46 +115,75 @@ async fn a_missing_stream_is_an_error_and_is_there_at_the_next_try() {
     assert_eq!(messages.len(), 3);
 }
 
+/// The ids of those that were refused, in order.
+async fn refused(publisher: &JetStreamPublisher, rows: &[OutboxRow]) -> Vec<Uuid> {
+    let refused = publisher.publish_each(rows).await.expect("it is there");
+    let mut refused: Vec<Uuid> = refused.iter().map(|refusal| refusal.id).collect();
+    refused.sort_unstable();
+    refused
+}
+
+fn made_of_answers(count: u64) -> Vec<OutboxRow> {
+    let mut rows = rows(count);
+    for row in &mut rows {
+        row.is_response = true;
+    }
+    rows
+}
+
 #[tokio::test]
 async fn an_event_made_of_an_answer_goes_to_the_erp() {
     let installation = Installation::start().await;
     let publisher = installation.publisher();
-    let mut rows = rows(2);
-    rows[1].is_response = true;
-    publisher.publish(&rows).await.expect("published");
-    publisher.publish(&rows).await.expect("published again");
+    let rows = made_of_answers(1);
+    assert!(refused(&publisher, &rows).await.is_empty());
+    assert!(refused(&publisher, &rows).await.is_empty());
 
     let messages = installation.messages("ERP_EVENTS").await;
 
     assert_eq!(messages.len(), 1);
     assert_eq!(messages[0].subject.as_str(), "erp.webhook.triggered");
-    let id = rows[1].id.to_string();
+    let id = rows[0].id.to_string();
     assert_eq!(header(&messages[0], "Nats-Msg-Id"), Some(id.as_str()));
-    assert_eq!(installation.messages("INTEGRATION_EVENTS").await.len(), 1);
+    assert!(installation.messages("INTEGRATION_EVENTS").await.is_empty());
 
     let delete = installation.context.delete_stream("ERP_EVENTS");
     delete.await.expect("it was there");
-    publisher.publish(&rows).await.expect_err("no stream");
-    publisher.publish(&rows).await.expect("it is there again");
+    assert_eq!(refused(&publisher, &rows).await, [rows[0].id]);
+    assert!(refused(&publisher, &rows).await.is_empty());
     assert_eq!(installation.messages("ERP_EVENTS").await.len(), 1);
 }
 
 #[tokio::test]
-async fn an_event_that_no_stream_keeps_reaches_who_listens_and_holds_nothing_back() {
+async fn an_event_that_no_stream_keeps_is_refused() {
     let installation = Installation::start().await;
     let publisher = installation.publisher_of_responses("elsewhere.");
-    let mut rows = rows(2);
-    rows[0].is_response = true;
-    publisher.publish(&rows).await.expect("nobody listens");
-    assert_eq!(installation.messages("INTEGRATION_EVENTS").await.len(), 1);
+    let rows = made_of_answers(3);
+    let all: Vec<Uuid> = rows.iter().map(|row| row.id).collect();
+    let refusals = publisher.publish_each(&rows).await.expect("it is there");
+    assert_eq!(refusals.len(), 3);
+    assert_eq!(refusals[0].subject, "elsewhere.webhook.triggered");
+    assert_eq!(refused(&publisher, &rows).await, all);
+}
 
-    let client = &installation.connection.client;
-    let mut heard = client.subscribe("elsewhere.>").await.expect("subscribed");
-    client.flush().await.expect("the server knows");
-    publisher.publish(&rows).await.expect("somebody listens");
-    let heard = tokio::time::timeout(PATIENCE, heard.next()).await;
-    let heard = heard.expect("in time").expect("a message");
-    assert_eq!(heard.payload, rows[0].body);
+#[tokio::test]
+async fn of_events_made_of_answers_those_are_refused_that_the_stream_does_not_take() {
+    let installation = Installation::start_with("max_payload: 64KB", PATIENCE).await;
+    let stream = installation.context.get_stream("ERP_EVENTS").await;
+    let mut config = stream.expect("there").cached_info().config.clone();
+    config.max_message_size = 4096;
+    let updated = installation.context.update_stream(config).await;
+    updated.expect("updated");
+    let mut rows = made_of_answers(4);
+    // One for the stream, one for the server.
+    rows[0].body = vec![b' '; 8192];
+    rows[2].body = vec![b' '; 100_000];
+    let publisher = installation.publisher();
+    assert_eq!(refused(&publisher, &rows).await, [rows[0].id, rows[2].id]);
+    let kept = installation.messages("ERP_EVENTS").await;
+    let mut bodies: Vec<_> = kept.iter().map(|one| one.payload.to_vec()).collect();
+    bodies.sort_unstable();
+    assert_eq!(bodies, [rows[1].body.clone(), rows[3].body.clone()]);
 }
 
 #[tokio::test]

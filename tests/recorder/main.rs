@@ -1,5 +1,7 @@
 //! What the recorder tells is what the store holds, whoever recorded it; over SQLite.
 
+mod relay;
+
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;

@@ -142,6 +142,12 @@ async fn one_worker_at_a_time_gets_the_probe_of_an_endpoint_that_has_waited(data
     assert_eq!(take(150, 300).await, ids[1..2]);
     // Whoever had it is gone.
     assert_eq!(take(200, 300).await, [ids[0], ids[2]]);
+
+    // Of what is given back, another worker has the last by now.
+    let rights = [(ids[1], at(300)), (ids[2], at(200))];
+    let back = database.store.give_probes_back(&rights).await;
+    back.expect("they are given back");
+    assert_eq!(take(200, 400).await, ids[1..2]);
 }
 
 async fn a_claim_can_be_for_some_webhooks_alone(database: &Database) {

@@ -183,14 +183,19 @@ impl Database {
     /// All unpublished events, oldest first.
     pub(crate) async fn outbox(&self) -> Vec<OutboxRow> {
         let holder = uuid::Uuid::from_u128(1);
-        let claim = OutboxClaim {
-            holder,
-            now: at(0),
-            lease: std::time::Duration::from_mins(1),
-            limit: 100_000,
-        };
-        let rows = self.store.outbox_batch(claim).await.expect("it reads");
-        let rows = rows.expect("nobody else holds the lease");
+        let mut rows = Vec::new();
+        for responses in [false, true] {
+            let claim = OutboxClaim {
+                holder,
+                now: at(0),
+                lease: std::time::Duration::from_mins(1),
+                responses,
+                limit: 100_000,
+                max_bytes: u32::MAX,
+            };
+            let found = self.store.outbox_batch(claim).await.expect("it reads");
+            rows.extend(found.expect("nobody else holds the lease"));
+        }
         let released = self.store.outbox_release(holder).await;
         released.expect("it is given up");
         rows

@@ -302,7 +302,10 @@ async fn the_blocked_lanes_of_a_webhook_can_all_be_let_go(database: &Database) {
         park(database, hook, &[(key, 200 + i64::from(key.as_bytes()[0]))]).await;
     }
     database
-        .work(async |work| work.unblock_lanes(hooks[0].id).await.expect("they go on"))
+        .work(async |work| {
+            let count = work.unblock_lanes(hooks[0].id, 10).await;
+            assert_eq!(count.expect("they go on"), 2);
+        })
         .await;
     let claimed = take(database, &claim(at(1_000), FAR)).await;
     assert_eq!(turns(&claimed), [lane("a", &[297]), lane("b", &[298])]);

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use integration_worker::domain::{
     events::{DomainEvent, MadeBy, Response},
-    interfaces::{OutboxClaim, OutboxRow},
+    interfaces::{OutboxClaim, OutboxPostponement, OutboxRow},
     values::{Timestamp, TraceContext, WebhookId},
 };
 use serde_json::Value;
@@ -25,6 +25,10 @@ both!(
     of_many_relays_one_is_let_in,
     a_lease_that_ends_lets_another_in,
     published_rows_are_pruned_by_age_and_in_pieces,
+    events_made_of_answers_and_our_own_do_not_fill_each_others_batches,
+    what_is_refused_waits_twice_as_long_each_time_and_lets_others_pass,
+    a_batch_ends_at_its_bytes_and_holds_one_event_at_least,
+    events_made_of_answers_are_pruned_once_they_are_published,
 );
 
 async fn add(database: &Database, events: &[DomainEvent]) {
@@ -38,7 +42,30 @@ fn claim(holder: u128, now: Timestamp, limit: u32) -> OutboxClaim {
         holder: Uuid::from_u128(holder),
         now,
         lease: Duration::from_secs(30),
+        responses: false,
         limit,
+        max_bytes: u32::MAX,
+    }
+}
+
+/// An event made of an answer.
+fn made(subject: &str) -> DomainEvent {
+    let mut made = event(subject, 1);
+    made.response = Some(Response {
+        made_by: MadeBy {
+            webhook: WebhookId(Uuid::from_u128(1)),
+            before: Vec::new(),
+            is_last: false,
+        },
+        data: r#"{"n":18450.00}"#.to_owned(),
+    });
+    made
+}
+
+fn responses(now: Timestamp, limit: u32) -> OutboxClaim {
+    OutboxClaim {
+        responses: true,
+        ..claim(1, now, limit)
     }
 }
 
@@ -58,15 +85,8 @@ async fn an_event_comes_out_as_it_is_published(database: &Database) {
         .expect("it is JSON");
     let mut stateless = event("b", 1);
     stateless.context.trace = TraceContext::read(Some(TRACE), None);
-    let mut made = event("c", 1);
-    made.response = Some(Response {
-        made_by: MadeBy {
-            webhook: WebhookId(Uuid::from_u128(1)),
-            hops: 1,
-        },
-        data: r#"{"n":18450.00}"#.to_owned(),
-    });
-    let events = [event("a", 1), bare, stateless, made];
+    let made = made("c");
+    let events = [event("a", 1), bare, stateless];
     assert!(
         events[0]
             .context
@@ -76,18 +96,21 @@ async fn an_event_comes_out_as_it_is_published(database: &Database) {
     );
 
     add(database, &events).await;
+    add(database, std::slice::from_ref(&made)).await;
 
-    let expected = events.each_ref().map(|event| OutboxRow {
+    let row = |event: &DomainEvent| OutboxRow {
         is_response: event.response.is_some(),
         id: event.id,
         event_type: event.event_type.clone(),
         trace: event.context.trace.clone(),
         body: event.to_json(),
-    });
+    };
     assert_eq!(
         batch(database, claim(1, at(0), 10)).await,
-        Some(expected.into())
+        Some(events.iter().map(row).collect())
     );
+    let found = batch(database, responses(at(0), 10)).await;
+    assert_eq!(found, Some(vec![row(&made)]));
 }
 
 async fn events_come_in_the_order_of_their_versions(database: &Database) {
@@ -251,4 +274,98 @@ async fn published_rows_are_pruned_by_age_and_in_pieces(database: &Database) {
         .await
         .expect("it is ours");
     assert_eq!(ids(&rest), [all[8].id, all[9].id]);
+}
+
+async fn events_made_of_answers_and_our_own_do_not_fill_each_others_batches(database: &Database) {
+    let (a, b) = ([made("r"), made("r")], [event("a", 1), event("a", 2)]);
+    add(database, &a).await;
+    add(database, &b).await;
+    let own = batch(database, claim(1, at(0), 2)).await.expect("ours");
+    assert_eq!(ids(&own), [b[0].id, b[1].id]);
+    let found = batch(database, responses(at(0), 2)).await.expect("ours");
+    assert_eq!(ids(&found), [a[0].id, a[1].id]);
+    // One lease for both.
+    let other = OutboxClaim {
+        holder: Uuid::from_u128(2),
+        ..responses(at(1), 2)
+    };
+    assert_eq!(batch(database, other).await, None);
+    let stats = database.store.stats(at(0)).await.expect("it counts");
+    assert_eq!((stats.outbox, stats.responses), (2, 2));
+    assert_eq!(stats.oldest_response, Some(at(1)));
+}
+
+async fn what_is_refused_waits_twice_as_long_each_time_and_lets_others_pass(database: &Database) {
+    let (refused, own) = (made("r"), event("a", 1));
+    add(database, &[refused.clone(), own.clone()]).await;
+    let mut now = 0;
+    // 1, 2, 4 s, and then the longest.
+    for wait in [1_000, 2_000, 4_000, 5_000, 5_000] {
+        let due = batch(database, responses(at(now), 1)).await.expect("ours");
+        assert_eq!(ids(&due), [refused.id], "{wait}");
+        let postponement = OutboxPostponement {
+            now: at(now),
+            first: Duration::from_secs(1),
+            longest: Duration::from_secs(5),
+        };
+        let postponed = [refused.id, own.id];
+        let done = database.store.outbox_postpone(&postponed, postponement);
+        done.await.expect("it postpones");
+        now += wait;
+        let early = batch(database, responses(at(now - 1), 1)).await;
+        assert_eq!(early, Some(Vec::new()), "{wait}");
+    }
+    // The worker's own wait for nothing, and what is new goes before what was refused.
+    let found = batch(database, claim(1, at(0), 1)).await.expect("ours");
+    assert_eq!(ids(&found), [own.id]);
+    let new = made("s");
+    add(database, std::slice::from_ref(&new)).await;
+    let found = batch(database, responses(at(now), 1)).await.expect("ours");
+    assert_eq!(ids(&found), [new.id]);
+}
+
+async fn a_batch_ends_at_its_bytes_and_holds_one_event_at_least(database: &Database) {
+    let long = |mut event: DomainEvent| {
+        let text = serde_json::json!({ "text": "x".repeat(10_000) });
+        event.data = text.clone();
+        if let Some(response) = &mut event.response {
+            response.data = text.to_string();
+        }
+        event
+    };
+    for kind in [false, true] {
+        let all: Vec<DomainEvent> = (1..=5)
+            .map(|version| long(if kind { made("r") } else { event("a", version) }))
+            .collect();
+        add(database, &all).await;
+        for (max_bytes, expected) in [(1, 1), (10_000, 1), (20_000, 2), (40_000, 4), (60_000, 5)] {
+            let claim = OutboxClaim {
+                responses: kind,
+                max_bytes,
+                ..claim(1, at(0), 10)
+            };
+            let found = batch(database, claim).await.expect("ours");
+            let first: Vec<Uuid> = all.iter().take(expected).map(|one| one.id).collect();
+            assert_eq!(ids(&found), first, "{kind} {max_bytes}");
+        }
+    }
+}
+
+async fn events_made_of_answers_are_pruned_once_they_are_published(database: &Database) {
+    let all: Vec<DomainEvent> = (0..4).map(|_| made("r")).collect();
+    add(database, &all).await;
+    add(database, &[event("a", 1)]).await;
+    for (one, n) in all.iter().take(3).zip([3, 1, 2]) {
+        let published = database.store.outbox_published(&[one.id], at(n)).await;
+        published.expect("it marks");
+    }
+    let prune = async |before, limit| {
+        let pruned = database.store.prune_outbox(at(before), limit).await;
+        pruned.expect("it prunes")
+    };
+    assert_eq!(prune(3, 10).await, 2);
+    assert_eq!(prune(1_000_000, 1).await, 1);
+    assert_eq!(prune(1_000_000, 10).await, 0);
+    let rest = batch(database, responses(at(0), 10)).await.expect("ours");
+    assert_eq!(ids(&rest), [all[3].id]);
 }

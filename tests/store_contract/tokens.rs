@@ -5,6 +5,7 @@ use integration_worker::domain::{
     interfaces::{StoredToken, TokenState},
     values::{SealedSecrets, Timestamp, WebhookId},
 };
+use serde_json::json;
 use uuid::Uuid;
 
 use crate::{
@@ -18,6 +19,7 @@ both!(
     of_many_that_ask_at_the_same_time_one_gets_the_right,
     a_right_that_was_lost_keeps_nothing_and_gives_nothing_back,
     a_token_goes_with_its_webhook,
+    tokens_that_have_expired_or_are_not_used_any_more_are_pruned_in_pieces,
 );
 
 async fn hook(database: &Database) -> Webhook {
@@ -82,8 +84,6 @@ async fn a_token_is_kept_with_every_field_and_replaced_by_the_next_one(database:
         assert_eq!(after.fetch_until, None);
         assert!(after.epoch > under_way.epoch);
     }
-    let keys = database.store.key_ids().await.expect("it reads");
-    assert!(keys.contains(&"k2".to_owned()), "{keys:?}");
 }
 
 async fn one_worker_at_a_time_has_the_right_to_get_a_token(database: &Database) {
@@ -144,4 +144,66 @@ async fn a_token_goes_with_its_webhook(database: &Database) {
     let nobody = WebhookId(Uuid::from_u128(404));
     assert_eq!(claim(database, nobody, 0, (at(1), at(2))).await, None);
     assert!(!put(database, nobody, 1, &token(1)).await);
+}
+
+async fn tokens_that_have_expired_or_are_not_used_any_more_are_pruned_in_pieces(
+    database: &Database,
+) {
+    let one = integration("one");
+    let hooks = ["good", "expired", "other", "under way", "lost", "never"].map(|name| {
+        let mut hook = webhook(&one, name);
+        if name != "other" {
+            let oauth2 = json!({ "type": "oauth2", "credentials": {} });
+            hook.config
+                .shown
+                .insert("authentication".to_owned(), oauth2);
+        }
+        hook
+    });
+    let [good, expired, other, under_way, lost, never] = hooks.each_ref().map(|hook| hook.id);
+    database.insert_integrations(&[one]).await;
+    database.insert_webhooks(&hooks).await;
+    let now = at(1000);
+    for (hook, expires_at) in [
+        (good, at(1001)),
+        (expired, now),
+        (other, at(1001)),
+        (under_way, now),
+        (lost, now),
+    ] {
+        let token = StoredToken {
+            expires_at,
+            ..token(1)
+        };
+        let epoch = claim(database, hook, 0, (at(0), at(10))).await;
+        assert!(put(database, hook, epoch.expect("a right"), &token).await);
+    }
+    for (hook, until) in [(under_way, at(1001)), (lost, now)] {
+        let epoch = state(database, hook).await.epoch;
+        let claimed = claim(database, hook, epoch, (at(11), until)).await;
+        assert!(claimed.is_some());
+    }
+    let epoch = claim(database, never, 0, (at(0), at(10))).await;
+    release(database, never, epoch.expect("a right")).await;
+
+    let prune = async || {
+        let pruned = database.store.prune_tokens(now, 3).await;
+        pruned.expect("it prunes")
+    };
+    assert_eq!((prune().await, prune().await, prune().await), (3, 1, 0));
+
+    for (hook, is_kept) in [
+        (good, true),
+        (expired, false),
+        (other, false),
+        (under_way, true),
+        (lost, false),
+        (never, false),
+    ] {
+        let state = state(database, hook).await;
+        assert_eq!(state != TokenState::default(), is_kept);
+    }
+    // What was known before does not keep anybody from getting one.
+    let claimed = claim(database, expired, 2, (now, at(1010))).await;
+    assert!(claimed.is_some());
 }

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use crate::{
     application::{
         batches::Batches,
+        blocked_lanes::BlockedLanes,
         breakers::{BreakerSettings, Breakers},
         deliver::Deliverer,
         endpoints::Endpoints,
+        former_streams::FormerStreams,
         intake::{Intake, IntakeLimits, MAX_DELIVERIES_IN_HAND},
         lanes::OrderedLanes,
         leased::LeasedAttempts,
@@ -25,6 +27,9 @@ use crate::{
 };
 
 use super::{Groups, Parts, Running};
+
+/// What the headers of an event made of an answer have at most, in bytes.
+const RESPONSE_HEADERS: usize = 1024;
 
 /// What makes attempts, for both lanes.
 pub(super) fn deliverer(parts: &Parts, running: &Running) -> Deliverer {
@@ -49,6 +54,8 @@ pub(super) fn deliverer(parts: &Parts, running: &Running) -> Deliverer {
         },
     );
     let per_endpoint = u32::try_from(limits.in_flight_per_endpoint).unwrap_or(u32::MAX);
+    let largest = parts.connection.client.max_payload();
+    let largest = largest.saturating_sub(RESPONSE_HEADERS);
     Deliverer::new(
         Arc::clone(&parts.clock),
         Arc::clone(&parts.sender),
@@ -57,6 +64,7 @@ pub(super) fn deliverer(parts: &Parts, running: &Running) -> Deliverer {
         limits.in_flight,
         running.give_up.clone(),
     )
+    .with_max_response_event(limits.event_bytes.min(largest))
 }
 
 /// Starts what takes events in, tries deliveries and records what became of them.
@@ -81,9 +89,16 @@ pub(super) fn start(parts: &Parts, groups: &Groups, running: &Running, deliverer
         deliverer: Arc::clone(deliverer),
         outcomes: outcomes.clone(),
     });
+    let source = Arc::new(ConsumerFloor::new(&parts.connection, &parts.topology));
+    FormerStreams {
+        store: Arc::clone(store),
+        source: Arc::<ConsumerFloor>::clone(&source),
+        wakers: Arc::clone(&parts.wakers),
+    }
+    .start(&groups.upkeep);
     OrderedLanes {
         store: Arc::clone(store),
-        floor: Arc::new(ConsumerFloor::new(&parts.connection, &parts.topology)),
+        floor: source,
         registry: Arc::clone(&registry),
         clock: Arc::clone(&parts.clock),
         attempts: Arc::clone(&attempts),
@@ -114,6 +129,12 @@ pub(super) fn start(parts: &Parts, groups: &Groups, running: &Running, deliverer
         health: Arc::clone(&parts.health),
     }
     .start(&groups.lanes, &groups.upkeep);
+    BlockedLanes {
+        store: Arc::clone(store),
+        registry: Arc::clone(&registry),
+        wakers: Arc::clone(&parts.wakers),
+    }
+    .start(&groups.upkeep);
     Intake {
         source: Arc::<PullSource>::clone(&running.source),
         normaliser: parts.normaliser(),

@@ -107,6 +107,8 @@ pub(super) async fn status(ports: &Ports, body: Body) -> Outcome {
         "oldestDue": stats.oldest_due.map(views::time),
         "outbox": stats.outbox,
         "oldestOutbox": stats.oldest_outbox.map(views::time),
+        "responses": stats.responses,
+        "oldestResponse": stats.oldest_response.map(views::time),
     }))
 }
 

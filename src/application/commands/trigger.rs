@@ -14,7 +14,7 @@ use crate::domain::{
     },
     events::{BusinessEvent, EventMeta, Payload},
     interfaces::{StoreError, StoredEvent},
-    values::{DeliveryId, EventPattern, PatternToken, TenantId, Timestamp, WebhookId},
+    values::{DeliveryId, EventPattern, TenantId, Timestamp, WebhookId},
 };
 
 use super::{
@@ -74,7 +74,8 @@ pub(super) async fn trigger(work: &mut Work<'_>, body: Body) -> Outcome {
         fields.fault("payload", format!("must have at most {MAX_PAYLOAD} bytes"));
     }
     let event_type = fields.text("event", Text::Line(EventPattern::MAX_LEN));
-    if let Some(problem) = event_type.as_deref().and_then(type_problem) {
+    let problem = event_type.as_deref().and_then(EventPattern::type_problem);
+    if let Some(problem) = problem {
         fields.fault("event", problem);
     }
     let (id, payload) = checked(fields, id.zip(payload))?;
@@ -170,17 +171,6 @@ fn raw_payload(body: &[u8]) -> Option<Bytes> {
     }
     let given: Given<'_> = serde_json::from_slice(body).ok()?;
     Some(Bytes::copy_from_slice(given.payload.get().as_bytes()))
-}
-
-/// What keeps a text from being the type of an event.
-pub(in crate::application) fn type_problem(text: &str) -> Option<String> {
-    match EventPattern::try_new(text) {
-        Err(error) => Some(error.to_string()),
-        Ok(pattern) => pattern
-            .tokens()
-            .any(|token| !matches!(token, PatternToken::Exact(_)))
-            .then(|| "must be an event's type, without wildcards".to_owned()),
-    }
 }
 
 /// Refuses when nothing goes out to the webhook.

@@ -4,11 +4,12 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use crate::{
-    application::webhook_settings::{
-        SavingRules, authentication, rate_limit_of, signing, webhook_settings,
+    application::{
+        blocked_lanes::{UNBLOCKED, blocks},
+        webhook_settings::{SavingRules, authentication, rate_limit_of, signing, webhook_settings},
     },
     domain::{
-        entities::{BatchRule, EntityMeta, NewWebhook, OnExhausted, Webhook},
+        entities::{BatchRule, EntityMeta, NewWebhook, Webhook},
         events::{Change, WebhookChange},
         interfaces::Inserted,
         policies::EndpointState,
@@ -110,8 +111,9 @@ pub(super) async fn update(work: &mut Work<'_>, body: Body) -> Outcome {
     if webhook == before {
         return Ok(views::webhook(&webhook));
     }
-    if blocks(&before) && !blocks(&webhook) {
-        work.unit.unblock_lanes(webhook.id).await?;
+    // What is blocked by an attempt that is being recorded just now is found by the sweep.
+    if blocks(&before) == Some(true) && blocks(&webhook) == Some(false) {
+        work.unit.unblock_lanes(webhook.id, UNBLOCKED).await?;
         work.effects.parked = true;
     }
     if webhook.config != before.config {
@@ -133,14 +135,6 @@ pub(super) async fn update(work: &mut Work<'_>, body: Body) -> Outcome {
 /// How many of its events go out in one request, if not one.
 fn batch_rule(webhook: &Webhook) -> Option<BatchRule> {
     webhook_settings(&webhook.config.shown, None).ok()?.batch
-}
-
-/// Whether an exhausted delivery stops those behind it.
-fn blocks(webhook: &Webhook) -> bool {
-    webhook_settings(&webhook.config.shown, None).is_ok_and(|settings| {
-        let ordering = settings.ordering;
-        ordering.is_some_and(|ordering| ordering.on_exhausted == OnExhausted::Block)
-    })
 }
 
 /// `activate {id, expectedVersion?}`; what is parked goes out then.

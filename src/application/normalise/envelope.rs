@@ -87,7 +87,7 @@ impl<'a> Envelope<'a> {
             ),
             made_by: values::made_by(
                 header("ce-integrationwebhookid").as_deref(),
-                header("ce-integrationhops").as_deref(),
+                header("ce-integrationchain").as_deref(),
             ),
             content_type: values::content_type(header("ce-datacontenttype")),
             data: Data::Body,
@@ -118,7 +118,7 @@ impl<'a> Envelope<'a> {
             ),
             made_by: values::made_by(
                 object.string(Field::MadeByWebhook).as_deref(),
-                object.raw(Field::MadeByHops),
+                object.raw(Field::MadeByChain),
             ),
             content_type,
             data,

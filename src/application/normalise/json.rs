@@ -25,7 +25,7 @@ pub(super) enum Field {
     Traceparent,
     Tracestate,
     MadeByWebhook,
-    MadeByHops,
+    MadeByChain,
     // All envelopes
     Data,
     Payload,
@@ -63,7 +63,7 @@ impl Field {
             b"traceparent" => Self::Traceparent,
             b"tracestate" => Self::Tracestate,
             b"integrationwebhookid" => Self::MadeByWebhook,
-            b"integrationhops" => Self::MadeByHops,
+            b"integrationchain" => Self::MadeByChain,
             b"data" => Self::Data,
             b"payload" => Self::Payload,
             b"metadata" => Self::Metadata,

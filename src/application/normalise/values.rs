@@ -4,11 +4,10 @@
 use std::borrow::Cow;
 
 use chrono::{DateTime, Utc};
-use uuid::Uuid;
 
 use crate::domain::{
     events::MadeBy,
-    values::{TenantError, TenantId, Timestamp, WebhookId, truncate_to_millis},
+    values::{TenantError, TenantId, Timestamp, truncate_to_millis},
 };
 
 use super::json;
@@ -59,12 +58,9 @@ pub(super) fn time(text: Option<Text<'_>>) -> Option<Timestamp> {
     Some(truncate_to_millis(time.with_timezone(&Utc)))
 }
 
-/// Of what answer it was made. How often is a number, or the text of one: no number that can be read is
-/// as bad as the largest.
-pub(super) fn made_by(webhook: Option<&str>, hops: Option<&str>) -> Option<MadeBy> {
-    let webhook = WebhookId(Uuid::try_parse(webhook?).ok()?);
-    let hops = hops.map_or(1, |hops| hops.trim_matches('"').parse().unwrap_or(u8::MAX));
-    Some(MadeBy { webhook, hops })
+/// Of what answers it was made.
+pub(super) fn made_by(webhook: Option<&str>, chain: Option<&str>) -> Option<MadeBy> {
+    MadeBy::read(webhook, chain.map(|chain| chain.trim_matches('"')))
 }
 
 /// The tenant that the JSON text of a field names: none when it is missing, `null` or `""`.
@@ -112,26 +108,6 @@ mod tests {
             ("ä 1", true),
         ] {
             assert_eq!(id(Some(text(written))).is_some(), good, "{written:?}");
-        }
-    }
-
-    #[test]
-    fn of_what_answer_an_event_was_made_is_read_and_a_bad_count_is_the_largest() {
-        let webhook = "0193a5b0-7d5a-7000-8000-000000000001";
-        for (hops, expected) in [
-            (None, 1),
-            (Some("3"), 3),
-            (Some("\"3\""), 3),
-            (Some("300"), u8::MAX),
-            (Some("-1"), u8::MAX),
-            (Some("{}"), u8::MAX),
-        ] {
-            let read = made_by(Some(webhook), hops).unwrap();
-            assert_eq!(read.webhook.to_string(), webhook);
-            assert_eq!(read.hops, expected, "{hops:?}");
-        }
-        for webhook in [None, Some(""), Some("w")] {
-            assert_eq!(made_by(webhook, Some("1")), None);
         }
     }
 

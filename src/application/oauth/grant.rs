@@ -7,10 +7,10 @@ use std::{
 };
 
 use http::HeaderValue;
-use tokio::{sync::Mutex as Turns, time::Instant};
+use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    application::ports::SendError,
+    application::ports::{SendError, TokenFault},
     domain::{
         interfaces::StoredToken,
         values::{Timestamp, WebhookId},
@@ -19,13 +19,19 @@ use crate::{
 
 use super::credentials::ClientCredentials;
 
+/// How long a failure stands for everybody who needs a token of the same webhook.
+const FAILURE_STANDS: Duration = Duration::from_secs(1);
+/// How long one stands that nobody has been told of: who asked for the token had no time to wait for it.
+const UNTOLD_STANDS: Duration = Duration::from_secs(30);
+
+/// What was found: a token, none because the former one was given up a moment ago, or what is wrong.
+pub(super) type Found = Result<Option<Token>, SendError>;
+
 /// The credentials of a webhook with its token. It goes with the webhook's compiled settings, so there are
 /// never more of them than webhooks, and a change of the settings begins anew.
 pub struct Grant {
     pub(super) webhook: WebhookId,
     pub(super) credentials: ClientCredentials,
-    /// Whoever of this worker looks for a new token holds it; the others wait and take it over.
-    pub(super) turn: Arc<Turns<()>>,
     held: Mutex<Held>,
 }
 
@@ -33,9 +39,39 @@ pub struct Grant {
 struct Held {
     token: Option<Token>,
     /// When there was no new one, and why.
-    failed: Option<(Instant, SendError)>,
-    /// When a token was given up because its endpoint did not take it.
+    failed: Option<Failure>,
+    /// When this worker gave a token up because its endpoint did not take it.
     given_up: Option<Instant>,
+    /// The search for one that goes on.
+    search: Option<watch::Receiver<Option<Found>>>,
+}
+
+struct Failure {
+    at: Instant,
+    error: SendError,
+    /// Whether an attempt has counted it: one failed request is one failed attempt, however many wait.
+    is_told: bool,
+}
+
+impl Failure {
+    fn tell(&mut self) -> SendError {
+        if std::mem::replace(&mut self.is_told, true) {
+            told(self.error.clone())
+        } else {
+            self.error.clone()
+        }
+    }
+}
+
+/// The same for those who are not to count it.
+fn told(error: SendError) -> SendError {
+    match error {
+        SendError::Token { reason, .. } => SendError::Token {
+            reason,
+            fault: TokenFault::None,
+        },
+        other => other,
+    }
 }
 
 /// A token, ready to be shown. A clone shares its text.
@@ -68,7 +104,6 @@ impl Grant {
         Self {
             webhook,
             credentials,
-            turn: Arc::default(),
             held: Mutex::default(),
         }
     }
@@ -78,23 +113,40 @@ impl Grant {
         self.held().token.clone()
     }
 
-    /// Takes a token over, or keeps in mind why there is none.
-    pub(super) fn learn(&self, result: &Result<Token, SendError>) {
+    /// The search for a token that goes on; or one that the caller is to make, and hears of like the others.
+    pub(super) fn search(self: &Arc<Self>) -> (watch::Receiver<Option<Found>>, Option<Search>) {
         let mut held = self.held();
-        match result {
-            Ok(token) => {
-                held.token = Some(token.clone());
-                held.failed = None;
-            }
-            Err(error) => held.failed = Some((Instant::now(), error.clone())),
+        if let Some(search) = &held.search {
+            return (search.clone(), None);
         }
+        let (tell, search) = watch::channel(None);
+        held.search = Some(search.clone());
+        let grant = Arc::clone(self);
+        (search, Some(Search { grant, tell }))
     }
 
-    /// Why there was no new token within this time.
-    pub(super) fn failure_within(&self, time: Duration) -> Option<SendError> {
+    /// Why there is no new token, if one was looked for a moment ago. The first who asks is to count it.
+    pub(super) fn failure(&self) -> Option<SendError> {
+        let mut held = self.held();
+        let failed = held.failed.as_mut()?;
+        let stands = if failed.is_told {
+            FAILURE_STANDS
+        } else {
+            UNTOLD_STANDS
+        };
+        (failed.at.elapsed() < stands).then(|| failed.tell())
+    }
+
+    /// Why a search that was waited for has failed: `error`, unless somebody else counts it.
+    pub(super) fn failure_of_search(&self, error: SendError) -> SendError {
+        self.failure().unwrap_or_else(|| told(error))
+    }
+
+    /// Whether there was no new token within this time.
+    pub(super) fn failed_within(&self, time: Duration) -> bool {
         let held = self.held();
-        let (at, error) = held.failed.as_ref()?;
-        (at.elapsed() < time).then(|| error.clone())
+        let failed = held.failed.as_ref();
+        failed.is_some_and(|failed| failed.at.elapsed() < time)
     }
 
     /// Whether a token may be given up now: not if one was within this time.
@@ -109,6 +161,46 @@ impl Grant {
 
     fn held(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A search for a token, to be ended with what was found. One that is dropped is over, too.
+pub(super) struct Search {
+    pub(super) grant: Arc<Grant>,
+    tell: watch::Sender<Option<Found>>,
+}
+
+impl Search {
+    /// Keeps what was found and tells it to all who wait. `is_told` says that no attempt is to count a
+    /// failure.
+    pub(super) fn end(self, found: Found, is_told: bool) {
+        let mut held = self.grant.held();
+        match &found {
+            Ok(Some(token)) => {
+                held.token = Some(token.clone());
+                held.failed = None;
+            }
+            Ok(None) => {}
+            Err(error) => {
+                held.failed = Some(Failure {
+                    at: Instant::now(),
+                    error: error.clone(),
+                    is_told,
+                });
+            }
+        }
+        held.search = None;
+        self.tell.send_replace(Some(found));
+    }
+}
+
+impl Drop for Search {
+    fn drop(&mut self) {
+        let mut held = self.grant.held();
+        // Once it has ended, the search that goes on may be another one.
+        if self.tell.borrow().is_none() {
+            held.search = None;
+        }
     }
 }
 

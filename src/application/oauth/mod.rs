@@ -4,8 +4,10 @@
 //! A [`Grant`] goes with the compiled webhook and keeps the token in memory. [`TokenSender`] stands before
 //! the HTTP client: a request without a grant passes it as it is; for one with a grant it sees to the
 //! token. `Tokens` gets it: from the store, where all workers share it, or from its
-//! endpoint, under a lease, so that over all workers one asks at a time. From half of its life on, a token
-//! is replaced in the background while it is still used. One that the endpoint does not take (`401`) is
+//! endpoint, under a lease, so that over all workers one asks at a time. All attempts of a
+//! worker that need it wait for the same search, which goes on when they end; if its request fails, one of
+//! them counts it and the others only wait. From half of its life on, a token is replaced in the
+//! background while it is still used. One that the endpoint does not take (`401`) is
 //! replaced once, and the request of the same attempt sent again.
 
 mod credentials;
@@ -23,7 +25,7 @@ pub use credentials::{ClientCredentials, Given};
 pub use grant::Grant;
 use grant::Token;
 pub use tokens::TokenParts;
-use tokens::Tokens;
+use tokens::{Tokens, waits};
 
 /// The status of an endpoint that does not take a token.
 const UNAUTHORIZED: u16 = 401;
@@ -50,12 +52,16 @@ impl TokenSender {
         let timeout = request.timeout;
         let deadline = Instant::now() + timeout;
         let token = self.tokens.token(&grant, deadline).await?;
+        // It comes to those who have waited for it to the last, too.
+        if Instant::now() >= deadline {
+            return Err(waits("it came too late"));
+        }
         let answer = self.send_showing(&token, request.clone(), deadline).await?;
         if answer.status != UNAUTHORIZED {
             return Ok(answer);
         }
         match self.tokens.instead_of(&grant, &token, deadline).await {
-            Ok(other) if other.header != token.header && Instant::now() < deadline => {
+            Ok(Some(other)) if other.header != token.header && Instant::now() < deadline => {
                 self.send_showing(&other, request, deadline).await
             }
             // The endpoint has answered, and this is what it said.

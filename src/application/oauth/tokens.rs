@@ -8,12 +8,12 @@ use http::HeaderValue;
 use metrics::counter;
 use serde::{Deserialize, Serialize};
 use tokio::{
-    sync::Semaphore,
-    time::{Instant, sleep, timeout_at},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 use crate::{
-    application::ports::{Cipher, Clock, HttpSender, SendError},
+    application::ports::{Cipher, Clock, HttpSender, SendError, TokenFault},
     domain::{
         interfaces::{Store, StoreError, StoredToken, TokenState},
         values::Timestamp,
@@ -23,25 +23,31 @@ use crate::{
 
 use super::{
     credentials::{GotToken, read_answer},
-    grant::{Grant, Token},
+    grant::{Found, Grant, Search, Token},
 };
 
-/// How long a token endpoint may take at most, whatever the webhook's timeout is.
+/// How long a token endpoint may take, whatever the webhook's timeout is: the token outlives the attempt
+/// that it was wanted for.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long one worker has the right to get a token: longer than it takes.
 const LEASE: Duration = Duration::from_secs(15);
-/// How often the store is asked while another worker gets a token.
-const POLL_EVERY: Duration = Duration::from_millis(100);
-/// How long a failure stands for everybody who needs a token of the same webhook.
-const FAILURE_STANDS: Duration = Duration::from_secs(1);
+/// How often the store is asked while another worker gets a token: at first, and later.
+const FIRST_POLL: Duration = Duration::from_millis(100);
+const LAST_POLL: Duration = Duration::from_secs(1);
+/// How long another worker is waited for.
+const POLL_FOR: Duration = Duration::from_secs(10);
 /// How long nothing is tried in the background after a failure.
 const BACKGROUND_PAUSE: Duration = Duration::from_secs(5);
 /// How often a token is given up because of a `401`: an endpoint that takes none is not helped by more.
 const GIVE_UP_EVERY: Duration = Duration::from_secs(10);
 /// Tokens that are looked for in the background at a time; the others have their turn a little later.
 const MAX_BACKGROUND: usize = 16;
-/// What the store may take longer than the attempt's time.
-const GRACE: Duration = Duration::from_secs(2);
+/// Tokens that attempts wait for at a time; the others wait for their next attempt.
+const MAX_WANTED: usize = 256;
+/// How long a search may take in all, with two seconds for the store.
+const SEARCH_TIMEOUT: Duration = Duration::from_secs(22);
+/// How often a search that others have begun is waited for before it is given up.
+const SEARCHES: u32 = 3;
 
 /// What getting tokens takes.
 #[derive(Clone)]
@@ -67,25 +73,26 @@ pub(super) struct Tokens {
     sender: Arc<dyn HttpSender>,
     parts: TokenParts,
     background: Arc<Semaphore>,
+    wanted: Arc<Semaphore>,
 }
 
 /// Which token will do.
-#[derive(Clone, Copy)]
-enum Wanted<'a> {
+#[derive(Clone)]
+enum Wanted {
     /// One that has not expired.
     Good,
     /// One that is in the first half of its life.
     Fresh,
     /// One that has not expired, and another than this.
-    InsteadOf(&'a HeaderValue),
+    InsteadOf(HeaderValue),
 }
 
-impl Wanted<'_> {
-    fn will_do(self, token: &Token, now: Timestamp) -> bool {
+impl Wanted {
+    fn will_do(&self, token: &Token, now: Timestamp) -> bool {
         match self {
             Self::Good => now < token.expires_at,
             Self::Fresh => now < token.fresh_until,
-            Self::InsteadOf(header) => now < token.expires_at && token.header != header,
+            Self::InsteadOf(header) => now < token.expires_at && token.header != *header,
         }
     }
 }
@@ -103,6 +110,7 @@ impl Tokens {
             sender,
             parts,
             background: Arc::new(Semaphore::new(MAX_BACKGROUND)),
+            wanted: Arc::new(Semaphore::new(MAX_WANTED)),
         }
     }
 
@@ -119,140 +127,153 @@ impl Tokens {
                 self.replace_in_background(grant);
                 Ok(token)
             }
-            _ => self.obtain(grant, Wanted::Good, deadline).await,
+            _ => {
+                let found = self.obtain(grant, Wanted::Good, deadline).await?;
+                found.ok_or_else(|| waits("one was given up a moment ago"))
+            }
         }
     }
 
-    /// Another token than one that the endpoint did not take.
+    /// Another token than one that the endpoint did not take; `None` when this worker has given one up a
+    /// moment ago.
     pub(super) async fn instead_of(
-        &self,
-        grant: &Grant,
+        self: &Arc<Self>,
+        grant: &Arc<Grant>,
         token: &Token,
         deadline: Instant,
-    ) -> Result<Token, SendError> {
-        let wanted = Wanted::InsteadOf(&token.header);
+    ) -> Found {
+        let wanted = Wanted::InsteadOf(token.header.clone());
         self.obtain(grant, wanted, deadline).await
     }
 
     fn replace_in_background(self: &Arc<Self>, grant: &Arc<Grant>) {
-        if grant.failure_within(BACKGROUND_PAUSE).is_some() {
+        if grant.failed_within(BACKGROUND_PAUSE) {
             return;
         }
-        let Ok(turn) = Arc::clone(&grant.turn).try_lock_owned() else {
-            return;
-        };
         let Ok(permit) = Arc::clone(&self.background).try_acquire_owned() else {
             return;
         };
-        let (this, grant) = (Arc::clone(self), Arc::clone(grant));
+        if let (_, Some(search)) = grant.search() {
+            self.start(search, Wanted::Fresh, permit);
+        }
+    }
+
+    /// What all who need a token of the webhook look for together, each within its own time.
+    async fn obtain(
+        self: &Arc<Self>,
+        grant: &Arc<Grant>,
+        wanted: Wanted,
+        deadline: Instant,
+    ) -> Found {
+        for _ in 0..SEARCHES {
+            let known = grant.token();
+            if let Some(token) = known.filter(|token| wanted.will_do(token, self.now())) {
+                return Ok(Some(token));
+            }
+            if let Some(error) = grant.failure() {
+                return Err(error);
+            }
+            let (mut search, own) = grant.search();
+            let is_own = own.is_some();
+            if let Some(own) = own {
+                let permit = Arc::clone(&self.wanted).try_acquire_owned();
+                let permit = permit.map_err(|_| waits("too many are being got"))?;
+                self.start(own, wanted.clone(), permit);
+            }
+            let found = match timeout_at(deadline, search.wait_for(Option::is_some)).await {
+                Err(_) => return Err(waits("it takes too long")),
+                Ok(Err(_)) => return Err(waits("the search for one was given up")),
+                Ok(Ok(found)) => found.clone().unwrap_or(Ok(None)),
+            };
+            match found {
+                Ok(Some(token)) if is_own || wanted.will_do(&token, self.now()) => {
+                    return Ok(Some(token));
+                }
+                // Others looked for another one.
+                Ok(Some(_)) => {}
+                Ok(None) => return Ok(None),
+                Err(error) => return Err(grant.failure_of_search(error)),
+            }
+        }
+        Err(waits("it takes too long"))
+    }
+
+    /// Looks for a token beside the attempts that want it, which may end before.
+    fn start(self: &Arc<Self>, search: Search, wanted: Wanted, permit: OwnedSemaphorePermit) {
+        let this = Arc::clone(self);
         let stopping = self.parts.group.stopping();
         self.parts.group.spawn("token", async move {
-            let deadline = Instant::now() + FETCH_TIMEOUT;
-            let replaced = this.in_time(&grant, Wanted::Fresh, deadline);
-            tokio::select! {
-                () = stopping.cancelled() => {}
-                result = replaced => {
-                    grant.learn(&result);
-                    if let Err(error) = result {
-                        tracing::warn!(webhook = %grant.webhook, %error, "a token was not replaced");
-                    }
-                }
+            let in_time = timeout(SEARCH_TIMEOUT, this.shared(&search.grant, &wanted));
+            let found = tokio::select! {
+                () = stopping.cancelled() => return,
+                found = in_time => found.unwrap_or_else(|_| Err(waits("the database takes too long"))),
+            };
+            // While the former one is good, no attempt has failed.
+            let is_told = matches!(wanted, Wanted::Fresh);
+            if let Err(error) = &found
+                && is_told
+            {
+                tracing::warn!(webhook = %search.grant.webhook, %error, "a token was not replaced");
             }
-            drop((turn, permit));
+            search.end(found, is_told);
+            drop(permit);
         });
     }
 
-    async fn obtain(
-        &self,
-        grant: &Grant,
-        wanted: Wanted<'_>,
-        deadline: Instant,
-    ) -> Result<Token, SendError> {
-        let Ok(_turn) = timeout_at(deadline, grant.turn.lock()).await else {
-            return Err(ours("it takes too long"));
-        };
-        // Whoever had the turn before may have got one.
-        let known = grant.token();
-        if let Some(token) = known.filter(|token| wanted.will_do(token, self.now())) {
-            return Ok(token);
-        }
-        if let Some(error) = grant.failure_within(FAILURE_STANDS) {
-            return Err(error);
-        }
-        let result = self.in_time(grant, wanted, deadline).await;
-        grant.learn(&result);
-        result
-    }
-
-    async fn in_time(
-        &self,
-        grant: &Grant,
-        wanted: Wanted<'_>,
-        deadline: Instant,
-    ) -> Result<Token, SendError> {
-        let shared = self.shared(grant, wanted, deadline);
-        let in_time = timeout_at(deadline + GRACE, shared).await;
-        in_time.unwrap_or_else(|_| Err(ours("the database takes too long")))
-    }
-
     /// From the store; or from the token endpoint, by whichever worker gets the right to ask it.
-    async fn shared(
-        &self,
-        grant: &Grant,
-        wanted: Wanted<'_>,
-        deadline: Instant,
-    ) -> Result<Token, SendError> {
+    async fn shared(&self, grant: &Grant, wanted: &Wanted) -> Found {
         let store = &self.parts.store;
+        let end = Instant::now() + POLL_FOR;
+        let mut pause = FIRST_POLL;
         let mut missed = None;
         loop {
             let state = store.token_state(grant.webhook).await.map_err(outage)?;
             let now = self.now();
             let stored = self.open(grant, &state);
             if let Some(token) = stored.filter(|token| wanted.will_do(token, now)) {
-                return Ok(token);
+                return Ok(Some(token));
             }
             let epoch = state.epoch;
             if state.fetch_until.is_none_or(|until| until <= now) {
                 let gives_up = matches!(wanted, Wanted::InsteadOf(_));
                 if gives_up && !grant.may_give_up(GIVE_UP_EVERY) {
-                    return Err(partners("one was given up just now".to_owned()));
+                    return Ok(None);
                 }
                 let until = now + LEASE;
                 let claimed = store.claim_token(grant.webhook, epoch, now, until).await;
                 if let Some(claim) = claimed.map_err(outage)? {
-                    return self.fetch(grant, claim, deadline).await;
+                    return self.fetch(grant, claim).await.map(Some);
                 }
                 // Nobody else was faster.
                 if missed == Some(epoch) {
-                    return Err(ours("the webhook is gone"));
+                    return Err(waits("the webhook is gone"));
                 }
                 missed = Some(epoch);
             }
-            if Instant::now() + POLL_EVERY > deadline {
-                return Err(ours("another worker is still getting one"));
+            let jittered = pause.mul_f64(0.75 + self.parts.clock.random() / 2.0);
+            if Instant::now() + jittered > end {
+                return Err(waits("another worker is still getting one"));
             }
-            sleep(POLL_EVERY).await;
+            sleep(jittered).await;
+            pause = (pause * 2).min(LAST_POLL);
         }
     }
 
     /// Asks the token endpoint, under this claim, and shares what it answers.
-    async fn fetch(
-        &self,
-        grant: &Grant,
-        claim: i64,
-        deadline: Instant,
-    ) -> Result<Token, SendError> {
+    async fn fetch(&self, grant: &Grant, claim: i64) -> Result<Token, SendError> {
         let got_at = self.now();
-        let left = deadline.saturating_duration_since(Instant::now());
-        let request = grant.credentials.request(left.min(FETCH_TIMEOUT));
+        let request = grant.credentials.request(FETCH_TIMEOUT);
         let answer = self.sender.send(request).await;
         let got = match answer {
             Ok(answer) => read_answer(&answer).map_err(partners),
-            Err(error) => {
-                let ours = matches!(error, SendError::Lookup(_));
-                let reason = format!("no answer from the token endpoint: {error}");
-                Err(SendError::Token { reason, ours })
-            }
+            Err(error) => Err(SendError::Token {
+                reason: format!("no answer from the token endpoint: {error}"),
+                fault: match error {
+                    SendError::Lookup(_) => TokenFault::None,
+                    SendError::Refused(_) => TokenFault::Address,
+                    _ => TokenFault::Partner,
+                },
+            }),
         };
         let outcome = if got.is_ok() { "got" } else { "failed" };
         counter!(TOKEN_REQUESTS, "outcome" => outcome).increment(1);
@@ -279,12 +300,12 @@ impl Tokens {
             token: got.token.clone(),
             fingerprint: STANDARD.encode(grant.credentials.fingerprint()),
         };
-        let plain = serde_json::to_vec(&sealed).map_err(|_| ours("it cannot be kept"))?;
+        let plain = serde_json::to_vec(&sealed).map_err(|_| waits("it cannot be kept"))?;
         let context = grant.webhook.to_string();
         let sealed = self.parts.cipher.seal(&plain, &context);
-        let life = TimeDelta::from_std(got.life).map_err(|_| ours("it cannot be kept"))?;
+        let life = TimeDelta::from_std(got.life).map_err(|_| waits("it cannot be kept"))?;
         let stored = StoredToken {
-            sealed: sealed.map_err(|error| ours(&error.to_string()))?,
+            sealed: sealed.map_err(|error| waits(&error.to_string()))?,
             got_at,
             expires_at: got_at + life,
         };
@@ -293,7 +314,7 @@ impl Tokens {
         // It is good, whether the others have it or not.
         log_unkept(grant, kept);
         let token = Token::new(&got.token, &stored);
-        token.ok_or_else(|| ours("it cannot be sent"))
+        token.ok_or_else(|| waits("it cannot be sent"))
     }
 
     /// The kept token, if it opens and was got with the same credentials.
@@ -327,11 +348,11 @@ fn log_unkept(grant: &Grant, kept: Result<bool, StoreError>) {
     }
 }
 
-/// Says nothing about the partner.
-fn ours(reason: &str) -> SendError {
+/// Says nothing about the partner: what is to be sent waits.
+pub(super) fn waits(reason: &str) -> SendError {
     SendError::Token {
         reason: reason.to_owned(),
-        ours: true,
+        fault: TokenFault::None,
     }
 }
 
@@ -339,12 +360,12 @@ fn ours(reason: &str) -> SendError {
 fn partners(reason: String) -> SendError {
     SendError::Token {
         reason,
-        ours: false,
+        fault: TokenFault::Partner,
     }
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn outage(error: StoreError) -> SendError {
     tracing::debug!(error = %Chain(&error), "the token of a webhook cannot be read");
-    ours("the database is not available")
+    waits("the database is not available")
 }

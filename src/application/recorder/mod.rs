@@ -183,6 +183,11 @@ impl Recorder {
         if has_events {
             self.wakers.outbox.notify_one();
         }
+        let first = records.first.iter().flat_map(|r| &r.events);
+        let leased = records.leased.iter().flat_map(|r| &r.events);
+        if first.chain(leased).any(|event| event.response.is_some()) {
+            self.wakers.responses.notify_one();
+        }
         written
     }
 

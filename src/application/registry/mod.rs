@@ -25,7 +25,7 @@ use tokio::{sync::Mutex, time::Instant};
 
 use crate::{
     domain::{
-        entities::{BatchRule, OnExhausted},
+        entities::{BatchRule, OnExhausted, Webhook},
         interfaces::{RegistryDelta, RegistryWebhook, Store, StoreError, UnreadableWebhook},
         policies::RetryPolicy,
         values::{IntegrationId, TenantId, WebhookId},
@@ -72,7 +72,23 @@ pub struct CompiledWebhook {
     pub endpoint: Result<Endpoint, String>,
 }
 
+/// Why no request can be made for this webhook; `None` when one can.
+pub(super) fn unusable(
+    webhook: &Webhook,
+    cipher: &dyn Cipher,
+    expressions: &dyn Expressions,
+) -> Option<String> {
+    let compiled = Compiler::new(cipher, expressions).compile(webhook);
+    compiled.webhook.endpoint.err()
+}
+
 impl CompiledWebhook {
+    /// Whether an exhausted delivery stops those behind it in its order.
+    pub fn blocks(&self) -> bool {
+        let rule = self.ordering.as_ref();
+        rule.is_some_and(|rule| rule.on_exhausted == OnExhausted::Block)
+    }
+
     /// What makes events of answers, if anything does.
     pub fn response(&self) -> Option<&ResponseRule> {
         self.endpoint.as_ref().ok()?.response()

@@ -146,21 +146,22 @@ fn a_snapshot_follows_its_webhooks_and_the_former_one_stays() {
 }
 
 #[test]
-fn what_is_made_of_an_answer_does_not_go_to_the_webhook_that_got_it() {
+fn what_is_made_of_an_answer_does_not_go_to_the_webhooks_that_it_came_from() {
     let mut snapshot = Snapshot::default();
-    for id in 1..=3 {
+    for id in 1..=4 {
         take(&mut snapshot, webhook(id, &["a"]), true);
     }
     let made = EventMeta {
         made_by: Some(MadeBy {
             webhook: WebhookId(Uuid::from_u128(2)),
-            hops: 1,
+            before: vec![WebhookId(Uuid::from_u128(3))],
+            is_last: false,
         }),
         ..event("a")
     };
     let found = snapshot.matches(&made);
     let found: Vec<_> = found.iter().map(|one| one.id.0.as_u128()).collect();
-    assert_eq!(found, [1, 3]);
+    assert_eq!(found, [1, 4]);
 }
 
 #[test]

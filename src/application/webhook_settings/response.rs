@@ -2,13 +2,10 @@
 
 use crate::{
     application::{
-        commands::{
-            fields::{Fields, Text},
-            trigger::type_problem,
-        },
+        commands::fields::{Fields, Text},
         ports::Scope,
     },
-    domain::entities::ResponseSettings,
+    domain::{entities::ResponseSettings, values::EventPattern},
 };
 
 use super::{SavingRules, expression};
@@ -37,5 +34,5 @@ fn event_problem(event: &str) -> Option<String> {
     if event.len() > max {
         return Some(format!("must have at most {max} bytes"));
     }
-    type_problem(event)
+    EventPattern::type_problem(event)
 }

@@ -139,10 +139,16 @@ impl Batching {
 pub struct LanePlace {
     /// The ordering key.
     pub key: LaneKey,
-    /// Its turn: the event's sequence in the source stream.
+    /// Its turn: the event's sequence in the source stream; less [`Self::AHEAD`], when that stream is no
+    /// more.
     pub turn: i64,
     /// Whether those behind it go on waiting although it is exhausted.
     pub blocks: bool,
+}
+
+impl LanePlace {
+    /// More than any sequence, so that what is behind by it is in front of all turns of a stream.
+    pub const AHEAD: i64 = 1 << 62;
 }
 
 impl Delivery {

@@ -6,19 +6,75 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::values::{TenantId, Timestamp, TraceContext, WebhookId};
 
-/// Of what answer an event was made (`response` of a webhook).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// Of what answers an event was made (`response` of webhooks). None of these webhooks ever gets it, so what
+/// webhooks answer each other neither goes round nor multiplies.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MadeBy {
-    /// The webhook whose endpoint answered; it never gets the event.
+    /// The webhook whose endpoint answered.
     pub webhook: WebhookId,
-    /// How many events were made so, each of an answer to the one before; 1 is the first.
-    pub hops: u8,
+    /// Those whose answers made the events before, the oldest first; at most [`Self::MAX_HOPS`] with it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub before: Vec<WebhookId>,
+    /// Whether no further event is made of an answer to this one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_last: bool,
 }
 
 impl MadeBy {
-    /// How many events may be made so: webhooks that answer each other go round no longer.
-    pub const MAX_HOPS: u8 = 8;
+    /// How many events may be made so, each of an answer to the one before.
+    pub const MAX_HOPS: usize = 8;
+
+    /// What is said of an event made of this webhook's answer to an event of which `former` is said; `None`
+    /// where no further one is made.
+    pub fn after(former: Option<&Self>, webhook: WebhookId) -> Option<Self> {
+        let before: Vec<WebhookId> = former.into_iter().flat_map(Self::webhooks).collect();
+        let is_over = former.is_some_and(|former| former.is_last);
+        (!is_over && before.len() < Self::MAX_HOPS).then_some(Self {
+            webhook,
+            before,
+            is_last: false,
+        })
+    }
+
+    /// Reads the webhook, and the chain of all, with commas between them. Without a webhook there is nothing
+    /// to say; a chain that cannot be read as one is the last.
+    pub fn read(webhook: Option<&str>, chain: Option<&str>) -> Option<Self> {
+        let id = |text: &str| uuid::Uuid::try_parse(text.trim()).map(WebhookId);
+        let webhook = id(webhook?).ok()?;
+        let Some(chain) = chain else {
+            return Some(Self {
+                webhook,
+                before: Vec::new(),
+                is_last: false,
+            });
+        };
+        let texts = chain.split(',').take(Self::MAX_HOPS + 1);
+        let read: Vec<_> = texts.map(id).collect();
+        let is_whole = read.len() <= Self::MAX_HOPS && read.iter().all(Result::is_ok);
+        let mut before: Vec<WebhookId> = read.into_iter().flatten().collect();
+        let ends_with_it = before.last() == Some(&webhook);
+        if ends_with_it {
+            before.pop();
+        }
+        before.truncate(Self::MAX_HOPS - 1);
+        Some(Self {
+            webhook,
+            before,
+            is_last: !(is_whole && ends_with_it),
+        })
+    }
+
+    /// All of them, the oldest first.
+    pub fn webhooks(&self) -> impl Iterator<Item = WebhookId> {
+        self.before.iter().copied().chain([self.webhook])
+    }
+
+    /// The same as a text, with commas between them.
+    pub fn chain(&self) -> String {
+        let ids: Vec<String> = self.webhooks().map(|id| id.to_string()).collect();
+        ids.join(",")
+    }
 }
 
 /// Everything about an event but its bytes.
@@ -56,10 +112,12 @@ pub struct EventMeta {
 }
 
 impl EventMeta {
-    /// Whether it was made of this webhook's answer: then it never goes to that webhook.
+    /// Whether it was made of this webhook's answer, or follows from one: then it never goes to that
+    /// webhook.
     pub fn is_made_by(&self, webhook: WebhookId) -> bool {
-        self.made_by
-            .is_some_and(|made_by| made_by.webhook == webhook)
+        { self.made_by.iter() }
+            .flat_map(MadeBy::webhooks)
+            .any(|one| one == webhook)
     }
 }
 
@@ -186,11 +244,55 @@ mod tests {
                 source_sequence: Some(7),
                 made_by: Some(MadeBy {
                     webhook: WebhookId(uuid::Uuid::from_u128(1)),
-                    hops: 2,
+                    before: vec![WebhookId(uuid::Uuid::from_u128(2))],
+                    is_last: true,
                 }),
             },
             payload: Payload::Json(raw.slice(11..25)),
             raw: raw.clone(),
+        }
+    }
+
+    #[test]
+    fn a_chain_of_answers_has_eight_webhooks_at_most() {
+        let id = |n| WebhookId(uuid::Uuid::from_u128(n));
+        let mut made = MadeBy::after(None, id(1)).unwrap();
+        for n in 2..=8 {
+            made = MadeBy::after(Some(&made), id(n)).unwrap();
+            let read = MadeBy::read(Some(&id(n).to_string()), Some(&made.chain()));
+            assert_eq!(read.as_ref(), Some(&made));
+        }
+        assert!(made.webhooks().eq((1..=8).map(id)));
+        assert_eq!(MadeBy::after(Some(&made), id(9)), None);
+        let mut event = event(&Bytes::from_static(b"{\"payload\":{\"n\":18450.00}}")).meta;
+        event.made_by = Some(made);
+        for n in 1..=9 {
+            assert_eq!(event.is_made_by(id(n)), n < 9, "{n}");
+        }
+    }
+
+    #[test]
+    fn a_chain_that_cannot_be_read_is_the_last_and_leaves_out_what_can() {
+        let id = |n| WebhookId(uuid::Uuid::from_u128(n)).to_string();
+        let all = |to| (1..=to).map(id).collect::<Vec<_>>().join(",");
+        for (webhook, chain, before, is_last) in [
+            (1, None, 0, false),
+            (1, Some(id(1)), 0, false),
+            (2, Some(format!("{}, {}", id(1), id(2))), 1, false),
+            (2, Some(id(1)), 1, true),
+            (2, Some(format!("x,{}", id(2))), 0, true),
+            (1, Some(String::new()), 0, true),
+            (1, Some("{}".to_owned()), 0, true),
+            (8, Some(all(8)), 7, false),
+            (9, Some(all(9)), 7, true),
+            (1, Some(all(1000)), 7, true),
+        ] {
+            let read = MadeBy::read(Some(&id(webhook)), chain.as_deref()).unwrap();
+            let found = (read.before.len(), read.is_last);
+            assert_eq!(found, (before, is_last), "{webhook} {chain:?}");
+        }
+        for webhook in [None, Some(""), Some("w")] {
+            assert_eq!(MadeBy::read(webhook, Some(&all(1))), None);
         }
     }
 

@@ -97,7 +97,7 @@ pub struct Context {
 /// A business event that was made of an endpoint's answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Response {
-    /// Whose answer, and how many there were before.
+    /// Whose answer, and to whose answers that was one.
     pub made_by: MadeBy,
     /// JSON text: its numbers keep their written form.
     pub data: String,
@@ -144,7 +144,7 @@ struct CloudEvent<'a, D> {
     #[serde(skip_serializing_if = "Option::is_none")]
     integrationwebhookid: Option<WebhookId>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    integrationhops: Option<u8>,
+    integrationchain: Option<String>,
     data: Data<'a, D>,
 }
 
@@ -163,7 +163,7 @@ impl DomainEvent {
 impl<D: Serialize> DomainEvent<D> {
     /// The message body.
     pub fn to_json(&self) -> Vec<u8> {
-        let made_by = self.response.as_ref().map(|response| response.made_by);
+        let made_by = self.response.as_ref().map(|response| &response.made_by);
         // What is no JSON never gets here.
         let written = self
             .response
@@ -183,7 +183,7 @@ impl<D: Serialize> DomainEvent<D> {
             actor: &self.context.actor,
             aggregateversion: made_by.is_none().then_some(self.aggregate_version),
             integrationwebhookid: made_by.map(|made_by| made_by.webhook),
-            integrationhops: made_by.map(|made_by| made_by.hops),
+            integrationchain: made_by.map(MadeBy::chain),
             data: written.map_or(Data::Own(&self.data), Data::Written),
         };
         serde_json::to_vec(&event).unwrap_or_default()
@@ -216,7 +216,8 @@ mod tests {
             response: Some(Response {
                 made_by: MadeBy {
                     webhook: WebhookId(Uuid::nil()),
-                    hops: 2,
+                    before: vec![WebhookId(Uuid::from_u128(1))],
+                    is_last: false,
                 },
                 data: r#"{"n": 18450.00}"#.to_owned(),
             }),
@@ -226,9 +227,9 @@ mod tests {
         let (own, made) = (text(&own), text(&made));
         assert!(own.ends_with(r#""actor":"system","aggregateversion":3,"data":{"n":1}}"#));
         assert!(!own.contains("integrationwebhookid"), "{own}");
-        let nil = Uuid::nil();
+        let (nil, one) = (Uuid::nil(), Uuid::from_u128(1));
         let end = format!(
-            r#""actor":"system","integrationwebhookid":"{nil}","integrationhops":2,"data":{{"n": 18450.00}}}}"#
+            r#""actor":"system","integrationwebhookid":"{nil}","integrationchain":"{one},{nil}","data":{{"n": 18450.00}}}}"#
         );
         assert!(made.ends_with(&end), "{made}");
     }

@@ -135,6 +135,15 @@ pub struct ClaimedLanes {
     pub next_token_at: Option<Timestamp>,
 }
 
+/// A webhook with deliveries that are exhausted and hold up those behind them in their lanes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Blocker {
+    /// Its id.
+    pub webhook: WebhookId,
+    /// The name of its tenant, as it is stored; `None` when the webhook is gone.
+    pub tenant: Option<String>,
+}
+
 /// What to claim of the deliveries that go out together.
 #[derive(Debug, Clone)]
 pub struct BatchClaim {
@@ -219,6 +228,10 @@ pub trait DeliveryStore: Send + Sync {
         until: Timestamp,
     ) -> Result<Vec<WebhookId>, StoreError>;
 
+    /// Gives back rights to probes that were taken up to these times, so that nobody waits for their end.
+    /// One that is another worker's by now stays.
+    async fn give_probes_back(&self, rights: &[(WebhookId, Timestamp)]) -> Result<(), StoreError>;
+
     /// Prolongs leases that are still held, and answers which of them are; lost ones are ignored.
     async fn renew(
         &self,
@@ -231,8 +244,24 @@ pub trait DeliveryStore: Send + Sync {
     async fn release(&self, leases: &[Lease], next_attempt_at: Timestamp)
     -> Result<(), StoreError>;
 
+    /// The webhooks with deliveries that hold up their lanes, by id: at most `limit` after `after`.
+    async fn blockers(
+        &self,
+        after: Option<WebhookId>,
+        limit: u32,
+    ) -> Result<Vec<Blocker>, StoreError>;
+
+    /// The deliveries that wait in lanes, or hold one up, with the highest turns, highest first and at most
+    /// `limit`. Those that were put ahead are not among them.
+    async fn highest_turns(&self, limit: u32) -> Result<Vec<(DeliveryId, i64)>, StoreError>;
+
+    /// Puts deliveries ahead of every turn of a source stream, in the order that they have among
+    /// themselves ([`LanePlace::AHEAD`](crate::domain::entities::LanePlace::AHEAD)), and answers how many.
+    /// One that was put there before stays. Leases go on.
+    async fn put_ahead(&self, ids: &[DeliveryId]) -> Result<u64, StoreError>;
+
     /// Deletes completed deliveries (with their attempts) that ended before `before`, at most `limit`;
-    /// answers how many.
+    /// answers how many. One that holds up its lane stays, however old it is.
     async fn prune_deliveries(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError>;
 
     /// One delivery with its attempts, oldest first.

@@ -15,11 +15,12 @@ mod tokens;
 mod unit_of_work;
 
 pub use deliveries::{
-    BatchClaim, ClaimRequest, Claimed, ClaimedBatch, ClaimedBatches, ClaimedDelivery, ClaimedLanes,
-    DeliveryStore, FirstRecord, LaneClaim, Lease, LeasedRecord, RecordBatch, StoredEvent,
+    BatchClaim, Blocker, ClaimRequest, Claimed, ClaimedBatch, ClaimedBatches, ClaimedDelivery,
+    ClaimedLanes, DeliveryStore, FirstRecord, LaneClaim, Lease, LeasedRecord, RecordBatch,
+    StoredEvent,
 };
 pub use error::StoreError;
-pub use outbox::{OutboxClaim, OutboxRow, OutboxStore};
+pub use outbox::{OutboxClaim, OutboxPostponement, OutboxRow, OutboxStore};
 pub use queries::{DeliveryFilter, EntityFilter, Page, PageRequest, Queries, StoreStats};
 pub use registry::{
     RegistryChange, RegistryDelta, RegistryReader, RegistryWebhook, UnreadableWebhook,

@@ -33,16 +33,40 @@ pub struct OutboxClaim {
     pub now: Timestamp,
     /// For how long the relay's lease is taken or renewed.
     pub lease: Duration,
+    /// Whether events made of answers are wanted, or the worker's own.
+    pub responses: bool,
     /// Rows at most.
     pub limit: u32,
+    /// Where their bodies have so many bytes together, no further row is read; the first one comes
+    /// whatever it has.
+    pub max_bytes: u32,
+}
+
+/// How long events wait that were refused.
+#[derive(Debug, Clone, Copy)]
+pub struct OutboxPostponement {
+    /// Now, by the store's clock.
+    pub now: Timestamp,
+    /// The first wait; each one after it is twice as long.
+    pub first: Duration,
+    /// The longest wait.
+    pub longest: Duration,
 }
 
 /// The store of unpublished events.
 #[async_trait]
 pub trait OutboxStore: Send + Sync {
-    /// Takes or renews the relay's lease and reads the oldest unpublished rows; per entity in the order
-    /// of their versions. `None` when another worker holds the lease.
+    /// Takes or renews the relay's lease, one for both kinds of events, and reads the oldest unpublished
+    /// rows. The worker's own events come per entity in the order of their versions; those made of
+    /// answers come once they are due, in no promised order. `None` when another worker holds the lease.
     async fn outbox_batch(&self, claim: OutboxClaim) -> Result<Option<Vec<OutboxRow>>, StoreError>;
+
+    /// Lets events made of answers wait that were refused: twice as long after each refusal.
+    async fn outbox_postpone(
+        &self,
+        ids: &[Uuid],
+        postponement: OutboxPostponement,
+    ) -> Result<(), StoreError>;
 
     /// Marks rows as published.
     async fn outbox_published(&self, ids: &[Uuid], now: Timestamp) -> Result<(), StoreError>;
@@ -50,7 +74,8 @@ pub trait OutboxStore: Send + Sync {
     /// Gives the relay's lease up, if it is held by `holder`.
     async fn outbox_release(&self, holder: Uuid) -> Result<(), StoreError>;
 
-    /// Deletes rows published before `before`, at most `limit`; answers how many.
+    /// Deletes rows published before `before`, at most `limit`; answers how many. What is not published
+    /// stays, however old it is.
     async fn prune_outbox(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError>;
 
     /// Deletes idempotency rows older than `before`, at most `limit`; answers how many.

@@ -72,10 +72,14 @@ pub struct StoreStats {
     /// When the longest-due of those was due whose webhook and integration run, whose
     /// breaker is closed, and that nobody works on.
     pub oldest_due: Option<Timestamp>,
-    /// Unpublished events; counted up to 1,000,000.
+    /// Unpublished events of the worker's own; counted up to 1,000,000.
     pub outbox: i64,
     /// When the oldest of them was written.
     pub oldest_outbox: Option<Timestamp>,
+    /// Unpublished events that are made of answers; counted up to 1,000,000.
+    pub responses: i64,
+    /// When the oldest of them was written.
+    pub oldest_response: Option<Timestamp>,
 }
 
 /// Reads that lock nothing.
@@ -114,6 +118,13 @@ pub trait Queries: Send + Sync {
         filter: &DeliveryFilter,
         page: &PageRequest,
     ) -> Result<Page<Delivery>, StoreError>;
+    /// The delivery that those behind it in this lane wait for: the foremost that waits, or is exhausted
+    /// and blocks them.
+    async fn lane_front(
+        &self,
+        webhook: WebhookId,
+        key: &str,
+    ) -> Result<Option<Delivery>, StoreError>;
     /// The endpoints with which something is wrong, those with an open breaker first; at most `limit`.
     async fn endpoint_states(
         &self,

@@ -1,4 +1,5 @@
-//! What is stored sealed, to be sealed anew under another encryption key.
+//! What is stored sealed, to be sealed anew under another encryption key. Tokens are not: one whose key is
+//! gone is got anew.
 
 use async_trait::async_trait;
 use uuid::Uuid;
@@ -16,19 +17,16 @@ pub enum SealedKind {
     Webhooks,
     /// The signing secrets of webhooks, former ones included.
     SigningSecrets,
-    /// The tokens of webhooks.
-    Tokens,
     /// The kept replies of commands.
     Replies,
 }
 
 impl SealedKind {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 4] = [
         Self::Integrations,
         Self::Webhooks,
         Self::SigningSecrets,
-        Self::Tokens,
         Self::Replies,
     ];
 }
@@ -36,7 +34,7 @@ impl SealedKind {
 /// Where something sealed stands. Ordered within a kind: by id and position, or by command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SealedPlace {
-    /// The credentials of this integration or webhook, or its token.
+    /// The credentials of this integration or webhook.
     Credentials(Uuid),
     /// The signing secret of this webhook, at this position when it was read: a rotation moves it.
     SigningSecret(Uuid, i32),

@@ -57,4 +57,8 @@ pub trait TokenStore: Send + Sync {
 
     /// Gives the right of this epoch back without a token, unless it was lost meanwhile.
     async fn release_token(&self, webhook: WebhookId, epoch: i64) -> Result<(), StoreError>;
+
+    /// Deletes up to `limit` tokens that have expired at `now`, or whose webhooks use none any more, unless a
+    /// worker has the right to get a new one; answers how many.
+    async fn prune_tokens(&self, now: Timestamp, limit: u32) -> Result<u64, StoreError>;
 }

@@ -127,7 +127,9 @@ pub trait UnitOfWork: Send {
     /// Writes a changed webhook with its secrets; as [`Self::update_integration`].
     async fn update_webhook(&mut self, changed: &Webhook) -> Result<Inserted, StoreError>;
     /// Deletes a webhook with its secrets. Its pending deliveries are never claimed after that; a
-    /// thousand of them are cancelled at once, and however many are left by the claims that follow.
+    /// thousand of them are cancelled at once, and however many are left by the claims that follow. Of
+    /// the deliveries that block its lanes, a thousand do so no more; the others are still
+    /// [blockers](super::DeliveryStore::blockers).
     async fn delete_webhook(&mut self, id: WebhookId, now: Timestamp) -> Result<(), StoreError>;
     /// Deletes all webhooks of an integration, as [`Self::delete_webhook`] does one; the thousand
     /// deliveries that are cancelled at once are those of all of them. Answers the webhooks as they were,
@@ -138,8 +140,9 @@ pub trait UnitOfWork: Send {
         now: Timestamp,
     ) -> Result<Vec<Webhook>, StoreError>;
 
-    /// Lets the lanes of a webhook go on that an exhausted delivery blocks.
-    async fn unblock_lanes(&mut self, id: WebhookId) -> Result<(), StoreError>;
+    /// Lets the lanes of a webhook go on that an exhausted delivery blocks, at most `limit` of them, and
+    /// answers how many. The webhook may be gone.
+    async fn unblock_lanes(&mut self, id: WebhookId, limit: u32) -> Result<u64, StoreError>;
 
     /// Keeps how many events of an existing webhook go out in one request, for those who claim them; `None`
     /// where each has its own.

@@ -67,9 +67,19 @@ pub struct Signs {
     pub ends_badly: bool,
     /// Failures since the last success.
     pub failures: u32,
+    /// What became of the probe of an open breaker, if it was among them and is no success.
+    pub probe: Option<Sign>,
 }
 
 impl Signs {
+    /// Counts the one of a probe.
+    pub fn add_probe(&mut self, sign: Sign) {
+        self.add(sign);
+        if sign != Sign::Success {
+            self.probe = Some(sign);
+        }
+    }
+
     /// Counts one more.
     pub fn add(&mut self, sign: Sign) {
         match sign {
@@ -97,6 +107,7 @@ impl Signs {
             any_success: self.any_success,
             ends_badly: self.ends_badly || later.ends_badly,
             failures: self.failures.saturating_add(later.failures),
+            probe: later.probe.or(self.probe),
         }
     }
 
@@ -199,10 +210,12 @@ impl EndpointState {
                 };
                 (closed, Some(Switched::Closed))
             }
-            Breaker::Open { until, times } if signs.failures > 0 && until <= now => {
+            Breaker::Open { until, times }
+                if signs.probe == Some(Sign::Failure) && until <= now =>
+            {
                 next.open(times.saturating_add(1), rules, now)
             }
-            Breaker::Open { until, .. } if signs.ends_badly && until <= now => {
+            Breaker::Open { until, .. } if signs.probe == Some(Sign::Refusal) && until <= now => {
                 let closed = Self {
                     failures: 0,
                     breaker: Breaker::Closed,
@@ -245,6 +258,12 @@ mod tests {
         for sign in all {
             signs.add(*sign);
         }
+        signs
+    }
+
+    fn probe(sign: Sign) -> Signs {
+        let mut signs = Signs::default();
+        signs.add_probe(sign);
         signs
     }
 
@@ -296,17 +315,19 @@ mod tests {
         let (mut state, _) = EndpointState::default().after(failures, &RULES, at(0));
         let mut now = 30;
         for (times, wait) in [(2, 60), (3, 120), (4, 240), (5, 480), (6, 600), (7, 600)] {
-            // Late failures of before change nothing.
-            let (same, switched) = state.after(signs(&[Failure]), &RULES, at(now - 1));
-            assert_eq!((same.breaker, switched), (state.breaker, None));
-            let (next, switched) = state.after(signs(&[Failure]), &RULES, at(now));
+            // Late failures of before change nothing, whenever they come.
+            for late in [now - 1, now, now + 9] {
+                let (same, switched) = state.after(signs(&[Failure, Refusal]), &RULES, at(late));
+                assert_eq!((same.breaker, switched), (state.breaker, None));
+            }
+            let (next, switched) = state.after(probe(Failure), &RULES, at(now));
             let until = at(now + wait);
             assert_eq!(switched, Some(Switched::Opened { until }), "{times}");
             assert_eq!(next.breaker, Breaker::Open { until, times });
             now += wait;
             state = next;
         }
-        let (closed, switched) = state.after(signs(&[Success]), &RULES, at(now));
+        let (closed, switched) = state.after(probe(Success), &RULES, at(now));
         assert!(closed.is_well());
         assert_eq!(switched, Some(Switched::Closed));
     }
@@ -314,9 +335,12 @@ mod tests {
     #[test]
     fn a_probe_that_is_refused_closes_it_and_is_no_success() {
         let (open, _) = EndpointState::default().after(signs(&[Failure; 3]), &RULES, at(0));
-        let (same, switched) = open.after(signs(&[Refusal]), &RULES, at(29));
-        assert_eq!((same, switched), (open, None));
-        let (closed, switched) = open.after(signs(&[Refusal]), &RULES, at(30));
+        // What was under way when it opened is no probe, although it is refused.
+        for late in [29, 30, 99] {
+            let (same, switched) = open.after(signs(&[Refusal]), &RULES, at(late));
+            assert_eq!((same, switched), (open, None));
+        }
+        let (closed, switched) = open.after(probe(Refusal), &RULES, at(30));
         assert_eq!(switched, Some(Switched::Closed));
         assert_eq!((closed.failures, closed.open_until()), (0, None));
         assert_eq!(closed.failing_since, Some(at(0)));
@@ -336,6 +360,9 @@ mod tests {
                 "{a:?}, {b:?}"
             );
             assert_eq!(signs(&[a]).then(Signs::default()), signs(&[a]));
+            let mut at_once = probe(a);
+            at_once.add(b);
+            assert_eq!(probe(a).then(signs(&[b])), at_once, "{a:?}, {b:?}");
         }
     }
 

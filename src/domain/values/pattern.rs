@@ -66,6 +66,17 @@ impl EventPattern {
         Ok(Self(text.to_owned()))
     }
 
+    /// What keeps a text from being the type of an event: a pattern without wildcards.
+    pub fn type_problem(text: &str) -> Option<String> {
+        match Self::try_new(text) {
+            Err(error) => Some(error.to_string()),
+            Ok(pattern) => pattern
+                .tokens()
+                .any(|token| !matches!(token, PatternToken::Exact(_)))
+                .then(|| "must be an event's type, without wildcards".to_owned()),
+        }
+    }
+
     /// The pattern as written.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -172,6 +183,14 @@ mod tests {
             ("a>", PatternError::Wildcard),
         ] {
             assert_eq!(EventPattern::try_new(bad), Err(error), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_type_has_no_wildcards() {
+        assert_eq!(EventPattern::type_problem("order.created"), None);
+        for bad in ["", "a..b", "*", "order.*", "a.>"] {
+            assert!(EventPattern::type_problem(bad).is_some(), "{bad}");
         }
     }
 }

@@ -65,6 +65,17 @@ impl SourceFloor for ConsumerFloor {
         })?;
         Ok(i64::try_from(floor).unwrap_or(i64::MAX))
     }
+
+    async fn last(&self) -> Result<i64, BusError> {
+        let name = &self.topology.erp_consumer.stream;
+        let stream = self.context.get_stream(name).await;
+        let stream = stream.map_err(|source| BusError {
+            what: "the question how far the source stream is".to_owned(),
+            source: source.into(),
+        })?;
+        let last = stream.cached_info().state.last_sequence;
+        Ok(i64::try_from(last).unwrap_or(i64::MAX))
+    }
 }
 
 #[cfg(test)]

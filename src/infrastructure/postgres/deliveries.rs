@@ -12,17 +12,18 @@ use uuid::Uuid;
 use crate::domain::{
     entities::{Attempt, Delivery},
     interfaces::{
-        BatchClaim, ClaimRequest, Claimed, ClaimedBatches, ClaimedLanes, DeliveryStore, LaneClaim,
-        Lease, RecordBatch, StoreError,
+        BatchClaim, Blocker, ClaimRequest, Claimed, ClaimedBatches, ClaimedLanes, DeliveryStore,
+        LaneClaim, Lease, RecordBatch, StoreError,
     },
     values::{DeliveryId, TenantId, Timestamp, WebhookId},
 };
 
 use super::{
-    PostgresStore, batches, claim, endpoints,
+    PostgresStore, batches, blockers, claim, endpoints,
     error::during,
     lanes, rate_limits, record,
     rows::{AttemptRow, DeliveryRow, FirstAttemptRow, all, delivery_columns},
+    turns,
 };
 
 /// A delivery with the attempt that stands in its row.
@@ -110,6 +111,10 @@ impl DeliveryStore for PostgresStore {
         endpoints::take_probes(&self.pool, webhooks, now, until).await
     }
 
+    async fn give_probes_back(&self, rights: &[(WebhookId, Timestamp)]) -> Result<(), StoreError> {
+        endpoints::give_probes_back(&self.pool, rights).await
+    }
+
     async fn renew(
         &self,
         leases: &[Lease],
@@ -176,6 +181,22 @@ impl DeliveryStore for PostgresStore {
         rate_limits::give_back(&self.pool, &limited).await
     }
 
+    async fn blockers(
+        &self,
+        after: Option<WebhookId>,
+        limit: u32,
+    ) -> Result<Vec<Blocker>, StoreError> {
+        blockers::blockers(&self.pool, after, limit).await
+    }
+
+    async fn highest_turns(&self, limit: u32) -> Result<Vec<(DeliveryId, i64)>, StoreError> {
+        turns::highest(&self.pool, limit).await
+    }
+
+    async fn put_ahead(&self, ids: &[DeliveryId]) -> Result<u64, StoreError> {
+        turns::put_ahead(&self.pool, ids).await
+    }
+
     async fn prune_deliveries(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
         // From the oldest of each tenant: what ended before, began before.
         let done = sqlx::query(
@@ -192,7 +213,7 @@ impl DeliveryStore for PostgresStore {
                  CROSS JOIN LATERAL (
                      SELECT d.id FROM deliveries d
                      WHERE d.tenant = t.tenant AND d.created_at < $1 AND d.completed_at < $1
-                         AND d.status <> 'pending'
+                         AND d.status <> 'pending' AND NOT d.lane_blocks
                      ORDER BY d.created_at LIMIT $2
                      FOR UPDATE SKIP LOCKED
                  ) o

@@ -146,3 +146,25 @@ pub(super) async fn take_probes(
     .map_err(during("take probes of endpoints"))?;
     Ok(taken.into_iter().map(WebhookId).collect())
 }
+
+pub(super) async fn give_probes_back(
+    pool: &Pool,
+    rights: &[(WebhookId, Timestamp)],
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "WITH held AS MATERIALIZED (
+             SELECT s.webhook_id FROM endpoint_states s
+             JOIN UNNEST($1::uuid[], $2::timestamptz[]) AS r (webhook_id, until)
+                 ON r.webhook_id = s.webhook_id AND r.until = s.probe_until
+             ORDER BY s.webhook_id FOR UPDATE OF s
+         )
+         UPDATE endpoint_states s SET probe_until = NULL
+         FROM held h WHERE h.webhook_id = s.webhook_id",
+    )
+    .bind(rights.iter().map(|(id, _)| id.0).bind_iter())
+    .bind(rights.iter().map(|(_, until)| *until).bind_iter())
+    .execute(pool)
+    .await
+    .map_err(during("give probes of endpoints back"))?;
+    Ok(())
+}

@@ -9,6 +9,7 @@
 //! two claim the same row), and `lease_epoch` (who lost a lease writes nothing).
 
 mod batches;
+mod blockers;
 mod claim;
 mod deliveries;
 mod endpoints;
@@ -26,6 +27,7 @@ mod rows;
 mod sealed;
 mod text;
 mod tokens;
+mod turns;
 mod unit_of_work;
 
 use std::{

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::domain::{
     events::DomainEvent,
-    interfaces::{OutboxClaim, OutboxRow, OutboxStore, StoreError},
+    interfaces::{OutboxClaim, OutboxPostponement, OutboxRow, OutboxStore, StoreError},
     values::{Timestamp, TraceContext},
 };
 
@@ -44,6 +44,35 @@ pub(super) async fn insert(
     .map_err(during("add events to the outbox"))?;
     Ok(())
 }
+
+/// The oldest ones, in their order, until they have so many bytes before them. The bodies themselves are
+/// not read for that.
+const OWN: &str = "
+    SELECT id, event_type, is_response, traceparent, tracestate, body
+    FROM (
+        SELECT o.*, sum(octet_length(o.body)) OVER (ORDER BY o.position)
+            - octet_length(o.body) AS before
+        FROM (
+            SELECT * FROM outbox
+            WHERE published_at IS NULL AND NOT is_response AND $3::timestamptz IS NOT NULL
+            ORDER BY position LIMIT $1
+        ) o
+    ) summed
+    WHERE before < $2 ORDER BY position";
+
+/// The same of those that are due; what was refused comes behind what is new.
+const RESPONSES: &str = "
+    SELECT id, event_type, is_response, traceparent, tracestate, body
+    FROM (
+        SELECT o.*, sum(octet_length(o.body)) OVER (ORDER BY o.due_at, o.position)
+            - octet_length(o.body) AS before
+        FROM (
+            SELECT * FROM outbox
+            WHERE published_at IS NULL AND is_response AND due_at <= $3
+            ORDER BY due_at, position LIMIT $1
+        ) o
+    ) summed
+    WHERE before < $2 ORDER BY due_at, position";
 
 #[derive(sqlx::FromRow)]
 struct Row {
@@ -88,16 +117,38 @@ impl OutboxStore for PostgresStore {
         if held.rows_affected() == 0 {
             return Ok(None);
         }
-        let rows: Vec<Row> = sqlx::query_as(
-            "SELECT id, event_type, is_response, traceparent, tracestate, body
-             FROM outbox
-             WHERE published_at IS NULL ORDER BY position LIMIT $1",
-        )
-        .bind(i64::from(claim.limit))
-        .fetch_all(&self.pool)
-        .await
-        .map_err(during(OPERATION))?;
+        let rows: Vec<Row> = sqlx::query_as(if claim.responses { RESPONSES } else { OWN })
+            .bind(i64::from(claim.limit))
+            .bind(i64::from(claim.max_bytes))
+            .bind(claim.now)
+            .fetch_all(&self.pool)
+            .await
+            .map_err(during(OPERATION))?;
         Ok(Some(rows.into_iter().map(OutboxRow::from).collect()))
+    }
+
+    async fn outbox_postpone(
+        &self,
+        ids: &[Uuid],
+        postponement: OutboxPostponement,
+    ) -> Result<(), StoreError> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        sqlx::query(
+            "UPDATE outbox SET refusals = refusals + 1,
+                 due_at = $2 + interval '1 second'
+                     * LEAST($4::float8, $3::float8 * power(2, LEAST(refusals, 30)))
+             WHERE id = ANY($1::uuid[]) AND published_at IS NULL AND is_response",
+        )
+        .bind(ids)
+        .bind(postponement.now)
+        .bind(postponement.first.as_secs_f64())
+        .bind(postponement.longest.as_secs_f64())
+        .execute(&self.pool)
+        .await
+        .map_err(during("postpone events"))?;
+        Ok(())
     }
 
     async fn outbox_published(&self, ids: &[Uuid], now: Timestamp) -> Result<(), StoreError> {
@@ -126,15 +177,20 @@ impl OutboxStore for PostgresStore {
     }
 
     async fn prune_outbox(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
-        // They are published in the order of their positions, so the first ones are the oldest, and no
-        // index on the time is needed.
+        // The worker's own are published in the order of their positions, so the first ones are the
+        // oldest, and no index on the time is needed.
         let done = sqlx::query(
             "WITH first AS MATERIALIZED (
-                 SELECT position FROM outbox
-                 WHERE published_at IS NOT NULL ORDER BY position LIMIT $2
+                 (SELECT position FROM outbox
+                  WHERE published_at IS NOT NULL AND NOT is_response ORDER BY position LIMIT $2)
+                 UNION ALL
+                 (SELECT position FROM outbox
+                  WHERE published_at < $1 AND published_at IS NOT NULL AND is_response
+                  ORDER BY published_at LIMIT $2)
              ), oldest AS MATERIALIZED (
                  SELECT o.position FROM first f JOIN outbox o ON o.position = f.position
                  WHERE o.published_at < $1
+                 ORDER BY o.position LIMIT $2
                  FOR UPDATE OF o SKIP LOCKED
              )
              DELETE FROM outbox o USING oldest WHERE o.position = oldest.position",

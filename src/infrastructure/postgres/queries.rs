@@ -152,6 +152,27 @@ impl Queries for PostgresStore {
         part(rows, page)
     }
 
+    async fn lane_front(
+        &self,
+        webhook: WebhookId,
+        key: &str,
+    ) -> Result<Option<Delivery>, StoreError> {
+        let row: Option<DeliveryRow> = sqlx::query_as(concat!(
+            "SELECT ",
+            delivery_columns!(),
+            " FROM deliveries d
+             WHERE d.lane_key IS NOT NULL AND (d.status = 'pending' OR d.lane_blocks)
+                 AND d.webhook_id = $1 AND d.lane_key = $2
+             ORDER BY d.lane_turn LIMIT 1"
+        ))
+        .bind(webhook.0)
+        .bind(key)
+        .fetch_optional(&self.pool)
+        .await
+        .map_err(during("read the front of a lane"))?;
+        row.map(Delivery::try_from).transpose()
+    }
+
     async fn endpoint_states(
         &self,
         limit: u32,
@@ -167,7 +188,7 @@ impl Queries for PostgresStore {
     }
 
     async fn stats(&self, now: Timestamp) -> Result<StoreStats, StoreError> {
-        let (parked, oldest_due, outbox, oldest_outbox) = sqlx::query_as(
+        let (parked, oldest_due, outbox, oldest_outbox, responses, oldest_response) = sqlx::query_as(
             "WITH RECURSIVE lanes AS (
                  (SELECT d.webhook_id, d.due_at FROM deliveries d
                   WHERE d.status = 'pending' AND d.lane_key IS NULL AND NOT d.batched
@@ -187,7 +208,9 @@ impl Queries for PostgresStore {
                          SELECT FROM endpoint_states s
                          WHERE s.webhook_id = l.webhook_id AND s.open_until IS NOT NULL)
                  ), o.waiting,
-                 (SELECT created_at FROM outbox WHERE published_at IS NULL
+                 (SELECT created_at FROM outbox WHERE published_at IS NULL AND NOT is_response
+                  ORDER BY position LIMIT 1), r.waiting,
+                 (SELECT created_at FROM outbox WHERE published_at IS NULL AND is_response
                   ORDER BY position LIMIT 1)
              FROM (
                  SELECT count(*) AS parked
@@ -206,8 +229,13 @@ impl Queries for PostgresStore {
                      LIMIT 1000000) d
              ) p, (
                  SELECT count(*) AS waiting
-                 FROM (SELECT 1 FROM outbox WHERE published_at IS NULL LIMIT 1000000) o
-             ) o",
+                 FROM (SELECT 1 FROM outbox WHERE published_at IS NULL AND NOT is_response
+                     LIMIT 1000000) o
+             ) o, (
+                 SELECT count(*) AS waiting
+                 FROM (SELECT 1 FROM outbox WHERE published_at IS NULL AND is_response
+                     LIMIT 1000000) r
+             ) r",
         )
         .bind(now)
         .fetch_one(&self.pool)
@@ -218,6 +246,8 @@ impl Queries for PostgresStore {
             oldest_due,
             outbox,
             oldest_outbox,
+            responses,
+            oldest_response,
         })
     }
 
@@ -228,8 +258,6 @@ impl Queries for PostgresStore {
              SELECT credentials_key_id FROM webhooks WHERE credentials_key_id IS NOT NULL
              UNION
              SELECT key_id FROM signing_secrets
-             UNION
-             SELECT key_id FROM oauth_tokens WHERE key_id IS NOT NULL
              UNION
              SELECT DISTINCT key_id FROM idempotency WHERE key_id IS NOT NULL
              ORDER BY 1",

@@ -33,7 +33,6 @@ impl SealedStore for PostgresStore {
             SealedKind::Integrations => self.secrets(INTEGRATIONS, key_id, after, limit).await,
             SealedKind::Webhooks => self.secrets(WEBHOOKS, key_id, after, limit).await,
             SealedKind::SigningSecrets => self.secrets(SIGNING_SECRETS, key_id, after, limit).await,
-            SealedKind::Tokens => self.secrets(TOKENS, key_id, after, limit).await,
         }
     }
 
@@ -46,7 +45,6 @@ impl SealedStore for PostgresStore {
             SealedKind::Integrations => RESEAL_INTEGRATIONS,
             SealedKind::Webhooks => RESEAL_WEBHOOKS,
             SealedKind::SigningSecrets => RESEAL_SIGNING_SECRETS,
-            SealedKind::Tokens => RESEAL_TOKENS,
         };
         let ids = changes.iter().map(|change| id_of(&change.before.place).0);
         let before = changes.iter().map(|c| c.before.sealed.bytes.as_slice());
@@ -214,29 +212,17 @@ const WEBHOOKS: &str = select_credentials!("webhooks");
 const SIGNING_SECRETS: &str = "SELECT webhook_id, position, key_id, sealed FROM signing_secrets
     WHERE key_id <> $1 AND (webhook_id, position) > ($2, $3)
     ORDER BY webhook_id, position LIMIT $4";
-const TOKENS: &str = "SELECT webhook_id, NULL::integer, key_id, sealed FROM oauth_tokens
-    WHERE key_id <> $1 AND webhook_id > $2 AND $3::integer IS NOT NULL
-    ORDER BY webhook_id LIMIT $4";
 
 macro_rules! reseal {
     ($locked:literal, $update:literal) => {
-        reseal!($locked, "id", $update)
-    };
-    ($locked:literal, $id:literal, $update:literal) => {
         concat!(
             "WITH new AS (
                  SELECT * FROM UNNEST($1::uuid[], $2::bytea[], $3::bytea[], $4::text[])
                      AS n (id, before, after, key_id)
              ), locked AS MATERIALIZED (
-                 SELECT e.",
-            $id,
-            " AS id FROM ",
+                 SELECT e.id FROM ",
             $locked,
-            " e WHERE e.",
-            $id,
-            " IN (SELECT n.id FROM new n) ORDER BY e.",
-            $id,
-            " FOR NO KEY UPDATE OF e
+            " e WHERE e.id IN (SELECT n.id FROM new n) ORDER BY e.id FOR NO KEY UPDATE OF e
              ) UPDATE ",
             $update
         )
@@ -256,11 +242,5 @@ const RESEAL_WEBHOOKS: &str = reseal!(
 const RESEAL_SIGNING_SECRETS: &str = reseal!(
     "webhooks",
     "signing_secrets e SET sealed = n.after, key_id = n.key_id
-     FROM new n JOIN locked l ON l.id = n.id WHERE e.webhook_id = n.id AND e.sealed = n.before"
-);
-const RESEAL_TOKENS: &str = reseal!(
-    "oauth_tokens",
-    "webhook_id",
-    "oauth_tokens e SET sealed = n.after, key_id = n.key_id
      FROM new n JOIN locked l ON l.id = n.id WHERE e.webhook_id = n.id AND e.sealed = n.before"
 );

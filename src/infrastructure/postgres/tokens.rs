@@ -106,4 +106,24 @@ impl TokenStore for PostgresStore {
         .map_err(during("give back the right to get a token"))?;
         Ok(())
     }
+
+    async fn prune_tokens(&self, now: Timestamp, limit: u32) -> Result<u64, StoreError> {
+        // A text that holds it by chance only lets its token be until that has expired.
+        let done = sqlx::query(
+            "WITH old AS MATERIALIZED (
+                 SELECT t.webhook_id FROM oauth_tokens t JOIN webhooks w ON w.id = t.webhook_id
+                 WHERE (t.fetch_until IS NULL OR t.fetch_until <= $1)
+                     AND (t.expires_at IS NULL OR t.expires_at <= $1
+                         OR w.config NOT LIKE '%\"oauth2\"%')
+                 LIMIT $2 FOR UPDATE OF t SKIP LOCKED
+             )
+             DELETE FROM oauth_tokens t USING old WHERE t.webhook_id = old.webhook_id",
+        )
+        .bind(now)
+        .bind(i64::from(limit))
+        .execute(&self.pool)
+        .await
+        .map_err(during("prune the tokens of webhooks"))?;
+        Ok(done.rows_affected())
+    }
 }

@@ -11,11 +11,13 @@ use crate::domain::{
     values::{Timestamp, WebhookId},
 };
 
-use super::{SqliteStore, batch::hex_array, error::failed};
+use super::{SqliteStore, batch::hex_array, blockers, error::failed};
 
 const CANCEL: &str = "cancel the deliveries of a deleted webhook";
 /// Deliveries that one transaction cancels at most.
 const BATCH: usize = 1_000;
+/// Lanes that it lets go on at most.
+const UNBLOCKED_AT_ONCE: u32 = 1_000;
 
 /// In the transaction that deletes the webhooks.
 pub(super) async fn cancel_or_note(
@@ -23,6 +25,8 @@ pub(super) async fn cancel_or_note(
     webhooks: &[WebhookId],
     now: Timestamp,
 ) -> Result<(), StoreError> {
+    blockers::unblock(connection, webhooks, UNBLOCKED_AT_ONCE).await?;
+    // The rest is found as a blocker of a webhook that is gone.
     let ids = hex_array(webhooks.iter().map(|id| id.0));
     if cancel(connection, &ids, now.timestamp_millis()).await? == BATCH {
         sqlx::query(

@@ -9,8 +9,8 @@ use uuid::Uuid;
 use crate::domain::{
     entities::{Attempt, Delivery},
     interfaces::{
-        BatchClaim, ClaimRequest, Claimed, ClaimedBatches, ClaimedLanes, DeliveryStore, LaneClaim,
-        Lease, RecordBatch, StoreError,
+        BatchClaim, Blocker, ClaimRequest, Claimed, ClaimedBatches, ClaimedLanes, DeliveryStore,
+        LaneClaim, Lease, RecordBatch, StoreError,
     },
     values::{DeliveryId, TenantId, Timestamp, WebhookId},
 };
@@ -18,9 +18,9 @@ use crate::domain::{
 use super::{
     SqliteStore,
     batch::{ManyRows, hex_array},
-    batches, claim, endpoints,
+    batches, blockers, claim, endpoints,
     error::failed,
-    lanes, rate_limits, record, rows,
+    lanes, rate_limits, record, rows, turns,
 };
 
 #[async_trait]
@@ -79,6 +79,10 @@ impl DeliveryStore for SqliteStore {
         endpoints::take_probes(self, webhooks, now, until).await
     }
 
+    async fn give_probes_back(&self, rights: &[(WebhookId, Timestamp)]) -> Result<(), StoreError> {
+        endpoints::give_probes_back(self, rights).await
+    }
+
     async fn renew(
         &self,
         leases: &[Lease],
@@ -117,6 +121,22 @@ impl DeliveryStore for SqliteStore {
         let webhooks: Vec<Uuid> = requests.into_iter().map(|(webhook, _)| webhook).collect();
         rate_limits::give_back(&mut transaction, &webhooks).await?;
         transaction.commit().await.map_err(failed(RELEASED))
+    }
+
+    async fn blockers(
+        &self,
+        after: Option<WebhookId>,
+        limit: u32,
+    ) -> Result<Vec<Blocker>, StoreError> {
+        blockers::blockers(self, after, limit).await
+    }
+
+    async fn highest_turns(&self, limit: u32) -> Result<Vec<(DeliveryId, i64)>, StoreError> {
+        turns::highest(self, limit).await
+    }
+
+    async fn put_ahead(&self, ids: &[DeliveryId]) -> Result<u64, StoreError> {
+        turns::put_ahead(self, ids).await
     }
 
     async fn prune_deliveries(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
@@ -229,7 +249,7 @@ WITH RECURSIVE tenants (tenant) AS (
 )
 SELECT d.seq FROM tenants t CROSS JOIN deliveries d INDEXED BY deliveries_by_time
 ON d.tenant = t.tenant AND d.created_at < ?1
-WHERE d.status <> 'pending' AND d.completed_at < ?1
+WHERE d.status <> 'pending' AND d.completed_at < ?1 AND NOT d.lane_blocks
 LIMIT ?2";
 
 /// Looks first, and then takes the turn to write only for what was found. Attempts and events go with
@@ -249,7 +269,7 @@ async fn prune(store: &SqliteStore, before: i64, limit: u32) -> Result<u64, Stor
     }
     let query = sqlx::query(
         "DELETE FROM deliveries WHERE seq IN (SELECT value FROM json_each(?1))
-            AND status <> 'pending' AND completed_at < ?2",
+            AND status <> 'pending' AND completed_at < ?2 AND NOT lane_blocks",
     )
     .bind(sqlx::types::Json(found))
     .bind(before);

@@ -134,3 +134,23 @@ pub(super) async fn take_probes(
     transaction.commit().await.map_err(failed(TAKE))?;
     Ok(taken.into_iter().map(WebhookId).collect())
 }
+
+pub(super) async fn give_probes_back(
+    store: &SqliteStore,
+    rights: &[(WebhookId, Timestamp)],
+) -> Result<(), StoreError> {
+    let rights = rights.iter().map(|(id, until)| {
+        let id = id.0.simple().to_string();
+        (id, until.timestamp_millis())
+    });
+    let query = sqlx::query(
+        "UPDATE endpoint_states SET probe_until = NULL
+        WHERE (webhook_id, probe_until) IN (
+            SELECT unhex(value ->> 0), value ->> 1 FROM json_each(?1))",
+    )
+    .bind(sqlx::types::Json(rights.collect::<Vec<_>>()));
+    store
+        .execute("give probes of endpoints back", query)
+        .await?;
+    Ok(())
+}

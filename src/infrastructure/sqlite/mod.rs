@@ -10,6 +10,7 @@
 mod backlog;
 mod batch;
 mod batches;
+mod blockers;
 mod claim;
 mod deliveries;
 mod endpoints;
@@ -26,6 +27,7 @@ mod replays;
 mod rows;
 mod sealed;
 mod tokens;
+mod turns;
 mod unit_of_work;
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The outbox and what else is pruned with it.
 
-use std::sync::LazyLock;
+use std::{sync::LazyLock, time::Duration};
 
 use async_trait::async_trait;
 use chrono::TimeDelta;
@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::domain::{
     events::DomainEvent,
-    interfaces::{OutboxClaim, OutboxRow, OutboxStore, StoreError},
+    interfaces::{OutboxClaim, OutboxPostponement, OutboxRow, OutboxStore, StoreError},
     values::{Timestamp, TraceContext},
 };
 
@@ -53,6 +53,34 @@ pub(super) async fn add_events(
     }
     Ok(())
 }
+
+/// The oldest ones, in their order, until they have so many bytes before them.
+const OWN: &str = "
+    SELECT o.id, o.event_type, o.is_response, o.traceparent, o.tracestate, o.body
+    FROM (
+        SELECT seq, sum(size) OVER (ORDER BY seq) - size AS before
+        FROM (
+            SELECT seq, length(body) AS size FROM outbox
+            WHERE published_at IS NULL AND is_response = 0 AND ?3 IS NOT NULL
+            ORDER BY seq LIMIT ?1
+        )
+    ) summed
+    JOIN outbox o ON o.seq = summed.seq
+    WHERE summed.before < ?2 ORDER BY o.seq";
+
+/// The same of those that are due; what was refused comes behind what is new.
+const RESPONSES: &str = "
+    SELECT o.id, o.event_type, o.is_response, o.traceparent, o.tracestate, o.body
+    FROM (
+        SELECT seq, sum(size) OVER (ORDER BY due_at, seq) - size AS before
+        FROM (
+            SELECT seq, due_at, length(body) AS size FROM outbox
+            WHERE published_at IS NULL AND is_response = 1 AND due_at <= ?3
+            ORDER BY due_at, seq LIMIT ?1
+        )
+    ) summed
+    JOIN outbox o ON o.seq = summed.seq
+    WHERE summed.before < ?2 ORDER BY o.due_at, o.seq";
 
 /// Answers whether nobody else was faster.
 async fn take_lease(
@@ -99,15 +127,13 @@ impl OutboxStore for SqliteStore {
         if taken || !(held || take_lease(self, &claim, until).await?) {
             return Ok(None);
         }
-        let rows = sqlx::query(
-            "SELECT id, event_type, is_response, traceparent, tracestate, body
-            FROM outbox
-            WHERE published_at IS NULL ORDER BY seq LIMIT ?1",
-        )
-        .bind(claim.limit)
-        .fetch_all(&mut *connection)
-        .await
-        .map_err(failed(READ))?;
+        let rows = sqlx::query(if claim.responses { RESPONSES } else { OWN })
+            .bind(claim.limit)
+            .bind(claim.max_bytes)
+            .bind(claim.now.timestamp_millis())
+            .fetch_all(&mut *connection)
+            .await
+            .map_err(failed(READ))?;
         let rows = rows.iter().map(|row| {
             let cells = Cells::new(row, "outbox");
             let parent: Option<String> = cells.get("traceparent")?;
@@ -121,6 +147,29 @@ impl OutboxStore for SqliteStore {
             })
         });
         rows.collect::<Result<_, StoreError>>().map(Some)
+    }
+
+    async fn outbox_postpone(
+        &self,
+        ids: &[Uuid],
+        postponement: OutboxPostponement,
+    ) -> Result<(), StoreError> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let millis = |wait: Duration| i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);
+        let query = sqlx::query(
+            "UPDATE outbox SET refusals = refusals + 1,
+                due_at = ?2 + min(?4, ?3 << min(refusals, 30))
+            WHERE published_at IS NULL AND is_response = 1
+                AND id IN (SELECT unhex(value) FROM json_each(?1))",
+        )
+        .bind(hex_array(ids.iter().copied()))
+        .bind(postponement.now.timestamp_millis())
+        .bind(millis(postponement.first))
+        .bind(millis(postponement.longest));
+        self.execute("postpone events", query).await?;
+        Ok(())
     }
 
     async fn outbox_published(&self, ids: &[Uuid], now: Timestamp) -> Result<(), StoreError> {

@@ -134,6 +134,27 @@ impl Queries for SqliteStore {
         to_page(&rows, page, rows::delivery)
     }
 
+    async fn lane_front(
+        &self,
+        webhook: WebhookId,
+        key: &str,
+    ) -> Result<Option<Delivery>, StoreError> {
+        const READ: &str = "read the front of a lane";
+        let mut connection = self.read(READ).await?;
+        let row = sqlx::query(
+            "SELECT d.* FROM deliveries d
+            WHERE d.lane_key IS NOT NULL AND (d.status = 'pending' OR d.lane_blocks)
+                AND d.webhook_id = ?1 AND d.lane_key = ?2
+            ORDER BY d.lane_turn LIMIT 1",
+        )
+        .bind(webhook.0)
+        .bind(key)
+        .fetch_optional(&mut *connection)
+        .await
+        .map_err(failed(READ))?;
+        row.map(|row| rows::delivery(&row)).transpose()
+    }
+
     async fn endpoint_states(
         &self,
         limit: u32,
@@ -183,10 +204,14 @@ impl Queries for SqliteStore {
                     SELECT 1 FROM deliveries WHERE status = 'pending' AND batch_id IS NOT NULL
                     LIMIT 1000000)) AS parked,
                 (SELECT min(due_at) FROM oldest WHERE due_at <= ?1) AS oldest_due,
-                (SELECT count(*) FROM (SELECT 1 FROM outbox WHERE published_at IS NULL
-                    LIMIT 1000000)) AS outbox,
-                (SELECT created_at FROM outbox WHERE published_at IS NULL
-                    ORDER BY seq LIMIT 1) AS oldest_outbox",
+                (SELECT count(*) FROM (SELECT 1 FROM outbox
+                    WHERE published_at IS NULL AND is_response = 0 LIMIT 1000000)) AS outbox,
+                (SELECT created_at FROM outbox WHERE published_at IS NULL AND is_response = 0
+                    ORDER BY seq LIMIT 1) AS oldest_outbox,
+                (SELECT count(*) FROM (SELECT 1 FROM outbox
+                    WHERE published_at IS NULL AND is_response = 1 LIMIT 1000000)) AS responses,
+                (SELECT created_at FROM outbox WHERE published_at IS NULL AND is_response = 1
+                    ORDER BY seq LIMIT 1) AS oldest_response",
         )
         .bind(now.timestamp_millis())
         .fetch_one(&mut *connection)
@@ -198,6 +223,8 @@ impl Queries for SqliteStore {
             oldest_due: cells.optional_time("oldest_due")?,
             outbox: cells.get("outbox")?,
             oldest_outbox: cells.optional_time("oldest_outbox")?,
+            responses: cells.get("responses")?,
+            oldest_response: cells.optional_time("oldest_response")?,
         })
     }
 
@@ -210,8 +237,6 @@ impl Queries for SqliteStore {
             SELECT credentials_key_id FROM webhooks WHERE credentials_key_id IS NOT NULL
             UNION
             SELECT key_id FROM signing_secrets
-            UNION
-            SELECT key_id FROM oauth_tokens WHERE key_id IS NOT NULL
             UNION
             SELECT DISTINCT key_id FROM idempotency WHERE key_id IS NOT NULL
             ORDER BY 1",

@@ -27,7 +27,6 @@ impl SealedStore for SqliteStore {
             SealedKind::Integrations => (INTEGRATIONS, "integrations"),
             SealedKind::Webhooks => (WEBHOOKS, "webhooks"),
             SealedKind::SigningSecrets => (SIGNING_SECRETS, "signing_secrets"),
-            SealedKind::Tokens => (TOKENS, "oauth_tokens"),
             SealedKind::Replies => (REPLIES, "idempotency"),
         };
         let (id, position) = after.map_or((Uuid::nil(), -1), id_of);
@@ -57,7 +56,6 @@ impl SealedStore for SqliteStore {
             SealedKind::Integrations => RESEAL_INTEGRATIONS,
             SealedKind::Webhooks => RESEAL_WEBHOOKS,
             SealedKind::SigningSecrets => RESEAL_SIGNING_SECRETS,
-            SealedKind::Tokens => RESEAL_TOKENS,
             SealedKind::Replies => RESEAL_REPLIES,
         };
         let changes: Vec<serde_json::Value> = changes.iter().map(change).collect();
@@ -68,7 +66,7 @@ impl SealedStore for SqliteStore {
 
 fn stored(kind: SealedKind, cells: Cells<'_>) -> Result<StoredSealed, StoreError> {
     let place = match kind {
-        SealedKind::Integrations | SealedKind::Webhooks | SealedKind::Tokens => {
+        SealedKind::Integrations | SealedKind::Webhooks => {
             SealedPlace::Credentials(cells.get("id")?)
         }
         SealedKind::SigningSecrets => {
@@ -145,9 +143,6 @@ const SIGNING_SECRETS: &str = "SELECT webhook_id AS id, position, key_id, sealed
     FROM signing_secrets
     WHERE key_id <> ?1 AND (webhook_id, position) > (?3, ?4) AND ?5 || ?6 || ?7 IS NOT NULL
     ORDER BY webhook_id, position LIMIT ?2";
-const TOKENS: &str = "SELECT webhook_id AS id, key_id, sealed FROM oauth_tokens
-    WHERE key_id <> ?1 AND webhook_id > ?3 AND ?4 || ?5 || ?6 || ?7 IS NOT NULL
-    ORDER BY webhook_id LIMIT ?2";
 const REPLIES: &str = "SELECT key AS id, tenant, action, key, key_id, reply AS sealed
     FROM idempotency
     WHERE key_id <> ?1 AND (tenant, action, key) > (?5, ?6, ?7) AND ?3 || ?4 IS NOT NULL
@@ -179,10 +174,6 @@ const RESEAL_WEBHOOKS: &str = reseal!(
 const RESEAL_SIGNING_SECRETS: &str = reseal!(
     "signing_secrets SET sealed = new.after, key_id = new.key_id FROM new
     WHERE signing_secrets.webhook_id = new.id AND signing_secrets.sealed = new.before"
-);
-const RESEAL_TOKENS: &str = reseal!(
-    "oauth_tokens SET sealed = new.after, key_id = new.key_id FROM new
-    WHERE oauth_tokens.webhook_id = new.id AND oauth_tokens.sealed = new.before"
 );
 const RESEAL_REPLIES: &str = reseal!(
     "idempotency SET reply = new.after, key_id = new.key_id FROM new

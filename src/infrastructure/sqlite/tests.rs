@@ -280,7 +280,9 @@ async fn a_relay_of_another_process_is_let_in_when_the_lease_has_ended() {
         holder: uuid::Uuid::from_u128(holder),
         now: at(now),
         lease: Duration::from_secs(10),
+        responses: false,
         limit: 10,
+        max_bytes: u32::MAX,
     };
     assert!(
         one.outbox_batch(claim(1, 0))
@@ -317,7 +319,9 @@ async fn a_relay_that_holds_its_lease_needs_no_turn_to_write() {
         holder: uuid::Uuid::from_u128(holder),
         now: at(now),
         lease: Duration::from_secs(10),
+        responses: false,
         limit: 10,
+        max_bytes: u32::MAX,
     };
     let taken = store.outbox_batch(claim(1, 0)).await;
     assert!(taken.expect("it reads").is_some());

@@ -103,4 +103,19 @@ impl TokenStore for SqliteStore {
             .await
             .map(drop)
     }
+
+    async fn prune_tokens(&self, now: Timestamp, limit: u32) -> Result<u64, StoreError> {
+        // A text that holds it by chance only lets its token be until that has expired.
+        let query = sqlx::query(
+            "DELETE FROM oauth_tokens WHERE webhook_id IN
+                (SELECT t.webhook_id FROM oauth_tokens t JOIN webhooks w ON w.id = t.webhook_id
+                WHERE (t.fetch_until IS NULL OR t.fetch_until <= ?1)
+                    AND (t.expires_at IS NULL OR t.expires_at <= ?1
+                        OR instr(w.config, '\"oauth2\"') = 0)
+                LIMIT ?2)",
+        )
+        .bind(now.timestamp_millis())
+        .bind(limit);
+        self.execute("prune the tokens of webhooks", query).await
+    }
 }

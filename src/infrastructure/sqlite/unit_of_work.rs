@@ -17,8 +17,8 @@ use crate::domain::{
 };
 
 use super::{
-    SqliteStore, batch::ManyRows, batches, endpoints, entities, error::failed, outbox, rate_limits,
-    record, registry, replays, rows,
+    SqliteStore, batch::ManyRows, batches, blockers, endpoints, entities, error::failed, outbox,
+    rate_limits, record, registry, replays, rows,
 };
 
 #[async_trait]
@@ -101,16 +101,8 @@ impl UnitOfWork for Unit {
         entities::delete_webhooks_of(&mut self.0, id, now).await
     }
 
-    async fn unblock_lanes(&mut self, id: WebhookId) -> Result<(), StoreError> {
-        sqlx::query(
-            "UPDATE deliveries SET lane_blocks = 0
-            WHERE webhook_id = ?1 AND lane_key IS NOT NULL AND lane_blocks",
-        )
-        .bind(id.0)
-        .execute(&mut *self.0)
-        .await
-        .map_err(failed("let lanes go on"))?;
-        Ok(())
+    async fn unblock_lanes(&mut self, id: WebhookId, limit: u32) -> Result<u64, StoreError> {
+        blockers::unblock(&mut self.0, &[id], limit).await
     }
 
     async fn put_batch_rule(

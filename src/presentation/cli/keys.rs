@@ -66,12 +66,11 @@ pub fn tell_rewrapped(
 ) -> Exit {
     output.line(format_args!(
         "{} rows were sealed anew with {key_id}: credentials of integrations {}, credentials of \
-         webhooks {}, signing secrets {}, tokens {}, kept replies {}",
+         webhooks {}, signing secrets {}, kept replies {}",
         done.rows(),
         done.integrations,
         done.webhooks,
         done.signing_secrets,
-        done.tokens,
         done.replies
     ));
     let needed = if needed.is_empty() {

@@ -72,12 +72,11 @@ impl NatsConfig {
         )
     }
 
-    /// Whether the source stream captures the events that are made of answers, whatever their type.
-    pub fn captures_responses(&self) -> bool {
+    /// Whether a stream of these subjects captures the events that are made of answers, whatever their
+    /// type.
+    pub fn captures_responses(&self, subjects: &[String]) -> bool {
         let all = format!("{}>", self.response_subject);
-        self.source_subjects
-            .iter()
-            .any(|subject| includes(subject, &all))
+        subjects.iter().any(|subject| includes(subject, &all))
     }
 
     pub(super) fn read(reader: &mut Reader<'_>) -> Self {

@@ -199,7 +199,7 @@ fn it_is_known_whether_the_source_stream_captures_what_is_made_of_answers() {
             ("ERP_RESPONSE_SUBJECT", response),
         ];
         let config = read(&with(&given)).unwrap();
-        let captures = config.nats.captures_responses();
+        let captures = config.nats.captures_responses(&config.nats.source_subjects);
         assert_eq!(captures, expected, "{subjects} {response}");
     }
 }

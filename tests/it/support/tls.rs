@@ -6,6 +6,7 @@ use std::{
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
+    time::Duration,
 };
 
 use rustls::{
@@ -38,6 +39,8 @@ pub(crate) struct State {
     pub(crate) life: u64,
     /// The number of the first token that is taken.
     pub(crate) takes_from: usize,
+    /// How long it takes to give one out.
+    pub(crate) token_takes: Duration,
     /// Whether no token is given out.
     pub(crate) is_down: bool,
 }
@@ -92,8 +95,12 @@ fn serve(stream: StreamOwned<ServerConnection, TcpStream>, state: &Mutex<State>)
     let mut stream = BufReader::new(stream);
     while let Some((path, authorization, body)) = read(&mut stream) {
         let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+        let takes = state.token_takes;
         let (status, answer) = state.take(&path, authorization, body);
         drop(state);
+        if path == "/token" {
+            thread::sleep(takes);
+        }
         let head = format!(
             "HTTP/1.1 {status} Told\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
             answer.len()

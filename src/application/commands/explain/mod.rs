@@ -136,7 +136,7 @@ async fn unrecorded(ports: &Ports, question: &Question<'_>) -> Outcome {
                 if let Some(answer) = recorded::answer(ports, question).await? {
                     return Ok(answer);
                 }
-                if sequence > floor {
+                if sequence > floor && verdict::is_to_come(question, published_at) {
                     verdict::not_taken_in(sequence)
                 } else {
                     verdict::without_record(question, published_at, history.kept, now)

@@ -55,8 +55,14 @@ fn pattern(question: &Question<'_>, event_type: &str) -> Option<Verdict> {
 
 /// Without an outcome of its own: it is kept out as by a filter.
 fn own_answer(question: &Question<'_>, event: &BusinessEvent) -> Option<Verdict> {
-    let reason = "the event was made of an answer to this webhook, which never gets it";
-    let is_own = event.meta.is_made_by(question.webhook.id);
+    let made_by = event.meta.made_by.as_ref()?;
+    let webhook = question.webhook.id;
+    let reason = if made_by.webhook == webhook {
+        "the event was made of an answer to this webhook, which never gets it"
+    } else {
+        "the event follows from an answer to this webhook, which never gets it"
+    };
+    let is_own = event.meta.is_made_by(webhook);
     is_own.then(|| Verdict::new("filter", reason))
 }
 
@@ -102,6 +108,11 @@ fn stopped(question: &Question<'_>) -> Option<Verdict> {
         );
         Verdict::new("integration_inactive", reason)
     })
+}
+
+/// Whether an event that is not settled is on its way to the webhook: the webhook was there before it.
+pub(super) fn is_to_come(question: &Question<'_>, published_at: Timestamp) -> bool {
+    question.webhook.meta.created_at <= published_at
 }
 
 /// It has not been its turn.

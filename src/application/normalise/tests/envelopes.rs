@@ -30,19 +30,20 @@ fn fixture(text: &str) -> BusinessEvent {
 #[test]
 fn of_which_webhooks_answer_a_cloudevent_was_made_is_kept() {
     let webhook = "0193a5b0-7d5a-7000-8000-000000000001";
+    let chain = format!("0193a5b0-7d5a-7000-8000-000000000002,{webhook}");
     let structured = format!(
         r#"{{"specversion":"1.0","id":"1","type":"a","source":"/integration",
-            "integrationwebhookid":"{webhook}","integrationhops":3,"data":{{}}}}"#
+            "integrationwebhookid":"{webhook}","integrationchain":"{chain}","data":{{}}}}"#
     );
     let binary = [
         ("ce-specversion", "1.0"),
         ("ce-integrationwebhookid", webhook),
-        ("ce-integrationhops", "3"),
+        ("ce-integrationchain", &chain),
     ];
     for meta in [meta(&structured), event(&binary, "{}").meta] {
         let made_by = meta.made_by.unwrap();
         assert_eq!(made_by.webhook.to_string(), webhook);
-        assert_eq!(made_by.hops, 3);
+        assert_eq!((made_by.chain(), made_by.is_last), (chain.clone(), false));
     }
     // The ERP's own envelopes know of no such thing.
     let own = format!(r#"{{"eventType":"a","payload":{{}},"integrationwebhookid":"{webhook}"}}"#);

@@ -2,16 +2,21 @@
 
 use http::header;
 
-use crate::application::{
-    endpoint::Authentication,
-    oauth::{self, ClientCredentials},
-    webhook_settings::{MAX_URL, http_url, url_problem},
+use crate::{
+    application::{
+        endpoint::Authentication,
+        oauth::{self, ClientCredentials},
+        webhook_settings::{MAX_URL, http_url, url_problem},
+    },
+    domain::policies::{EgressPolicy, check_literal_host},
 };
 
 use super::{Beside, Given, control_characters};
 
 /// What is wrong with a longer URL than [`MAX_URL`].
 const LONG_URL: &str = "must have at most 2048 characters";
+/// RFC 6749, 3.2: the secret goes over it.
+const NOT_SECURE: &str = "must be an https URL, except to an address that EGRESS_ALLOW_CIDRS allows because it is not public";
 
 /// `oauth2 {tokenUrl, clientId, clientSecret, scope?}`: client credentials. The token endpoint's address is
 /// held to what a webhook's is.
@@ -62,8 +67,14 @@ pub(super) fn credentials(given: &mut Given, beside: Beside<'_>) -> Option<Authe
 fn token_url_problem(text: &str, beside: Beside<'_>) -> Option<String> {
     let problem = url_problem(text, beside.rules);
     problem.or_else(|| {
-        let has_fragment = http_url(text).ok()?.fragment().is_some();
-        has_fragment.then(|| "must not hold a fragment".to_owned())
+        let url = http_url(text).ok()?;
+        if url.fragment().is_some() {
+            return Some("must not hold a fragment".to_owned());
+        }
+        // That it is not public, and is no fault above, says that it is allowed.
+        let is_near = |host| check_literal_host(&EgressPolicy::default(), &host).is_err();
+        let is_open = url.scheme() != "https" && !url.host().is_some_and(is_near);
+        (beside.rules.is_some() && is_open).then(|| NOT_SECURE.to_owned())
     })
 }
 
@@ -71,9 +82,17 @@ fn token_url_problem(text: &str, beside: Beside<'_>) -> Option<String> {
 mod tests {
     use serde_json::{Value, json};
 
-    use crate::application::endpoint::Authentication;
+    use crate::{
+        application::{
+            endpoint::Authentication, played::PlayedExpressions, webhook_settings::SavingRules,
+        },
+        domain::policies::EgressPolicy,
+    };
 
-    use super::super::tests::{SECRET, config, faults, loaded, stored};
+    use super::{
+        super::tests::{SECRET, config, faults, loaded, stored},
+        Beside, token_url_problem,
+    };
 
     fn of(change: &[(&str, Value)]) -> Value {
         let mut credentials = json!({
@@ -110,6 +129,9 @@ mod tests {
             (url("https://u:S3CRET@id.example.com"), ".tokenUrl"),
             (url("http://10.0.0.1/token"), ".tokenUrl"),
             (url("http://2130706433/token"), ".tokenUrl"),
+            (url("http://id.example.com/token"), ".tokenUrl"),
+            (url("http://localhost/token"), ".tokenUrl"),
+            (url("http://8.8.8.8/token"), ".tokenUrl"),
             (url("https://id.example.com:0/token"), ".tokenUrl"),
             (url("https://id.example.com/token#S3CRET"), ".tokenUrl"),
             (
@@ -144,6 +166,30 @@ mod tests {
         let mut given = config(of(&[]));
         given.insert("headers".to_owned(), json!({ "Authorization": SECRET }));
         assert_eq!(faults(&given, false), [".credentials"]);
+    }
+
+    #[test]
+    fn a_token_endpoint_without_tls_is_one_that_is_near() {
+        let egress = EgressPolicy::new(vec!["10.0.0.0/8".parse().unwrap()]);
+        let rules = SavingRules {
+            egress: &egress,
+            expressions: &PlayedExpressions,
+            replaces: false,
+        };
+        let beside = Beside {
+            url: None,
+            headers: &[],
+            rules: Some(&rules),
+        };
+        for (url, is_good) in [
+            ("http://10.1.2.3:8080/token", true),
+            ("https://10.1.2.3/token", true),
+            ("http://192.168.0.1/token", false),
+            ("http://8.8.8.8/token", false),
+            ("http://id.example.com/token", false),
+        ] {
+            assert_eq!(token_url_problem(url, beside).is_none(), is_good, "{url}");
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Publishes domain events and dead letters to their streams, and replies to plain subjects.
 
+mod each;
 mod letter;
 mod oversize;
 
@@ -10,10 +11,7 @@ use async_nats::{
     header::{HeaderName, HeaderValue},
     jetstream::{
         self, Context,
-        context::{
-            GetStreamByNameError, GetStreamByNameErrorKind, PublishAckFuture, PublishError,
-            PublishErrorKind,
-        },
+        context::{PublishAckFuture, PublishError, PublishErrorKind},
         message::PublishMessage,
     },
 };
@@ -22,7 +20,7 @@ use bytes::Bytes;
 use tokio::time::timeout;
 
 use crate::{
-    application::ports::{BusError, DeadLetter, EventPublisher, ReplyPublisher},
+    application::ports::{BusError, DeadLetter, EventPublisher, Refusal, ReplyPublisher},
     domain::{events::DomainEvent, interfaces::OutboxRow, values::TraceContext},
     shared::error_chain::Chain,
 };
@@ -46,9 +44,6 @@ const WINDOW: usize = 512;
 const MAX_IN_FLIGHT: usize = 64 * 1024;
 
 pub(super) const MSG_ID: &str = "Nats-Msg-Id";
-
-/// An event that waits for its acknowledgement.
-type Sent<'a> = (&'a OutboxRow, PublishAckFuture);
 
 /// The publisher over JetStream.
 pub struct JetStreamPublisher {
@@ -108,26 +103,31 @@ impl JetStreamPublisher {
             .client
             .max_payload()
             .saturating_sub(oversize::wire_len(&headers));
-        let body = oversize::fitting(row, limit);
+        // What is made of an answer is the ERP's: it goes out as it is, or is refused.
+        let body = if row.is_response {
+            row.body.clone()
+        } else {
+            oversize::fitting(row, limit)
+        };
         PublishMessage::build()
             .headers(headers)
             .payload(body.into())
     }
 
     async fn publish_all(&self, rows: &[OutboxRow]) -> Result<(), PublishError> {
-        let mut waiting: VecDeque<Sent<'_>> = VecDeque::with_capacity(WINDOW);
+        let mut waiting: VecDeque<PublishAckFuture> = VecDeque::with_capacity(WINDOW);
         for row in rows {
             if waiting.len() == WINDOW
                 && let Some(oldest) = waiting.pop_front()
             {
-                self.acknowledged(oldest).await?;
+                oldest.await?;
             }
             let message = self.event_message(row);
             let sent = self.context.send_publish(self.subject(row), message);
-            waiting.push_back((row, sent.await?));
+            waiting.push_back(sent.await?);
         }
         for sent in waiting {
-            self.acknowledged(sent).await?;
+            sent.await?;
         }
         Ok(())
     }
@@ -138,35 +138,6 @@ impl JetStreamPublisher {
         } else {
             self.prefix.event(&row.event_type)
         }
-    }
-
-    async fn acknowledged(&self, (row, ack): Sent<'_>) -> Result<(), PublishError> {
-        let Err(error) = ack.await else {
-            return Ok(());
-        };
-        if row.is_response && self.is_captured_nowhere(&self.subject(row)).await {
-            // It went to whoever listens now; to wait for a stream would hold all other events back.
-            tracing::warn!(
-                event = %row.id, event_type = row.event_type,
-                "an event made of an answer is kept by no stream: ERP_SUBJECTS does not capture it"
-            );
-            return Ok(());
-        }
-        Err(error)
-    }
-
-    /// Whether no stream takes the subject, although the ERP's own is there.
-    async fn is_captured_nowhere(&self, subject: &str) -> bool {
-        let found = self.context.stream_by_subject(subject).await;
-        let is_nowhere = |error: GetStreamByNameError| {
-            matches!(error.kind(), GetStreamByNameErrorKind::NotFound)
-        };
-        found.is_err_and(is_nowhere)
-            && self
-                .context
-                .get_stream(&self.topology.erp.name)
-                .await
-                .is_ok()
     }
 
     async fn publish_letter(&self, letter: &DeadLetter) -> Result<(), PublishError> {
@@ -188,13 +159,18 @@ impl JetStreamPublisher {
         Ok(())
     }
 
+    /// Makes streams that are gone.
+    async fn mend_streams(&self) {
+        let made = timeout(ACK_TIMEOUT, self.topology.ensure_streams(&self.context)).await;
+        if let Ok(Err(error)) = made {
+            tracing::warn!(error = %Chain(&error), "a stream is missing and cannot be created");
+        }
+    }
+
     /// The caller tries again in any case; where the stream is gone, that is what helps.
     async fn repaired(&self, what: String, error: PublishError) -> BusError {
         if error.kind() == PublishErrorKind::StreamNotFound {
-            let made = timeout(ACK_TIMEOUT, self.topology.ensure_streams(&self.context)).await;
-            if let Ok(Err(error)) = made {
-                tracing::warn!(error = %Chain(&error), "a stream is missing and cannot be created");
-            }
+            self.mend_streams().await;
         }
         BusError {
             what,
@@ -215,6 +191,10 @@ impl EventPublisher for JetStreamPublisher {
                 source: error.into(),
             }),
         }
+    }
+
+    async fn publish_each(&self, rows: &[OutboxRow]) -> Result<Vec<Refusal>, BusError> {
+        self.each(rows).await
     }
 
     async fn dead_letter(&self, letter: &DeadLetter) -> Result<(), BusError> {

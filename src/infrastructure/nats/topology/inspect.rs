@@ -19,6 +19,12 @@ pub struct Inspection {
 }
 
 impl Topology {
+    /// The subjects that the source stream really has, where it is there.
+    pub async fn source_subjects(&self, context: &Context) -> Option<Vec<String>> {
+        let stream = context.get_stream(&self.erp.name).await.ok()?;
+        Some(stream.cached_info().config.subjects.clone())
+    }
+
     /// Compares the streams with those that are there.
     ///
     /// # Errors

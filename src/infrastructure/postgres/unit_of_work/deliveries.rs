@@ -9,6 +9,7 @@ use crate::domain::{
 };
 
 use super::super::{
+    blockers,
     error::{during, failed},
     record::insert_one,
     rows::{DeliveryRow, delivery_columns},
@@ -84,36 +85,18 @@ pub(super) async fn update(
     }
 }
 
-pub(super) async fn unblock_lanes(
-    connection: &mut PgConnection,
-    webhook: WebhookId,
-) -> Result<(), StoreError> {
-    sqlx::query(
-        "WITH blocking AS MATERIALIZED (
-             SELECT id FROM deliveries
-             WHERE webhook_id = $1 AND lane_key IS NOT NULL AND lane_blocks
-             ORDER BY id FOR UPDATE
-         )
-         UPDATE deliveries d SET lane_blocks = false FROM blocking b WHERE d.id = b.id",
-    )
-    .bind(webhook.0)
-    .execute(connection)
-    .await
-    .map_err(during("let lanes go on"))?;
-    Ok(())
-}
-
 /// Deliveries that are cancelled together with their webhooks; the claims do it with what is left.
 const CANCELLED_AT_ONCE: i64 = 1_000;
 
 /// Cancels what still waits for webhooks that are deleted, or leaves notes of what is left of it; the
-/// leases end.
+/// leases end. Nothing stops the claims from finding it: a front that blocks would.
 pub(super) async fn cancel_or_note(
     connection: &mut PgConnection,
     webhooks: &[WebhookId],
     now: Timestamp,
 ) -> Result<(), StoreError> {
     const OPERATION: &str = "cancel the deliveries of a webhook";
+    blockers::unblock(connection, webhooks, CANCELLED_AT_ONCE).await?;
     // Locked in the order in which batches of outcomes lock theirs.
     let cancelled = sqlx::query(
         "WITH pending AS MATERIALIZED (

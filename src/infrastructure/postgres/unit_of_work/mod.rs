@@ -22,7 +22,7 @@ use crate::domain::{
 };
 
 use super::{
-    PostgresStore, batches, endpoints,
+    PostgresStore, batches, blockers, endpoints,
     error::{during, violates},
     outbox,
     pool::bounded,
@@ -141,10 +141,10 @@ impl UnitOfWork for Work {
         command(self.call_timeout, delete).await
     }
 
-    async fn unblock_lanes(&mut self, id: WebhookId) -> Result<(), StoreError> {
+    async fn unblock_lanes(&mut self, id: WebhookId, limit: u32) -> Result<u64, StoreError> {
         command(
             self.call_timeout,
-            deliveries::unblock_lanes(&mut self.tx, id),
+            blockers::unblock(&mut self.tx, &[id], i64::from(limit)),
         )
         .await
     }

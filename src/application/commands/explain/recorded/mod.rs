@@ -4,10 +4,13 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
-use crate::domain::{
-    entities::{Attempt, Delivery, DeliveryStatus, WebhookStatus},
-    policies::EndpointState,
-    values::{DeliveryId, Timestamp, format_time},
+use crate::{
+    application::{deliver::ORDERED, registry::unusable},
+    domain::{
+        entities::{Attempt, Delivery, DeliveryStatus, WebhookStatus},
+        policies::EndpointState,
+        values::{DeliveryId, Timestamp, format_time},
+    },
 };
 
 use super::{
@@ -30,12 +33,14 @@ pub(super) async fn answer(
         let Some((delivery, attempts)) = found else {
             continue;
         };
-        let states = ports.store.endpoint_states_of(&[webhook]).await?;
-        let state = states.first().map(|(_, state)| *state).unwrap_or_default();
+        let around = match delivery.status {
+            DeliveryStatus::Pending => around(ports, question, &delivery).await?,
+            _ => Around::default(),
+        };
         let now = ports.clock.store_now();
         let verdict = Verdict::new(
             delivery.status.as_str(),
-            reason(question, &delivery, &attempts, &state, now),
+            reason(question, &delivery, &attempts, &around, now),
         );
         let view = views::delivery(&delivery, Some(&attempts));
         return Ok(Some(verdict.view(Some(view))));
@@ -43,11 +48,58 @@ pub(super) async fn answer(
     Ok(None)
 }
 
+/// What else there is to know about a delivery that waits.
+#[derive(Debug, Default)]
+struct Around {
+    /// How the endpoint is.
+    state: EndpointState,
+    /// Why no request can be made for the webhook, if none can.
+    unusable: Option<String>,
+    /// The first in its lane, if it has one.
+    front: Option<Delivery>,
+    /// How far the source stream is settled, where it is the first itself and the bus answers.
+    floor: Option<i64>,
+}
+
+async fn around(
+    ports: &Ports,
+    question: &Question<'_>,
+    delivery: &Delivery,
+) -> Result<Around, CommandError> {
+    let webhook = question.webhook;
+    let states = ports.store.endpoint_states_of(&[webhook.id]).await?;
+    let expressions = ports.settings.expressions.as_ref();
+    let mut around = Around {
+        state: states.first().map(|(_, state)| *state).unwrap_or_default(),
+        unusable: unusable(webhook, ports.cipher.as_ref(), expressions),
+        ..Around::default()
+    };
+    if let Some(key) = delivery.lane_key() {
+        around.front = ports.store.lane_front(webhook.id, key).await?;
+        if let (None, Some(history)) = (around.ahead_of(delivery), &ports.history) {
+            around.floor = history.floor.floor().await.ok();
+        }
+    }
+    Ok(around)
+}
+
+impl Around {
+    /// The first in its lane, if that is another one.
+    fn ahead_of(&self, delivery: &Delivery) -> Option<&Delivery> {
+        self.front.as_ref().filter(|front| front.id != delivery.id)
+    }
+
+    fn is_above_floor(&self, delivery: &Delivery) -> bool {
+        let known = self.floor.zip(delivery.lane_turn());
+        known.is_some_and(|(floor, turn)| turn > floor)
+    }
+}
+
 fn reason(
     question: &Question<'_>,
     delivery: &Delivery,
     attempts: &[Attempt],
-    state: &EndpointState,
+    around: &Around,
     now: Timestamp,
 ) -> String {
     let ended = delivery.completed_at.map_or_else(String::new, |at| {
@@ -82,7 +134,7 @@ fn reason(
             text
         }
         DeliveryStatus::Cancelled => format!("cancelled{ended} {made}"),
-        DeliveryStatus::Pending => pending(question, delivery, state, now),
+        DeliveryStatus::Pending => pending(question, delivery, around, now),
     }
 }
 
@@ -90,12 +142,10 @@ fn reason(
 fn pending(
     question: &Question<'_>,
     delivery: &Delivery,
-    state: &EndpointState,
+    around: &Around,
     now: Timestamp,
 ) -> String {
-    let webhook = question.webhook;
-    let due = delivery.next_attempt_at;
-    let error = delivery.error.as_deref();
+    let (webhook, state) = (question.webhook, &around.state);
     match (&webhook.status, question.integration) {
         (WebhookStatus::Error { error }, _) => {
             return format!(
@@ -114,6 +164,9 @@ fn pending(
         }
         _ => {}
     }
+    if let Some(problem) = &around.unusable {
+        return format!("pending: waits until the webhook can be used: {problem}");
+    }
     if let Some(until) = state.open_until() {
         return format!(
             "pending: waits until {}, because the endpoint's circuit breaker is open after {} failures",
@@ -121,24 +174,56 @@ fn pending(
             state.failures
         );
     }
-    if let (Some(key), 0) = (delivery.lane_key(), delivery.attempt_count) {
-        return format!(
-            "pending: waits until the earlier deliveries with the ordering key {key:?} are done, \
-             because it is ordered behind them"
-        );
+    match (delivery.lane_key(), around.ahead_of(delivery)) {
+        (Some(key), Some(front)) => return behind(key, front, now),
+        (Some(key), None) if around.is_above_floor(delivery) => {
+            return format!(
+                "pending: is the first with the ordering key {key:?}, and waits until all earlier \
+                 events of the source stream are taken in"
+            );
+        }
+        _ => {}
     }
-    let last = match (delivery.attempt_count, error) {
-        (0, Some(why)) => why.to_owned(),
-        (0, None) => "no attempt was made yet".to_owned(),
-        (count, Some(error)) => format!("attempt {count} failed: {error}"),
-        (count, None) => format!("attempt {count} failed"),
-    };
-    match due {
+    let last = last(delivery);
+    match delivery.next_attempt_at {
         Some(due) if due > now => {
             format!("pending: waits until {}, because {last}", format_time(due))
         }
         _ => format!("pending: it is due, and goes out when a worker has a slot for it; {last}"),
     }
+}
+
+/// How the last attempt went, if there was one.
+fn last(delivery: &Delivery) -> String {
+    match (delivery.attempt_count, delivery.error.as_deref()) {
+        // It waited for its turn when it was taken in; now it has it.
+        (0, Some(why)) if why != ORDERED => why.to_owned(),
+        (0, _) => "no attempt was made yet".to_owned(),
+        (count, Some(error)) => format!("attempt {count} failed: {error}"),
+        (count, None) => format!("attempt {count} failed"),
+    }
+}
+
+/// What one waits for that is not the first in its lane.
+fn behind(key: &str, front: &Delivery, now: Timestamp) -> String {
+    let (id, event) = (front.id, &front.event_id);
+    let which = if front.blocks() {
+        let error = front.error.as_deref().unwrap_or("it was given up");
+        format!(
+            "which is exhausted ({error}) and blocks those behind it: retry or cancel it, or let the \
+             webhook's ordering continue"
+        )
+    } else {
+        let last = last(front);
+        match front.next_attempt_at.filter(|due| *due > now) {
+            Some(due) => format!("which waits until {}, because {last}", format_time(due)),
+            None => format!("which is due; {last}"),
+        }
+    };
+    format!(
+        "pending: waits until the earlier deliveries with the ordering key {key:?} are done; the first \
+         of them is {id} (event {event:?}), {which}"
+    )
 }
 
 #[cfg(test)]

@@ -83,7 +83,7 @@ fn told(
     webhook: &Webhook,
     integration: &Integration,
     delivery: &Delivery,
-    state: EndpointState,
+    around: &Around,
 ) -> String {
     let question = Question {
         tenant: &tenant(),
@@ -99,7 +99,7 @@ fn told(
         error: None,
         response: None,
     };
-    reason(&question, delivery, &[attempt], &state, now())
+    reason(&question, delivery, &[attempt], around, now())
 }
 
 fn open() -> EndpointState {
@@ -120,7 +120,11 @@ fn assert_waits(
     (delivery, state): (&Delivery, EndpointState),
     part: &str,
 ) {
-    let told = told(webhook, integration, delivery, state);
+    let around = Around {
+        state,
+        ..Around::default()
+    };
+    let told = told(webhook, integration, delivery, &around);
     assert!(told.starts_with("pending: "), "{told}");
     assert!(told.contains(part), "{told}");
 }
@@ -129,16 +133,6 @@ fn assert_waits(
 fn what_a_delivery_waits_for_is_told_with_the_time() {
     let active = webhook(WebhookStatus::Active);
     let runs = integration(IntegrationStatus::Active);
-    let lane = LanePlace {
-        key: LaneKey::new("C-1"),
-        turn: 7,
-        blocks: false,
-    };
-    let ordered = Delivery {
-        attempt_count: 0,
-        lane: Some(lane),
-        ..waiting()
-    };
     let due = Delivery {
         next_attempt_at: Some(now()),
         ..waiting()
@@ -156,7 +150,6 @@ fn what_a_delivery_waits_for_is_told_with_the_time() {
             open(),
             "until 2026-09-24T06:16:30.084Z, because the endpoint's circuit breaker is open after 12",
         ),
-        (ordered, well, "with the ordering key \"C-1\" are done"),
     ] {
         assert_waits(&active, &runs, (&delivery, state), part);
     }
@@ -216,7 +209,92 @@ fn what_a_delivery_ended_with_is_told() {
             "cancelled at 2026-09-24T06:14:30.084Z after 1 attempt",
         ),
     ] {
-        let state = EndpointState::default();
-        assert_eq!(told(&active, &runs, &delivery, state), expected);
+        let around = Around::default();
+        assert_eq!(told(&active, &runs, &delivery, &around), expected);
+    }
+}
+
+#[test]
+fn what_an_ordered_delivery_waits_for_is_what_stands_in_its_way() {
+    let active = webhook(WebhookStatus::Active);
+    let runs = integration(IntegrationStatus::Active);
+    let place = |turn, blocks| {
+        let key = LaneKey::new("C-1");
+        Some(LanePlace { key, turn, blocks })
+    };
+    let ours = Delivery {
+        attempt_count: 0,
+        error: Some(ORDERED.to_owned()),
+        next_attempt_at: Some(now()),
+        lane: place(7, false),
+        ..waiting()
+    };
+    let failing = Delivery {
+        id: DeliveryId(Uuid::from_u128(9)),
+        event_id: "e-9".to_owned(),
+        lane: place(5, false),
+        ..waiting()
+    };
+    let blocking = Delivery {
+        status: DeliveryStatus::Exhausted,
+        next_attempt_at: None,
+        lane: place(5, true),
+        ..failing.clone()
+    };
+    let front = |front: &Delivery, floor| Around {
+        front: Some(front.clone()),
+        floor,
+        ..Around::default()
+    };
+    let no_key = "its signing secret cannot be opened".to_owned();
+    let unusable = Around {
+        unusable: Some(no_key),
+        ..front(&ours, Some(9))
+    };
+    for (around, expected) in [
+        (
+            front(&failing, None),
+            "pending: waits until the earlier deliveries with the ordering key \"C-1\" are done; the \
+             first of them is 00000000-0000-0000-0000-000000000009 (event \"e-9\"), which waits until \
+             2026-09-24T06:15:30.084Z, because attempt 1 failed: HTTP 500",
+        ),
+        (
+            front(&blocking, None),
+            "pending: waits until the earlier deliveries with the ordering key \"C-1\" are done; the \
+             first of them is 00000000-0000-0000-0000-000000000009 (event \"e-9\"), which is exhausted \
+             (HTTP 500) and blocks those behind it: retry or cancel it, or let the webhook's ordering \
+             continue",
+        ),
+        (
+            front(&ours, Some(6)),
+            "pending: is the first with the ordering key \"C-1\", and waits until all earlier events of \
+             the source stream are taken in",
+        ),
+        (
+            front(&ours, Some(7)),
+            "pending: it is due, and goes out when a worker has a slot for it; no attempt was made yet",
+        ),
+        (
+            unusable,
+            "pending: waits until the webhook can be used: its signing secret cannot be opened",
+        ),
+    ] {
+        assert_eq!(told(&active, &runs, &ours, &around), expected);
+    }
+}
+
+#[test]
+fn what_was_published_before_the_webhook_was_created_is_not_on_its_way_to_it() {
+    let webhook = webhook(WebhookStatus::Active);
+    let question = Question {
+        tenant: &tenant(),
+        event_id: "e-1",
+        webhook: &webhook,
+        integration: None,
+    };
+    for (published, expected) in [(-1, false), (0, true), (1, true)] {
+        let published = now() + TimeDelta::milliseconds(published);
+        let is_to_come = super::super::verdict::is_to_come(&question, published);
+        assert_eq!(is_to_come, expected, "{published}");
     }
 }
