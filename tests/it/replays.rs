@@ -33,6 +33,8 @@ on_both!(
     a_limited_webhook_gets_its_deliveries_again_within_its_limit,
     a_batched_webhook_gets_its_deliveries_again_in_batches,
     a_replay_goes_on_while_live_events_come,
+    live_events_of_a_key_do_not_wait_for_a_replay_that_fails,
+    what_is_sent_again_in_batches_does_not_join_live_events,
 );
 
 const LONG_AGO: &str = "2020-01-01T00:00:00Z";
@@ -492,6 +494,62 @@ async fn a_replay_goes_on_while_live_events_come(site: Site) {
     let requests = receiver.wait_for(64 + 64 + 500, PATIENCE).await;
     let twice = ids(&requests).values().filter(|times| **times == 2).count();
     assert_eq!(twice, 64);
+}
+
+async fn live_events_of_a_key_do_not_wait_for_a_replay_that_fails(site: Site) {
+    let ordered = json!({
+        "ordering": { "key": "data.customerId", "onExhausted": "block" },
+        "retryPolicy": { "schedule": ["1h"] },
+    });
+    let (webhook, _) = delivered(&site, ordered, 10).await;
+    let Site { erp, receiver, .. } = site;
+    receiver.answer_with("/w", |request, _| {
+        Answer::status(if number(request) < 10 { 500 } else { 200 })
+    });
+
+    let begun = begin(&erp, "replay", &webhook).await;
+
+    ended(&erp, &begun, "completed").await;
+    receiver.wait_for(10 + 2, PATIENCE).await;
+    publish(&erp, 10..20).await;
+    let requests = receiver.wait_for(10 + 2 + 10, PATIENCE).await;
+    let again: BTreeSet<u64> = requests[10..12].iter().map(number).collect();
+    assert_eq!(again, [0, 1].into(), "the foremost of both keys, in order");
+    for parity in [0, 1] {
+        let live = requests[12..].iter().map(number);
+        let live: Vec<u64> = live.filter(|n| n % 2 == parity).collect();
+        let expected: Vec<u64> = (10..20).filter(|n| n % 2 == parity).collect();
+        assert_eq!(live, expected);
+    }
+}
+
+async fn what_is_sent_again_in_batches_does_not_join_live_events(site: Site) {
+    let Site { erp, receiver, .. } = site;
+    let batched = json!({ "batch": { "maxEvents": 20, "maxWait": "30s" } });
+    let (webhook, _) = erp
+        .webhook(&receiver.url("/w"), &["sales.>"], batched)
+        .await;
+    publish(&erp, 0..20).await;
+    receiver.wait_for(1, PATIENCE).await;
+    all_recorded(&erp, &webhook, 20).await;
+    publish(&erp, 100..103).await;
+    erp.wait_all_settled(PATIENCE).await;
+
+    let begun = begin(&erp, "replay", &webhook).await;
+
+    let requests = receiver.wait_for(2, PATIENCE).await;
+    let told = ended(&erp, &begun, "completed").await;
+    assert_eq!(
+        (&told["data"]["done"], &told["data"]["skipped"]),
+        (&json!(20), &json!(3)),
+        "what waits goes out anyway"
+    );
+    let again = requests[1].json();
+    let again = again.as_array().expect("a batch").iter();
+    let again: BTreeSet<u64> = again
+        .map(|one| one["data"]["n"].as_u64().expect("a number"))
+        .collect();
+    assert_eq!(again, (0..20).collect());
 }
 
 #[tokio::test]

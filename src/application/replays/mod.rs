@@ -11,6 +11,7 @@
 //! for the endpoint; and while there are other attempts, it rests three times as long as a page took.
 
 mod recorded;
+mod room;
 mod stream;
 
 use std::{
@@ -42,6 +43,8 @@ use crate::{
     },
 };
 
+use room::Room;
+
 use super::{
     commands::SourceHistory,
     deliver::Lane,
@@ -49,7 +52,7 @@ use super::{
     leased::{LeasedAttempts, Settled},
     leases::{LEASE, Leases, RENEW_EVERY},
     ports::{BusError, Clock},
-    registry::{CompiledWebhook, Registry, Snapshot},
+    registry::{Registry, Snapshot},
     wakers::Wakers,
 };
 
@@ -59,11 +62,6 @@ pub const REPLAY_PAGE: usize = 32;
 pub const REPLAY_IN_FLIGHT: usize = 4;
 /// Replays that one worker has in hand at a time.
 pub const MAX_IN_HAND: usize = 4;
-/// Deliveries of a webhook that may be due, before a replay adds to them.
-pub const MAX_WAITING: u32 = 1_000;
-/// The same where a replay hands its deliveries over to the lanes; beyond what makes a batch, where they go
-/// out in batches.
-pub const MAX_WAITING_IN_LANES: u32 = 32;
 /// How often the database is asked for replays when nothing wakes the loop.
 const POLL_EVERY: Duration = Duration::from_secs(1);
 /// The same after there was one, as that may only rest: so often, and so many times.
@@ -130,23 +128,6 @@ enum Next {
     Later,
     /// Nothing more.
     End,
-}
-
-/// What may be done for a replay.
-enum Room {
-    /// Nothing for so long.
-    None(Duration),
-    /// A page of so many deliveries.
-    Page(usize, Leased),
-}
-
-/// Who makes the attempts of a page.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Leased {
-    /// This worker at once, under leases.
-    Yes,
-    /// Whoever makes such attempts otherwise.
-    No,
 }
 
 /// When a replay is to go on; `None` when it has ended, or is somebody else's.
@@ -234,9 +215,10 @@ impl Replays {
             let reason = "the webhook was disabled; activate it and begin again";
             return self.end(&claimed, |r, now| r.fail(reason, now)).await;
         }
-        let (size, by_this_worker) = match self.room(webhook).await? {
+        let (size, handed_over) = match self.room(webhook).await? {
             Room::None(rest) => return Ok(Some(self.clock.store_now() + rest)),
-            Room::Page(size, leased) => (size, leased == Leased::Yes),
+            Room::Page(size) => (size, None),
+            Room::HandOver(size, rest) => (size, Some(rest)),
         };
         let began = Instant::now();
         let next = match replay.kind {
@@ -249,18 +231,21 @@ impl Replays {
             Next::End => return self.end(&claimed, Replay::complete).await,
         };
         let leased = Instant::now();
-        page.lease_until = by_this_worker.then(|| self.clock.store_now() + LEASE);
+        page.lease_until = match handed_over {
+            None => Some(self.clock.store_now() + LEASE),
+            Some(_) => None,
+        };
         let now = self.clock.now();
         let Some(done) = self.store.record_page(&claimed, &page, now).await? else {
             // Where the lease still holds, the webhook is gone, and the replay ends with it.
             return Ok(Some(self.clock.store_now()));
         };
         self.recorded(replay, &done);
-        if !by_this_worker {
+        if let Some(rest) = handed_over {
             self.wakers.lanes.notify_one();
             self.wakers.batches.notify_one();
             self.wakers.parked.notify_one();
-            return Ok(Some(self.clock.store_now()));
+            return Ok(Some(self.clock.store_now() + rest));
         }
         let deliveries = claimed_deliveries(page, &done.leases);
         for one in &deliveries {
@@ -274,40 +259,6 @@ impl Replays {
         Ok(Some(
             self.clock.store_now() + self.rest_after(began.elapsed()),
         ))
-    }
-
-    /// What may be done for the replay now.
-    async fn room(&self, webhook: &CompiledWebhook) -> Result<Room, StoreError> {
-        let waits_for_turn = waits_for_turn(webhook);
-        let now = self.clock.store_now();
-        if webhook.endpoint.is_err() {
-            return Ok(Room::None(LONG_REST));
-        }
-        if self.attempts.breakers().open_until(webhook.id).is_some() {
-            // What is due is what the endpoint is tried with; where there is nothing, nobody would.
-            return Ok(match self.store.due_of(webhook.id, now, 1).await? {
-                0 => Room::Page(1, Leased::No),
-                _ => Room::None(POLL_EVERY),
-            });
-        }
-        if !self.attempts.deliverer().has_room_to_spare(webhook.id) {
-            return Ok(Room::None(REST));
-        }
-        let bound = match &webhook.batch {
-            Some(rule) => rule.max_events + MAX_WAITING_IN_LANES,
-            None if waits_for_turn => MAX_WAITING_IN_LANES,
-            None => MAX_WAITING,
-        };
-        // What is not due, or waits behind what is not, waits for nobody here; it may be for this replay.
-        if self.store.due_of(webhook.id, now, bound).await? >= bound {
-            return Ok(Room::None(REST));
-        }
-        let leased = if waits_for_turn {
-            Leased::No
-        } else {
-            Leased::Yes
-        };
-        Ok(Room::Page(REPLAY_PAGE, leased))
     }
 
     /// How long it rests after a page that took so long.
@@ -438,12 +389,6 @@ impl Replays {
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }
-}
-
-/// Whether the webhook's deliveries are for the lanes to make: in order, together, or within a rate limit,
-/// which claims take tokens for.
-fn waits_for_turn(webhook: &CompiledWebhook) -> bool {
-    webhook.ordering.is_some() || webhook.is_rate_limited || webhook.batch.is_some()
 }
 
 /// What this worker has the leases on.

@@ -7,6 +7,7 @@ use futures_util::{StreamExt as _, stream};
 use crate::domain::{
     entities::{Batching, Delivery, DeliveryStatus, Replay, ReplayCursor},
     interfaces::{Candidate, Reopened, ReplayPage, StoredEvent},
+    values::BatchId,
 };
 
 use super::{Next, REPLAY_IN_FLIGHT, ReplayError, Replays};
@@ -36,9 +37,11 @@ impl Replays {
             // They come again with the rest.
             found.broken = 0;
         }
+        // Of its own: what is live waits for no more than it would.
+        let batch = { webhook.batch.as_ref() }.map(|_| BatchId(self.clock.new_id()));
         let mut reopened = Vec::with_capacity(found.items.len());
         let mut skipped = found.broken;
-        let read = stream::iter(found.items).map(|candidate| self.with_event(candidate, webhook));
+        let read = stream::iter(found.items).map(|candidate| self.with_event(candidate, batch));
         let mut read = read.buffered(REPLAY_IN_FLIGHT);
         while let Some(one) = read.next().await {
             match one? {
@@ -72,7 +75,7 @@ impl Replays {
     async fn with_event(
         &self,
         candidate: Candidate,
-        webhook: &CompiledWebhook,
+        batch: Option<BatchId>,
     ) -> Result<Option<Reopened>, BusError> {
         let Candidate {
             mut delivery,
@@ -88,12 +91,12 @@ impl Replays {
             (None, None) => None,
         };
         Ok(event.map(|event| {
-            let now = self.clock.store_now();
-            delivery.reopen(now);
+            delivery.replay(self.clock.store_now());
             // As the webhook has it now, which may not be how it was recorded.
-            let rule = webhook.batch.as_ref().filter(|_| delivery.lane.is_none());
-            delivery.batch = rule.map_or(Batching::Alone, |_| Batching::Waits);
-            delivery.next_attempt_at = Some(rule.map_or(now, |rule| now + rule.max_wait));
+            delivery.batch = match batch {
+                Some(id) if delivery.lane.is_none() => Batching::In(id),
+                _ => Batching::Alone,
+            };
             Reopened {
                 delivery,
                 epoch,

@@ -13,7 +13,7 @@ use crate::{
         entities::{Replay, ReplayCursor},
         events::BusinessEvent,
         interfaces::{FirstRecord, ReplayPage},
-        values::DeliveryId,
+        values::{BatchId, DeliveryId, LaneKey},
     },
 };
 
@@ -104,19 +104,21 @@ impl Replays {
         let ids: Vec<DeliveryId> = ids.into_iter().collect();
         let recorded = self.store.recorded(&ids).await?;
         let recorded: HashSet<DeliveryId> = recorded.iter().map(|(one, _)| one.id).collect();
+        let batch = BatchId(self.clock.new_id());
         let mut records = HashMap::new();
         for (one, event) in &matches {
             if recorded.contains(&one.id) {
                 continue;
             }
+            let lane = one.lane.as_ref().map(LaneKey::of_replay);
             let attempt = FirstAttempt {
                 id: one.id,
                 webhook: &one.webhook,
                 event,
-                lane: one.lane.as_ref(),
+                lane: lane.as_ref(),
                 fault: one.fault.as_deref(),
             };
-            let record = || attempt.unattempted(self.clock.as_ref());
+            let record = || attempt.unattempted(batch, self.clock.as_ref());
             records.entry(one.id).or_insert_with(record);
         }
         let mut records: Vec<FirstRecord> = records.into_values().collect();

@@ -99,6 +99,15 @@ pub struct PageDone {
     pub leases: Vec<Lease>,
 }
 
+/// What waits in the lanes that replays of a webhook have to themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReplayLanes {
+    /// Deliveries.
+    pub waiting: u32,
+    /// Lanes whose front is due.
+    pub due: u32,
+}
+
 /// The store of replays.
 #[async_trait]
 pub trait ReplayStore: Send + Sync {
@@ -156,6 +165,15 @@ pub trait ReplayStore: Send + Sync {
         now: Timestamp,
         limit: u32,
     ) -> Result<u32, StoreError>;
+
+    /// What waits in the lanes that replays of a webhook have to themselves; of all that waits `limit` is
+    /// looked at.
+    async fn replay_lanes(
+        &self,
+        webhook: WebhookId,
+        now: Timestamp,
+        limit: u32,
+    ) -> Result<ReplayLanes, StoreError>;
 
     /// The replays of a webhook.
     async fn list_replays(

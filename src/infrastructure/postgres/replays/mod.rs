@@ -12,8 +12,8 @@ use crate::{
         entities::{Delivery, Replay, ReplayCursor, ReplaySelection},
         events::DomainEvent,
         interfaces::{
-            Candidate, Candidates, ClaimedReplay, Page, PageDone, PageRequest, ReplayLease,
-            ReplayPage, ReplayStore, StoreError, TypeCount,
+            Candidate, Candidates, ClaimedReplay, Page, PageDone, PageRequest, ReplayLanes,
+            ReplayLease, ReplayPage, ReplayStore, StoreError, TypeCount,
         },
         values::{DeliveryId, TenantId, Timestamp, WebhookId},
     },
@@ -229,6 +229,34 @@ impl ReplayStore for PostgresStore {
             .await
             .map_err(during("count what is due of a webhook"))?;
         Ok(u32::try_from(count).unwrap_or(limit))
+    }
+
+    async fn replay_lanes(
+        &self,
+        webhook: WebhookId,
+        now: Timestamp,
+        limit: u32,
+    ) -> Result<ReplayLanes, StoreError> {
+        let (waiting, due): (i64, i64) = sqlx::query_as(
+            "SELECT count(*), count(*) FILTER (WHERE p.place = 1 AND p.due_at <= $2)
+             FROM (SELECT f.due_at,
+                     row_number() OVER (PARTITION BY f.lane_key ORDER BY f.lane_turn) AS place
+                 FROM (SELECT lane_key, lane_turn, due_at FROM deliveries
+                     WHERE status = 'pending' AND substr(lane_key, 1, 7) = 'replay:'
+                         AND webhook_id = $1
+                     ORDER BY lane_key, lane_turn LIMIT $3) f) p",
+        )
+        .bind(webhook.0)
+        .bind(now)
+        .bind(i64::from(limit))
+        .fetch_one(&self.pool)
+        .await
+        .map_err(during("count what waits for a replay"))?;
+        let count = |rows| u32::try_from(rows).unwrap_or(limit);
+        Ok(ReplayLanes {
+            waiting: count(waiting),
+            due: count(due),
+        })
     }
 
     async fn list_replays(

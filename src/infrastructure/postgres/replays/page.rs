@@ -91,10 +91,11 @@ async fn reopen(
              due_at = GREATEST(r.next_attempt_at, $7::timestamptz), completed_at = NULL,
              lease_epoch = d.lease_epoch + 1, lane_blocks = false,
              event_meta = r.event_meta, event_raw = r.event_raw, batched = r.batched,
-             batch_id = NULL
+             batch_id = r.batch_id, lane_key = r.lane_key
          FROM UNNEST($1::uuid[], $2::bigint[], $3::integer[], $4::timestamptz[], $5::text[],
-             $6::bytea[], $8::boolean[])
-             AS r (id, epoch, budget_base, next_attempt_at, event_meta, event_raw, batched)
+             $6::bytea[], $8::boolean[], $9::uuid[], $10::text[])
+             AS r (id, epoch, budget_base, next_attempt_at, event_meta, event_raw, batched,
+                 batch_id, lane_key)
          WHERE (SELECT count(*) FROM locked) > 0
              AND d.id = r.id AND d.lease_epoch = r.epoch AND d.status <> 'pending'
          RETURNING d.id, d.lease_epoch",
@@ -107,6 +108,12 @@ async fn reopen(
     .bind(rows().map(|r| r.event.raw.as_ref()).bind_iter())
     .bind(page.lease_until)
     .bind(rows().map(|r| r.delivery.batch.is_shared()).bind_iter())
+    .bind(
+        rows()
+            .map(|r| r.delivery.batch.id().map(|id| id.0))
+            .bind_iter(),
+    )
+    .bind(rows().map(|r| r.delivery.lane_key()).bind_iter())
     .fetch_all(connection)
     .await
     .map_err(during("reopen deliveries"))?;

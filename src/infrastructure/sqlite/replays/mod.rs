@@ -12,8 +12,8 @@ use crate::{
         entities::{Replay, ReplayCursor, ReplaySelection},
         events::DomainEvent,
         interfaces::{
-            Candidate, Candidates, ClaimedReplay, Page, PageDone, PageRequest, ReplayLease,
-            ReplayPage, ReplayStore, StoreError, StoredEvent, TypeCount,
+            Candidate, Candidates, ClaimedReplay, Page, PageDone, PageRequest, ReplayLanes,
+            ReplayLease, ReplayPage, ReplayStore, StoreError, StoredEvent, TypeCount,
         },
         values::{DeliveryId, TenantId, Timestamp, WebhookId},
     },
@@ -214,6 +214,33 @@ impl ReplayStore for SqliteStore {
             .fetch_one(&mut *connection)
             .await
             .map_err(failed(COUNT))
+    }
+
+    async fn replay_lanes(
+        &self,
+        webhook: WebhookId,
+        now: Timestamp,
+        limit: u32,
+    ) -> Result<ReplayLanes, StoreError> {
+        const COUNT: &str = "count what waits for a replay";
+        let mut connection = self.read(COUNT).await?;
+        let (waiting, due) = sqlx::query_as(
+            "SELECT count(*), count(*) FILTER (WHERE place = 1 AND due_at <= ?2)
+            FROM (SELECT due_at,
+                    row_number() OVER (PARTITION BY lane_key ORDER BY lane_turn) AS place
+                FROM (SELECT lane_key, lane_turn, due_at FROM deliveries
+                        INDEXED BY deliveries_replay_lanes
+                    WHERE status = 'pending' AND substr(lane_key, 1, 7) = 'replay:'
+                        AND webhook_id = ?1
+                    ORDER BY lane_key, lane_turn LIMIT ?3))",
+        )
+        .bind(webhook.0)
+        .bind(now.timestamp_millis())
+        .bind(limit)
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(failed(COUNT))?;
+        Ok(ReplayLanes { waiting, due })
     }
 
     async fn list_replays(

@@ -71,12 +71,14 @@ fn count(rows: usize) -> i64 {
 static REOPEN: LazyLock<ManyRows> = LazyLock::new(|| {
     ManyRows::new(
         64,
-        "WITH v (id, epoch, budget_base, next_attempt_at, due_at, batched) AS (VALUES",
-        6,
+        "WITH v (id, epoch, budget_base, next_attempt_at, due_at, batched, batch_id, lane_key)
+        AS (VALUES",
+        8,
         ")
         UPDATE deliveries SET status = 'pending', budget_base = v.budget_base,
             next_attempt_at = v.next_attempt_at, due_at = v.due_at, completed_at = NULL,
-            lease_epoch = lease_epoch + 1, lane_blocks = 0, batched = v.batched, batch_id = NULL
+            lease_epoch = lease_epoch + 1, lane_blocks = 0, batched = v.batched,
+            batch_id = v.batch_id, lane_key = v.lane_key
         FROM v
         WHERE deliveries.id = v.id AND deliveries.lease_epoch = v.epoch
             AND deliveries.status <> 'pending'
@@ -103,7 +105,9 @@ async fn reopen(
                 .bind(one.delivery.budget_base)
                 .bind(next.map(|at| at.timestamp_millis()))
                 .bind(due.map(|at| at.timestamp_millis()))
-                .bind(one.delivery.batch.is_shared());
+                .bind(one.delivery.batch.is_shared())
+                .bind(one.delivery.batch.id().map(|id| id.0))
+                .bind(one.delivery.lane_key());
         }
         let rows = query.fetch_all(&mut *connection).await;
         let rows = rows.map_err(failed(REOPENING))?;
