@@ -35,6 +35,7 @@ on_both!(
     a_replay_goes_on_while_live_events_come,
     live_events_of_a_key_do_not_wait_for_a_replay_that_fails,
     what_is_sent_again_in_batches_does_not_join_live_events,
+    what_is_sent_again_in_batches_keeps_to_their_bytes,
 );
 
 const LONG_AGO: &str = "2020-01-01T00:00:00Z";
@@ -480,6 +481,32 @@ async fn a_batched_webhook_gets_its_deliveries_again_in_batches(site: Site) {
         let different: BTreeSet<String> = events(&requests).into_iter().collect();
         assert_eq!(different.len(), 50, "{action}");
         all_recorded(&erp, &webhook, 50).await;
+    }
+}
+
+async fn what_is_sent_again_in_batches_keeps_to_their_bytes(site: Site) {
+    let batched = json!({ "batch": { "maxEvents": 20, "maxBytes": 1_024, "maxWait": "300ms" } });
+    let Site { erp, receiver, .. } = site;
+    publish(&erp, 0..20).await;
+    erp.wait_all_settled(PATIENCE).await;
+    let (webhook, _) = erp
+        .webhook(&receiver.url("/w"), &["sales.>"], batched)
+        .await;
+    let count = |requests: &[Received]| -> usize {
+        let bodies = requests.iter().map(Received::json);
+        bodies.map(|body| body.as_array().map_or(0, Vec::len)).sum()
+    };
+    for (action, all) in [("backfill", 20), ("replay", 40)] {
+        let before = receiver.requests().len();
+        let begun = begin(&erp, action, &webhook).await;
+        ended(&erp, &begun, "completed").await;
+        let requests = receiver.wait_until(PATIENCE, |got| count(got) == all).await;
+        for request in &requests[before..] {
+            let events = request.json().as_array().map_or(0, Vec::len);
+            let bytes = events * event(10).len();
+            assert!(events > 1 && bytes <= 1_024, "{action}: {events} events");
+        }
+        all_recorded(&erp, &webhook, 20).await;
     }
 }
 

@@ -58,6 +58,8 @@ use super::{
 
 /// Deliveries of one page.
 pub const REPLAY_PAGE: usize = 32;
+/// Bytes of the events of one page, unless a single one has more.
+const MAX_PAGE_BYTES: usize = 8 << 20;
 /// Attempts that one replay has under way at a time.
 pub const REPLAY_IN_FLIGHT: usize = 4;
 /// Replays that one worker has in hand at a time.

@@ -10,7 +10,7 @@ use crate::domain::{
     values::BatchId,
 };
 
-use super::{Next, REPLAY_IN_FLIGHT, ReplayError, Replays};
+use super::{MAX_PAGE_BYTES, Next, REPLAY_IN_FLIGHT, ReplayError, Replays};
 use crate::application::{ports::BusError, registry::CompiledWebhook};
 
 impl Replays {
@@ -41,10 +41,27 @@ impl Replays {
         let batch = { webhook.batch.as_ref() }.map(|_| BatchId(self.clock.new_id()));
         let mut reopened = Vec::with_capacity(found.items.len());
         let mut skipped = found.broken;
+        let mut cursor = cursor;
+        let limit = { webhook.batch.as_ref() }.map_or(MAX_PAGE_BYTES, |rule| {
+            usize::try_from(rule.max_bytes).unwrap_or(MAX_PAGE_BYTES)
+        });
+        let mut bytes = 0_usize;
+        let places: Vec<ReplayCursor> =
+            { found.items.iter() }.map(|c| place(&c.delivery)).collect();
+        let mut before = None;
         let read = stream::iter(found.items).map(|candidate| self.with_event(candidate, batch));
         let mut read = read.buffered(REPLAY_IN_FLIGHT);
-        while let Some(one) = read.next().await {
-            match one? {
+        for place in places {
+            let Some(one) = read.next().await else { break };
+            let one = one?;
+            bytes += one.as_ref().map_or(0, |one| one.event.raw.len());
+            // The first one is taken however large it is.
+            if let Some(before) = before.filter(|_| bytes > limit) {
+                cursor = before;
+                break;
+            }
+            before = Some(place);
+            match one {
                 Some(one) => reopened.push(one),
                 None => skipped += 1,
             }

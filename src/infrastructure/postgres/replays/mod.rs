@@ -314,8 +314,9 @@ async fn looked_at(
     }
     let selection = &replay.selection;
     let (after_time, after_id) = replay_row::after(replay.cursor).unzip();
-    let rows: Vec<(Timestamp, Uuid, String)> = sqlx::query_as(
-        "SELECT d.created_at, d.id, d.event_type FROM deliveries d
+    let rows: Vec<(Timestamp, Uuid, String, i64)> = sqlx::query_as(
+        "SELECT d.created_at, d.id, d.event_type, COALESCE(octet_length(d.event_raw), 0)::bigint
+         FROM deliveries d
          WHERE d.webhook_id = $1 AND d.tenant = $2 AND d.created_at < $4 AND d.lane_key IS NULL
              AND d.created_at >= GREATEST($3, $6::timestamptz)
              AND (cardinality($5::text[]) = 0 OR d.status = ANY($5::text[]))
@@ -333,11 +334,14 @@ async fn looked_at(
     .fetch_all(&store.pool)
     .await
     .map_err(during(READ))?;
-    let looked_at = rows.into_iter().map(|(at, id, event_type)| LookedAt {
-        place: ReplayCursor::Delivery(at, DeliveryId(id)),
-        event_type,
-        row: id,
-    });
+    let looked_at = rows
+        .into_iter()
+        .map(|(at, id, event_type, bytes)| LookedAt {
+            place: ReplayCursor::Delivery(at, DeliveryId(id)),
+            event_type,
+            bytes,
+            row: id,
+        });
     Ok(looked_at.collect())
 }
 
@@ -347,8 +351,9 @@ async fn with_turns(
     selection: &ReplaySelection,
     (after_turn, after_id): (i64, Uuid),
 ) -> Result<Vec<LookedAt<Uuid>>, StoreError> {
-    let rows: Vec<(i64, Uuid, String)> = sqlx::query_as(
-        "SELECT d.lane_turn, d.id, d.event_type FROM deliveries d
+    let rows: Vec<(i64, Uuid, String, i64)> = sqlx::query_as(
+        "SELECT d.lane_turn, d.id, d.event_type, COALESCE(octet_length(d.event_raw), 0)::bigint
+         FROM deliveries d
          WHERE d.webhook_id = $1 AND d.tenant = $2 AND d.lane_key IS NOT NULL
              AND d.created_at >= $3 AND d.created_at < $4
              AND (cardinality($5::text[]) = 0 OR d.status = ANY($5::text[]))
@@ -366,10 +371,13 @@ async fn with_turns(
     .fetch_all(&store.pool)
     .await
     .map_err(during(READ))?;
-    let looked_at = rows.into_iter().map(|(turn, id, event_type)| LookedAt {
-        place: ReplayCursor::Turn(turn, DeliveryId(id)),
-        event_type,
-        row: id,
-    });
+    let looked_at = rows
+        .into_iter()
+        .map(|(turn, id, event_type, bytes)| LookedAt {
+            place: ReplayCursor::Turn(turn, DeliveryId(id)),
+            event_type,
+            bytes,
+            row: id,
+        });
     Ok(looked_at.collect())
 }

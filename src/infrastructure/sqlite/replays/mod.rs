@@ -329,7 +329,9 @@ async fn looked_at(
         None => (selection.since, Vec::new()),
     };
     let rows = sqlx::query(
-        "SELECT d.seq, d.id, d.created_at, d.event_type
+        "SELECT d.seq, d.id, d.created_at, d.event_type,
+            coalesce((SELECT length(e.raw) FROM delivery_events e WHERE e.delivery = d.seq), 0)
+                AS bytes
         FROM deliveries d INDEXED BY deliveries_by_time
         WHERE d.tenant = ?1 AND (d.created_at, d.id) > (?2, ?3) AND d.created_at < ?4
             AND d.webhook_id = ?5 AND d.lane_key IS NULL
@@ -362,7 +364,9 @@ async fn with_turns(
 ) -> Result<Vec<LookedAt<i64>>, StoreError> {
     let (statuses, _) = replay_row::lists(selection);
     let rows = sqlx::query(
-        "SELECT d.seq, d.id, d.lane_turn, d.event_type
+        "SELECT d.seq, d.id, d.lane_turn, d.event_type,
+            coalesce((SELECT length(e.raw) FROM delivery_events e WHERE e.delivery = d.seq), 0)
+                AS bytes
         FROM deliveries d INDEXED BY deliveries_by_turn
         WHERE d.webhook_id = ?1 AND d.lane_key IS NOT NULL AND (d.lane_turn, d.id) > (?2, ?3)
             AND d.tenant = ?4 AND d.created_at >= ?5 AND d.created_at < ?6
@@ -392,6 +396,7 @@ fn look_at(cells: rows::Cells<'_>, place: ReplayCursor) -> Result<LookedAt<i64>,
     Ok(LookedAt {
         place,
         event_type: cells.get("event_type")?,
+        bytes: cells.get("bytes")?,
         row: cells.get("seq")?,
     })
 }
