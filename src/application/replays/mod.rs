@@ -16,7 +16,6 @@ mod stream;
 
 use std::{
     collections::HashMap,
-    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -325,17 +324,13 @@ impl Replays {
             // Each comes back when its outcome is recorded. Never closed.
             drop(hands.permits.acquire_many(count).await);
         };
-        let mut all = pin!(all);
-        loop {
-            tokio::select! {
-                () = &mut all => return,
-                () = tokio::time::sleep(RENEW_EVERY) => {}
-            }
+        let renew = || async {
             let until = self.clock.store_now() + LEASE;
             if let Err(error) = self.store.free_replay(lease, until).await {
                 report(&error);
             }
-        }
+        };
+        while_renewed(all, RENEW_EVERY, renew).await;
     }
 
     /// What is not done because the worker stops is given back with its lease.
@@ -393,6 +388,24 @@ impl Replays {
     }
 }
 
+/// Does `work`, and `renew` again and again beside it: neither waits for the other.
+async fn while_renewed<F: Future<Output = ()>>(
+    work: impl Future<Output = ()>,
+    every: Duration,
+    renew: impl Fn() -> F,
+) {
+    let renewals = async {
+        loop {
+            tokio::time::sleep(every).await;
+            renew().await;
+        }
+    };
+    tokio::select! {
+        () = work => {}
+        () = renewals => {}
+    }
+}
+
 /// What this worker has the leases on.
 fn claimed_deliveries(page: ReplayPage, leases: &[Lease]) -> Vec<ClaimedDelivery> {
     let leases: HashMap<DeliveryId, Lease> = leases
@@ -418,4 +431,21 @@ fn claimed_deliveries(page: ReplayPage, leases: &[Lease]) -> Vec<ClaimedDelivery
 fn report(error: &(impl std::error::Error + 'static)) {
     counter!(LOOP_FAULTS, "loop" => "replays").increment(1);
     tracing::warn!(error = %Chain(error), "a replay has to wait");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_renewal_that_hangs_holds_no_attempt_up() {
+        let begun = tokio::sync::Notify::new();
+        let renew = || async {
+            begun.notify_one();
+            std::future::pending().await
+        };
+        let work = while_renewed(begun.notified(), Duration::from_millis(1), renew);
+        let ended = tokio::time::timeout(Duration::from_secs(10), work).await;
+        assert!(ended.is_ok(), "the work goes on while the renewal does");
+    }
 }
