@@ -134,6 +134,8 @@ CREATE TABLE deliveries (
 -- no order, more than halves the speed (measured).
 -- For lists and pruning.
 CREATE INDEX deliveries_by_time ON deliveries (tenant, created_at, id);
+-- Replays, and what they count.
+CREATE INDEX deliveries_of_webhook ON deliveries (webhook_id, created_at, id);
 -- For claims and figures; it costs nothing for a delivery that succeeds at once.
 CREATE INDEX deliveries_waiting ON deliveries (webhook_id, due_at, next_attempt_at)
 WHERE status = 'pending' AND lane_key IS NULL AND NOT batched;

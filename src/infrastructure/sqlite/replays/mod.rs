@@ -79,7 +79,7 @@ impl ReplayStore for SqliteStore {
             "SELECT event_type, is_pending, count(*) AS deliveries
             FROM (
                 SELECT d.event_type, d.status = 'pending' AS is_pending
-                FROM deliveries d INDEXED BY deliveries_by_time
+                FROM deliveries d INDEXED BY deliveries_of_webhook
                 WHERE d.tenant = ?1 AND d.created_at >= ?2 AND d.created_at < ?3
                     AND d.webhook_id = ?4
                     AND (?5 = '[]' OR d.status IN (SELECT value FROM json_each(?5)))
@@ -332,7 +332,7 @@ async fn looked_at(
         "SELECT d.seq, d.id, d.created_at, d.event_type,
             coalesce((SELECT length(e.raw) FROM delivery_events e WHERE e.delivery = d.seq), 0)
                 AS bytes
-        FROM deliveries d INDEXED BY deliveries_by_time
+        FROM deliveries d INDEXED BY deliveries_of_webhook
         WHERE d.tenant = ?1 AND (d.created_at, d.id) > (?2, ?3) AND d.created_at < ?4
             AND d.webhook_id = ?5 AND d.lane_key IS NULL
             AND (?6 = '[]' OR d.status IN (SELECT value FROM json_each(?6)))
