@@ -3,6 +3,7 @@
 mod admittance;
 mod answer;
 mod batch_attempt;
+mod batch_room;
 pub mod batches;
 pub mod blocked_lanes;
 pub mod breakers;

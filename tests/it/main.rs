@@ -3,6 +3,7 @@
 
 mod authentication;
 mod bad_days;
+mod batch_ids;
 mod batch_limits;
 mod batches;
 mod breaker;
@@ -21,6 +22,7 @@ mod operations;
 mod ordering;
 mod poison;
 mod replays;
+mod replays_in_turn;
 mod responses;
 mod servers;
 mod signatures;

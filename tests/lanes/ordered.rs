@@ -5,10 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use integration_worker::{
-    application::{lanes::MAX_PER_LANE, ports::Clock as _},
-    domain::policies::RateLimit,
-};
+use integration_worker::{application::ports::Clock as _, domain::policies::RateLimit};
 
 use crate::world::{Does, World, until};
 
@@ -139,25 +136,6 @@ async fn lanes_and_probes_go_on_up_to_the_last_floor_while_the_bus_is_down() {
     world.floor.is_down.store(false, Ordering::SeqCst);
     world.floor.value.store(20, Ordering::SeqCst);
     world.until_delivered(3).await;
-}
-
-#[tokio::test]
-async fn a_deep_lane_goes_on_as_soon_as_its_last_run_is_recorded() {
-    let world = World::new(|_| Does::Answer).await;
-    let runs = 40;
-    let count = i64::from(MAX_PER_LANE) * runs;
-    world.floor.value.store(count, Ordering::SeqCst);
-    let lane = (1..=count).map(|n| world.waiting(n, Some("a"), 0));
-    world.park(lane.collect()).await;
-    let since = Instant::now();
-    world.start();
-
-    world.until_delivered(count).await;
-
-    // Most of the time that the loop would idle if nothing woke it.
-    let idle = Duration::from_millis(180) * u32::try_from(runs).expect("a few");
-    let took = since.elapsed();
-    assert!(took < idle, "{took:?} are more than {idle:?}");
 }
 
 #[tokio::test]

@@ -78,27 +78,6 @@ fn recorder(parts: &Parts, running: &Running) -> Recorder {
     }
 }
 
-/// Starts what keeps ordered lanes from waiting for what never comes.
-fn look_after_orders(
-    parts: &Parts,
-    groups: &Groups,
-    registry: &Arc<Registry>,
-    source: &Arc<ConsumerFloor>,
-) {
-    FormerStreams {
-        store: Arc::clone(&parts.store.store),
-        source: Arc::<ConsumerFloor>::clone(source),
-        wakers: Arc::clone(&parts.wakers),
-    }
-    .start(&groups.upkeep);
-    BlockedLanes {
-        store: Arc::clone(&parts.store.store),
-        registry: Arc::clone(registry),
-        wakers: Arc::clone(&parts.wakers),
-    }
-    .start(&groups.upkeep);
-}
-
 /// Starts what takes events in, tries deliveries and records what became of them.
 pub(super) fn start(parts: &Parts, groups: &Groups, running: &Running, deliverer: &Arc<Deliverer>) {
     let store = &parts.store.store;
@@ -114,30 +93,14 @@ pub(super) fn start(parts: &Parts, groups: &Groups, running: &Running, deliverer
         outcomes: outcomes.clone(),
     });
     let source = Arc::new(ConsumerFloor::new(&parts.connection, &parts.topology));
-    look_after_orders(parts, groups, &registry, &source);
-    OrderedLanes {
+    FormerStreams {
         store: Arc::clone(store),
-        floor: source,
-        registry: Arc::clone(&registry),
-        clock: Arc::clone(&parts.clock),
-        attempts: Arc::clone(&attempts),
-        leases: Arc::clone(&running.leases),
+        source: Arc::<ConsumerFloor>::clone(&source),
         wakers: Arc::clone(&parts.wakers),
-        health: Arc::clone(&parts.health),
-        stretch: STRETCH,
     }
-    .start(&groups.lanes);
-    Replays {
-        store: Arc::clone(store),
-        history: parts.history(),
-        registry: Arc::clone(&registry),
-        clock: Arc::clone(&parts.clock),
-        attempts: Arc::clone(&attempts),
-        leases: Arc::clone(&running.leases),
-        wakers: Arc::clone(&parts.wakers),
-        health: Arc::clone(&parts.health),
-    }
-    .start(&groups.lanes);
+    .start(&groups.upkeep);
+    ordered(parts, running, &registry, &attempts, source).start(&groups.lanes);
+    replays(parts, running, &registry, &attempts).start(&groups.lanes);
     batches(parts, running, &registry, &attempts).start(&groups.lanes);
     ParkedLane {
         store: Arc::clone(store),
@@ -149,6 +112,12 @@ pub(super) fn start(parts: &Parts, groups: &Groups, running: &Running, deliverer
         health: Arc::clone(&parts.health),
     }
     .start(&groups.lanes, &groups.upkeep);
+    BlockedLanes {
+        store: Arc::clone(store),
+        registry: Arc::clone(&registry),
+        wakers: Arc::clone(&parts.wakers),
+    }
+    .start(&groups.upkeep);
     Intake {
         source: Arc::<PullSource>::clone(&running.source),
         normaliser: parts.normaliser(),
@@ -166,6 +135,44 @@ pub(super) fn start(parts: &Parts, groups: &Groups, running: &Running, deliverer
         },
     }
     .start(&groups.lanes);
+}
+
+fn ordered(
+    parts: &Parts,
+    running: &Running,
+    registry: &Arc<Registry>,
+    attempts: &Arc<LeasedAttempts>,
+    floor: Arc<ConsumerFloor>,
+) -> OrderedLanes {
+    OrderedLanes {
+        store: Arc::clone(&parts.store.store),
+        floor,
+        registry: Arc::clone(registry),
+        clock: Arc::clone(&parts.clock),
+        attempts: Arc::clone(attempts),
+        leases: Arc::clone(&running.leases),
+        wakers: Arc::clone(&parts.wakers),
+        health: Arc::clone(&parts.health),
+        stretch: STRETCH,
+    }
+}
+
+fn replays(
+    parts: &Parts,
+    running: &Running,
+    registry: &Arc<Registry>,
+    attempts: &Arc<LeasedAttempts>,
+) -> Replays {
+    Replays {
+        store: Arc::clone(&parts.store.store),
+        history: parts.history(),
+        registry: Arc::clone(registry),
+        clock: Arc::clone(&parts.clock),
+        attempts: Arc::clone(attempts),
+        leases: Arc::clone(&running.leases),
+        wakers: Arc::clone(&parts.wakers),
+        health: Arc::clone(&parts.health),
+    }
 }
 
 fn batches(

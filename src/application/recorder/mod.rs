@@ -39,7 +39,7 @@ use batch::{Announcement, Batch, Written};
 /// Stands for a text that the database refused.
 const REFUSED_TEXT: &str = "the error's text could not be kept";
 
-/// Outcomes in one transaction at most.
+/// Deliveries in one transaction at most; what is to be recorded together is no more either.
 pub const MAX_BATCH: usize = 1000;
 
 /// The outcome of one delivery.
@@ -84,7 +84,7 @@ pub enum Outcome {
         released: Vec<Lease>,
         /// When those are due again.
         at: Timestamp,
-        /// Bounds the batches in hand.
+        /// Bounds the deliveries in hand: as many as there are here.
         permit: OwnedSemaphorePermit,
     },
     /// No attempt was made under this lease; due again at this time.
@@ -144,14 +144,15 @@ impl Recorder {
     ) {
         let mut outcomes = Vec::with_capacity(MAX_BATCH);
         while incoming.recv_many(&mut outcomes, MAX_BATCH).await > 0 {
-            let mut batch = Batch::default();
-            outcomes.drain(..).for_each(|outcome| batch.add(outcome));
-            let announcement = self.record(batch).await;
-            if announcement.tickets.is_empty() {
-                continue;
-            }
-            if told.send(announcement).await.is_err() {
-                return;
+            let mut rest = outcomes.drain(..).peekable();
+            while let Some(batch) = Batch::of(&mut rest) {
+                let announcement = self.record(batch).await;
+                if announcement.tickets.is_empty() {
+                    continue;
+                }
+                if told.send(announcement).await.is_err() {
+                    return;
+                }
             }
         }
     }

@@ -155,14 +155,17 @@ pub struct BatchClaim {
     pub ids: Vec<BatchId>,
     /// Webhooks that have no free slot on this worker, or whose breaker is open.
     pub exclude: Vec<WebhookId>,
-    /// This webhook alone, if there is one.
-    pub only: Option<WebhookId>,
+    /// Of these alone; `None` is no restriction.
+    pub only: Option<Vec<WebhookId>>,
+    /// Whether to ask also where nothing is due but there may be enough for a batch, which costs reading
+    /// what waits.
+    pub enough: bool,
 }
 
 /// Deliveries to send in one request, each under its lease: at least one, and of one webhook.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClaimedBatch {
-    /// Stays the same however often it is tried.
+    /// What holds them together in the store; not what they are sent under ([`BatchId::of`]).
     pub id: BatchId,
     /// In the order in which they were taken in, which stays the same too.
     pub deliveries: Vec<ClaimedDelivery>,
@@ -210,9 +213,10 @@ pub trait DeliveryStore: Send + Sync {
 
     /// Claims batches of webhooks that are `pending` or `active` and whose integration runs, fairly over
     /// the webhooks and at most one of each. One that was made before is claimed as a whole when it is
-    /// due; what was cancelled or sent by itself meanwhile belongs to it no longer. Where there is none, a
-    /// new one is made of the oldest that wait, up to the webhook's [`BatchRule`] in number and in bytes of
-    /// their events: as soon as one of them is due, or there are enough of them. A single event that is
+    /// due; what was cancelled or sent by itself meanwhile belongs to it no longer. Where there is none that
+    /// has been due for as long as the oldest that wait, a new one is made of these, up to the webhook's
+    /// [`BatchRule`] in number and in bytes of their events: as soon as one of them is due, or there are
+    /// enough of them. A single event that is
     /// larger goes alone. Without a rule the default one holds. No other claim takes any of these. A batch
     /// takes one token of its webhook's rate limit, if there is one.
     ///

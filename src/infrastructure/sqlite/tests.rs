@@ -264,6 +264,7 @@ async fn claims_and_prunes_read_no_table_from_end_to_end() {
         batches::NEW,
         lanes::FRONTS,
         lanes::FOREMOST,
+        super::queries::STATS,
         super::deliveries::PRUNABLE,
     ] {
         let plan = plan(&store, sql).await;
