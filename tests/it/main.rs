@@ -25,6 +25,7 @@ mod replays;
 mod responses;
 mod servers;
 mod signatures;
+mod stopping;
 mod support;
 mod traces;
 mod unreadable;
