@@ -28,4 +28,5 @@ mod signatures;
 mod stopping;
 mod support;
 mod traces;
+mod turned_off;
 mod unreadable;
