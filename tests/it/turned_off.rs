@@ -12,6 +12,7 @@ use crate::support::{
 
 on_both!(
     an_ordered_webhook_that_is_turned_off_gets_nothing_more,
+    an_ordered_webhook_that_gets_another_url_uses_it_at_once,
     an_ordered_webhook_whose_integration_is_turned_off_gets_nothing_more,
     a_replayed_webhook_that_is_turned_off_gets_nothing_more,
     a_replayed_webhook_that_is_deleted_gets_nothing_more,
@@ -94,4 +95,23 @@ async fn a_replayed_webhook_that_is_deleted_gets_nothing_more(site: Site) {
     let webhook = replayed(&site).await;
 
     assert_nothing_more(&site, "webhook.delete", &json!(webhook), 1).await;
+}
+
+async fn an_ordered_webhook_that_gets_another_url_uses_it_at_once(site: Site) {
+    be_slow(&site);
+    let ordering = json!({ "ordering": { "key": "'all'" } });
+    let webhook = webhook(&site, ordering.clone()).await;
+    publish(&site, 60).await;
+    site.receiver.wait_for(3, PATIENCE).await;
+    let mut config = ordering;
+    config["url"] = json!(site.receiver.url("/new"));
+    let update = json!({ "id": webhook, "config": config });
+    site.erp.ask("webhook.update", update).await;
+    let last = site.receiver.requests_to("/w").len() + 8;
+
+    let moved = |all: &[Received]| all.iter().any(|one| one.path == "/new");
+    site.receiver.wait_until(PATIENCE, moved).await;
+
+    let old = site.receiver.requests_to("/w").len();
+    assert!(old <= last, "{old} requests to the former URL");
 }
