@@ -1,7 +1,7 @@
 //! One attempt at several deliveries of a webhook in one request: one signature, one outcome for all.
 //!
-//! A batch keeps its id, which is the `webhook-id` that the receiver sees, and so its content, however
-//! often it is tried. What cannot be part of any request ends alone. What a receiver finds too large
+//! The `webhook-id` that the receiver sees is derived from who is in the request: the same batch has the
+//! same one however often it is tried, and what was left out of it never comes under it. What cannot be part of any request ends alone. What a receiver finds too large
 //! (`413`) is tried again in halves, each a batch of its own; that is no failure of the events, so it costs
 //! none of their retries.
 
@@ -27,6 +27,8 @@ use super::{
 
 /// The request entity is too large.
 const TOO_LARGE: u16 = 413;
+/// Events that are put into a body before others get their turn.
+const PACKED_IN_A_ROW: usize = 16;
 
 /// A delivery of a batch, and what it carries.
 #[derive(Debug)]
@@ -63,7 +65,6 @@ impl Deliverer {
         &self,
         lane: Lane,
         webhook: &CompiledWebhook,
-        id: BatchId,
         members: Vec<Member>,
         when_slow: impl FnOnce(),
     ) -> BatchTried {
@@ -72,12 +73,14 @@ impl Deliverer {
             Err(reason) => return BatchTried::Waits(reason),
         };
         let started_at = self.clock.now();
-        let packed = self.pack(endpoint, members, started_at);
+        let due = self.clock.store_now();
+        let packed = self.pack(endpoint, members, (started_at, due)).await;
         let Some(first) = packed.members.first() else {
             return BatchTried::Recorded(packed.apart);
         };
         let attempts = packed.members.iter().map(|one| one.delivery.attempt_count);
         let number = attempts.max().unwrap_or_default() + 1;
+        let id = batch_of(&packed.members);
         let request = endpoint.batch_request(packed.body, id, number, started_at);
         slot.begin();
         let sending = self.send(lane, request, number, started_at);
@@ -95,21 +98,35 @@ impl Deliverer {
             .await
     }
 
-    /// Puts the events into one body, in their order. What does not fit waits for the next request.
-    fn pack(&self, endpoint: &Endpoint, members: Vec<Member>, now: Timestamp) -> Packed {
+    /// Puts the events into one body, in their order. What does not fit waits for the next request, due at
+    /// `due`. Others get their turn between, since each event may take a `transform`.
+    async fn pack(
+        &self,
+        endpoint: &Endpoint,
+        members: Vec<Member>,
+        (now, due): (Timestamp, Timestamp),
+    ) -> Packed {
         let mut packed = Packed {
             body: endpoint.batch_body(),
             members: Vec::with_capacity(members.len()),
             apart: Vec::new(),
         };
         let mut rest = members.into_iter();
+        let mut in_a_row = 0;
         while let Some(one) = rest.next() {
+            in_a_row += 1;
+            if in_a_row > PACKED_IN_A_ROW {
+                tokio::task::yield_now().await;
+                in_a_row = 1;
+            }
             match endpoint.batch_part(&one.event) {
                 Ok(part) if packed.body.push(&part) => packed.members.push(one),
                 Ok(_) => {
                     let next = BatchId(self.clock.new_id());
-                    packed.apart.push(self.left(one, next));
-                    packed.apart.extend(rest.map(|one| self.left(one, next)));
+                    let left = std::iter::once(one).chain(rest);
+                    packed
+                        .apart
+                        .extend(left.map(|one| left_out(one, next, due)));
                     break;
                 }
                 Err(problem) => {
@@ -124,19 +141,6 @@ impl Deliverer {
             }
         }
         packed
-    }
-
-    /// One that did not fit: with the next batch, or, where it was tried before, with the others of its.
-    fn left(&self, one: Member, next: BatchId) -> LeasedRecord {
-        let mut delivery = one.delivery;
-        let is_new = delivery.attempt_count == delivery.budget_base;
-        delivery.batch = if is_new {
-            Batching::Waits
-        } else {
-            Batching::In(next)
-        };
-        delivery.next_attempt_at = Some(self.clock.store_now());
-        record(one.lease, delivery, None, Vec::new())
     }
 
     async fn conclude_batch(
@@ -172,15 +176,21 @@ impl Deliverer {
             }
         }
         count(lane, step);
-        log(webhook, &members, attempt, step);
+        let whole = batch_of(&members);
+        log(webhook, (whole, &members), attempt, step);
         let half = members.len().div_ceil(2);
-        let ids = [(); 2].map(|()| BatchId(self.clock.new_id()));
+        let (front, back) = members.split_at(half);
+        let (front, back) = (batch_of(front), batch_of(back));
         let mut records = apart;
         for (place, mut one) in members.into_iter().enumerate() {
             let delivery = &mut one.delivery;
+            delivery.batch = Batching::In(match halves {
+                Some(_) if place < half => front,
+                Some(_) => back,
+                // What was left out of it is with these no longer.
+                None => whole,
+            });
             if halves.is_some() {
-                let [front, back] = ids;
-                delivery.batch = Batching::In(if place < half { front } else { back });
                 delivery.budget_base += 1;
             }
             if step == NextStep::Disable {
@@ -197,6 +207,24 @@ impl Deliverer {
         }
         BatchTried::Recorded(records)
     }
+}
+
+/// What these are sent under.
+fn batch_of(members: &[Member]) -> BatchId {
+    BatchId::of(members.iter().map(|one| one.delivery.id))
+}
+
+/// One that did not fit: with the next batch, or, where it was tried before, with the others of its.
+fn left_out(one: Member, next: BatchId, due: Timestamp) -> LeasedRecord {
+    let mut delivery = one.delivery;
+    let is_new = delivery.attempt_count == delivery.budget_base;
+    delivery.batch = if is_new {
+        Batching::Waits
+    } else {
+        Batching::In(next)
+    };
+    delivery.next_attempt_at = Some(due);
+    record(one.lease, delivery, None, Vec::new())
 }
 
 /// When the halves of a batch are due that is too large for its receiver; a single event has none.
@@ -224,15 +252,19 @@ fn record(
     }
 }
 
-fn log(webhook: &CompiledWebhook, members: &[Member], attempt: &Attempt, step: NextStep) {
-    let batch = members.first().and_then(|one| one.delivery.batch.id());
+fn log(
+    webhook: &CompiledWebhook,
+    (batch, members): (BatchId, &[Member]),
+    attempt: &Attempt,
+    step: NextStep,
+) {
     let (webhook, events, error) = (webhook.id, members.len(), attempt.error.as_deref());
     let (number, duration_ms) = (attempt.number, attempt.duration_ms);
     if step == NextStep::Done {
-        tracing::debug!(?batch, %webhook, events, attempt = number, duration_ms, "delivered together");
+        tracing::debug!(%batch, %webhook, events, attempt = number, duration_ms, "delivered together");
     } else {
         tracing::info!(
-            ?batch, %webhook, events, attempt = number, duration_ms, error, ?step,
+            %batch, %webhook, events, attempt = number, duration_ms, error, ?step,
             "an attempt at a batch failed"
         );
     }

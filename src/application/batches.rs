@@ -2,12 +2,12 @@
 //!
 //! Such a delivery is recorded before any attempt, due when it has waited for others long enough. A claim
 //! makes a batch of those that wait, as soon as one is due or there are enough of them; what it makes is
-//! written down, so that every later attempt is at the same batch. All outcomes of a batch are recorded in
+//! written down, so that every later attempt is at the same deliveries. All outcomes of a batch are recorded in
 //! one transaction: where a worker dies before it, the next one sends the same batch again.
 
 use std::{
-    collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    collections::HashSet,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -33,26 +33,19 @@ use crate::{
 
 use super::{
     batch_attempt::{BatchTried, Member},
+    batch_room::{MAX_PER_CLAIM, Room},
     breakers::PROBE_PAUSE,
     deliver::{Lane, NO_NAMES, OPEN, UNUSABLE},
     health::Health,
-    leased::{BEHIND_WAIT, BUSY_WAIT, LeasedAttempts, UNUSABLE_WAIT},
+    leased::{BEHIND_WAIT, BUSY_WAIT, LeasedAttempts, UNUSABLE_WAIT, give_back},
     leases::{LEASE, Leases},
     parked::until,
     ports::Clock,
-    recorder::Outcome,
+    recorder::{MAX_BATCH, Outcome},
     registry::{Registry, Snapshot},
     wakers::Wakers,
 };
 
-/// Batches that this worker has in hand at a time, besides those that take long.
-pub const MAX_BATCHES: usize = 128;
-/// Of one webhook, those that take long included: an endpoint that hangs must leave room for others.
-pub const MAX_PER_WEBHOOK: usize = 8;
-/// Batches that one claim brings at most.
-pub const MAX_PER_CLAIM: usize = 16;
-/// Bytes of events in hand beyond which nothing more is claimed: 64 MiB.
-pub const MAX_BYTES_IN_HAND: usize = 64 << 20;
 /// How often the database is asked when nothing wakes the loop.
 const POLL_EVERY: Duration = Duration::from_millis(250);
 /// How long a claim that found nothing rests, however often the loop is woken: what is recorded one by
@@ -83,89 +76,33 @@ impl std::fmt::Debug for Batches {
     }
 }
 
-/// What bounds the batches in hand.
-#[derive(Debug, Clone)]
-struct Room {
-    batches: Arc<Semaphore>,
-    outcomes: Arc<Semaphore>,
-    in_hand: Arc<Mutex<HashMap<WebhookId, InHand>>>,
-}
-
-#[derive(Debug, Default)]
-struct InHand {
-    batches: usize,
-    bytes: usize,
-}
-
-/// A batch in hand; given up when it is dropped.
-#[derive(Debug)]
-struct Held {
-    room: Room,
-    webhook: WebhookId,
-    bytes: usize,
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        let mut all = self.room.lock();
-        if let Some(one) = all.get_mut(&self.webhook) {
-            one.batches -= 1;
-            one.bytes -= self.bytes;
-            if one.batches == 0 {
-                all.remove(&self.webhook);
-            }
-        }
-    }
-}
-
-impl Room {
-    fn new() -> Self {
-        Self {
-            batches: Arc::new(Semaphore::new(MAX_BATCHES)),
-            outcomes: Arc::new(Semaphore::new(MAX_BATCHES)),
-            in_hand: Arc::default(),
-        }
-    }
-
-    fn hold(&self, webhook: WebhookId, bytes: usize) -> Held {
-        let mut all = self.lock();
-        let one = all.entry(webhook).or_default();
-        one.batches += 1;
-        one.bytes += bytes;
-        drop(all);
-        Held {
-            room: self.clone(),
-            webhook,
-            bytes,
-        }
-    }
-
-    /// How many batches may be claimed now.
-    fn free(&self) -> usize {
-        let bytes: usize = self.lock().values().map(|one| one.bytes).sum();
-        if bytes >= MAX_BYTES_IN_HAND {
-            return 0;
-        }
-        self.batches.available_permits().min(MAX_PER_CLAIM)
-    }
-
-    /// The webhooks that have enough in hand.
-    fn full(&self) -> Vec<WebhookId> {
-        let all = self.lock();
-        let full = all.iter().filter(|(_, one)| one.batches >= MAX_PER_WEBHOOK);
-        full.map(|(id, _)| *id).collect()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<WebhookId, InHand>> {
-        self.in_hand.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// What a turn of the loop found.
 enum Found {
     Batches,
     /// Nothing, and nothing for so long unless the loop is woken.
     Nothing(Duration),
+}
+
+/// When it was last asked whether there is enough for a batch, which costs reading what waits.
+#[derive(Debug, Default)]
+struct LastLook {
+    /// `None` where it found something: there may be more.
+    at: Option<Instant>,
+    /// The webhooks that were left out since they had enough in hand.
+    without: Vec<WebhookId>,
+}
+
+impl LastLook {
+    /// How long until the next one.
+    fn rest(&self) -> Duration {
+        let since = self.at.map_or(POLL_EVERY, |at| at.elapsed());
+        POLL_EVERY.saturating_sub(since)
+    }
+
+    /// Whether it is time for the next one, or for a webhook that was left out.
+    fn is_over(&self, full: &[WebhookId]) -> bool {
+        self.rest().is_zero() || self.without.iter().any(|id| !full.contains(id))
+    }
 }
 
 /// What is to be recorded about a batch.
@@ -185,13 +122,17 @@ impl Batches {
     async fn run(self: Arc<Self>, group: Group) {
         let stopping = group.stopping();
         let room = Room::new();
+        let mut looked = LastLook::default();
         loop {
             self.health.beat("batches");
-            let found = self.turn(&group, &room).await.unwrap_or_else(|error| {
-                counter!(LOOP_FAULTS, "loop" => "batches").increment(1);
-                tracing::warn!(error = %Chain(&error), "batches could not be claimed");
-                Found::Nothing(POLL_EVERY)
-            });
+            let found = self
+                .turn(&group, &room, &mut looked)
+                .await
+                .unwrap_or_else(|error| {
+                    counter!(LOOP_FAULTS, "loop" => "batches").increment(1);
+                    tracing::warn!(error = %Chain(&error), "batches could not be claimed");
+                    Found::Nothing(POLL_EVERY)
+                });
             let pause = match found {
                 Found::Nothing(pause) => pause.min(POLL_EVERY),
                 Found::Batches if stopping.is_cancelled() => return,
@@ -211,44 +152,63 @@ impl Batches {
     }
 
     /// Claims once, and starts work on what it got.
-    async fn turn(self: &Arc<Self>, group: &Group, room: &Room) -> Result<Found, StoreError> {
-        let free = room.free();
-        if free == 0 {
-            return Ok(Found::Nothing(POLL_EVERY));
-        }
-        let ClaimedBatches {
-            batches: mut claimed,
-            next_token_at,
-        } = self.claim(free, room).await?;
-        let probes = self.claim_probes().await;
-        let probed: HashSet<BatchId> = probes.iter().map(|batch| batch.id).collect();
-        claimed.extend(probes);
-        if claimed.is_empty() {
-            let next_token = until(next_token_at, self.clock.store_now());
-            return Ok(Found::Nothing(next_token));
-        }
-        let lane_of = |batch: &ClaimedBatch| {
-            if probed.contains(&batch.id) {
-                Lane::Probe
-            } else {
-                Lane::Parked
+    async fn turn(
+        self: &Arc<Self>,
+        group: &Group,
+        room: &Room,
+        looked: &mut LastLook,
+    ) -> Result<Found, StoreError> {
+        let (free, full) = (room.free(), room.full());
+        let enough = looked.is_over(&full);
+        let (mut found, mut pause) = (false, POLL_EVERY);
+        if free > 0 {
+            let claimed = self.claim(free, &full, enough).await?;
+            found = !claimed.batches.is_empty();
+            if enough {
+                looked.at = (!found).then(Instant::now);
+                looked.without = full;
             }
-        };
+            let next_token = until(claimed.next_token_at, self.clock.store_now());
+            pause = next_token.min(looked.rest());
+            self.begin(Lane::Parked, claimed.batches, (group, room))
+                .await?;
+        }
+        let probes = self.claim_probes(enough).await;
+        found |= !probes.is_empty();
+        self.begin(Lane::Probe, probes, (group, room)).await?;
+        Ok(if found {
+            Found::Batches
+        } else {
+            Found::Nothing(pause)
+        })
+    }
+
+    async fn begin(
+        self: &Arc<Self>,
+        lane: Lane,
+        claimed: Vec<ClaimedBatch>,
+        (group, room): (&Group, &Room),
+    ) -> Result<(), StoreError> {
+        if claimed.is_empty() {
+            return Ok(());
+        }
         // After the claim: whoever made it due has answered its command before.
         let snapshot = match self.registry.refresh().await {
             Ok(snapshot) => snapshot,
             Err(error) => {
+                let leases: Vec<Lease> = claimed.iter().flat_map(leases_of).collect();
                 for batch in &claimed {
-                    self.no_sign(lane_of(batch), batch, Duration::ZERO);
-                    self.leases.forget(&leases_of(batch).collect::<Vec<_>>());
+                    self.no_sign(lane, batch, Duration::ZERO);
                 }
+                let now = self.clock.store_now();
+                give_back(self.store.as_ref(), &self.leases, &leases, now).await;
                 return Err(error);
             }
         };
         for batch in claimed {
-            self.spawn(lane_of(&batch), batch, &snapshot, (group, room));
+            self.spawn(lane, batch, &snapshot, (group, room));
         }
-        Ok(Found::Batches)
+        Ok(())
     }
 
     fn spawn(
@@ -277,18 +237,31 @@ impl Batches {
         });
     }
 
-    async fn claim(&self, batches: usize, room: &Room) -> Result<ClaimedBatches, StoreError> {
+    async fn claim(
+        &self,
+        batches: usize,
+        full: &[WebhookId],
+        enough: bool,
+    ) -> Result<ClaimedBatches, StoreError> {
         let mut exclude = self.attempts.saturated();
         exclude.extend(self.attempts.breakers().open());
-        exclude.extend(room.full());
+        exclude.extend(full);
+        self.take(BatchClaim {
+            exclude,
+            enough,
+            ..self.request(batches)
+        })
+        .await
+    }
+
+    /// From now on the leases on what was claimed are renewed.
+    async fn take(&self, claim: BatchClaim) -> Result<ClaimedBatches, StoreError> {
         let start = Instant::now();
-        let claimed = self
-            .store
-            .claim_batches(&self.request(batches, exclude, None))
-            .await?;
+        let claimed = self.store.claim_batches(&claim).await?;
         histogram!(STORE_SECONDS, "operation" => "claim_batches")
             .record(start.elapsed().as_secs_f64());
-        self.hold(&claimed.batches, start);
+        let leases = claimed.batches.iter().flat_map(leases_of);
+        leases.for_each(|lease| self.leases.hold(lease, start));
         Ok(claimed)
     }
 
@@ -299,57 +272,50 @@ impl Batches {
         }
     }
 
-    /// One batch for each endpoint that has waited long enough and that this worker may try.
-    async fn claim_probes(&self) -> Vec<ClaimedBatch> {
+    /// One batch for each endpoint that has waited long enough and that this worker may try. Those of
+    /// webhooks without `batch` are asked for with `all` only: what waited when it was taken away.
+    async fn claim_probes(&self, all: bool) -> Vec<ClaimedBatch> {
         let now = self.clock.store_now();
         let breakers = self.attempts.breakers();
-        let mut probes = Vec::new();
-        for webhook in breakers.held(now) {
-            // Another lane may have taken it meanwhile.
-            if !breakers.use_probe(webhook, now) {
-                continue;
-            }
-            let began = Instant::now();
-            let request = self.request(1, Vec::new(), Some(webhook));
-            let claimed = self.store.claim_batches(&request).await;
-            let claimed = claimed.map(|claimed| claimed.batches);
-            if claimed.as_ref().map_or(true, Vec::is_empty) {
-                breakers.keep_probe(webhook, Duration::ZERO);
-            }
-            match claimed {
-                Ok(claimed) => {
-                    self.hold(&claimed, began);
-                    probes.extend(claimed);
-                }
-                Err(error) => {
-                    tracing::debug!(error = %Chain(&error), "a batch to probe with was not claimed");
-                    break;
-                }
-            }
+        let snapshot = self.registry.current();
+        let is_batched = |id| snapshot.webhook(id).is_some_and(|one| one.batch.is_some());
+        let mut used = breakers.held(now);
+        // Another lane may have taken it meanwhile.
+        used.retain(|id| (all || is_batched(*id)) && breakers.use_probe(*id, now));
+        if used.is_empty() {
+            return Vec::new();
         }
-        probes
+        let claim = BatchClaim {
+            only: Some(used.clone()),
+            enough: all,
+            ..self.request(MAX_PER_CLAIM)
+        };
+        let claimed = self.take(claim).await.unwrap_or_else(|error| {
+            tracing::debug!(error = %Chain(&error), "batches to probe with were not claimed");
+            ClaimedBatches::default()
+        });
+        let found = claimed
+            .batches
+            .iter()
+            .flat_map(|one| one.deliveries.first());
+        let found: HashSet<WebhookId> = found.map(|one| one.delivery.webhook_id).collect();
+        for webhook in used.into_iter().filter(|id| !found.contains(id)) {
+            breakers.keep_probe(webhook, Duration::ZERO);
+        }
+        claimed.batches
     }
 
-    /// From now on the leases on what was claimed are renewed.
-    fn hold(&self, claimed: &[ClaimedBatch], began: Instant) {
-        let leases = claimed.iter().flat_map(leases_of);
-        leases.for_each(|lease| self.leases.hold(lease, began));
-    }
-
-    fn request(
-        &self,
-        batches: usize,
-        exclude: Vec<WebhookId>,
-        only: Option<WebhookId>,
-    ) -> BatchClaim {
+    /// So many batches, of any webhook.
+    fn request(&self, batches: usize) -> BatchClaim {
         let now = self.clock.store_now();
         let ids = (0..batches).map(|_| BatchId(self.clock.new_id()));
         BatchClaim {
             now,
             lease_until: now + LEASE,
             ids: ids.collect(),
-            exclude,
-            only,
+            exclude: Vec::new(),
+            only: None,
+            enough: false,
         }
     }
 
@@ -383,7 +349,7 @@ impl Batches {
         }
         let deliverer = &self.attempts.deliverer;
         let tried = deliverer
-            .attempt_batch(lane, webhook, batch.id, members, when_slow)
+            .attempt_batch(lane, webhook, members, when_slow)
             .await;
         match &tried {
             BatchTried::Waits(_) => self.attempts.no_sign(lane, id, PROBE_PAUSE),
@@ -417,13 +383,15 @@ impl Batches {
     }
 
     async fn hand_in(&self, settled: Settled, outcomes: &Arc<Semaphore>) {
-        // Never closed.
-        let Ok(permit) = Arc::clone(outcomes).acquire_owned().await else {
-            return;
-        };
         let (released, at) = settled
             .released
             .unwrap_or_else(|| (Vec::new(), self.clock.store_now()));
+        let deliveries = (settled.records.len() + released.len()).min(MAX_BATCH);
+        let deliveries = u32::try_from(deliveries).unwrap_or(u32::MAX);
+        // Never closed.
+        let Ok(permit) = Arc::clone(outcomes).acquire_many_owned(deliveries).await else {
+            return;
+        };
         let outcome = Outcome::Together {
             records: settled.records,
             released,

@@ -3,6 +3,7 @@
 mod admittance;
 mod answer;
 mod batch_attempt;
+mod batch_room;
 pub mod batches;
 pub mod blocked_lanes;
 pub mod breakers;
@@ -24,6 +25,8 @@ pub mod former_streams;
 pub mod health;
 pub mod in_hand;
 pub mod intake;
+mod known_floor;
+pub mod lane_room;
 mod lane_work;
 pub mod lanes;
 pub mod leased;

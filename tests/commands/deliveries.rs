@@ -281,6 +281,28 @@ async fn a_waiting_delivery_is_cancelled_and_tried_again() {
 }
 
 #[tokio::test]
+async fn a_retried_delivery_goes_with_others_or_alone_as_its_webhook_has_it_now() {
+    let world = World::new().await;
+    let integration = world.integration().await;
+    let webhook = id(&world.webhook(&integration, "a").await);
+    let trigger = json!({ "id": webhook, "payload": {} });
+    let delivery = world.ok("webhook.trigger", trigger).await;
+    let body = json!({ "id": delivery["id"] });
+    let url = "https://receiver.example.com/hook";
+    for (config, alone) in [
+        (json!({ "url": url, "batch": {} }), 0),
+        (json!({ "url": url }), 1),
+    ] {
+        let change = json!({ "id": webhook, "config": config });
+        world.ok("webhook.update", change).await;
+
+        world.ok("delivery.retry", body.clone()).await;
+
+        assert_eq!(world.due().await.len(), alone, "{config}");
+    }
+}
+
+#[tokio::test]
 async fn an_exhausted_delivery_is_retried_and_a_delivered_one_is_not() {
     let world = World::new().await;
     let integration = world.integration().await;

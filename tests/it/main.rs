@@ -3,6 +3,7 @@
 
 mod authentication;
 mod bad_days;
+mod batch_ids;
 mod batch_limits;
 mod batches;
 mod breaker;

@@ -85,6 +85,7 @@ pub(crate) fn claim(now: Timestamp) -> BatchClaim {
         ids: (0..10).map(|_| BatchId(new_id())).collect(),
         exclude: Vec::new(),
         only: None,
+        enough: true,
     }
 }
 
@@ -376,12 +377,12 @@ async fn only_webhooks_that_run_and_are_not_excluded_get_a_batch(database: &Data
     };
     assert_eq!(all_numbers(&take(database, &without).await), [[0]]);
     let other = BatchClaim {
-        only: Some(hooks[0].id),
+        only: Some(vec![hooks[0].id]),
         ..claim(at(100))
     };
     assert_eq!(take(database, &other).await, []);
     let only = BatchClaim {
-        only: Some(hooks[2].id),
+        only: Some(vec![hooks[2].id]),
         ..claim(at(100))
     };
     assert_eq!(all_numbers(&take(database, &only).await), [[2]]);

@@ -9,6 +9,7 @@ mod harness;
 mod samples;
 
 mod bad_rows;
+mod batch_choice;
 mod batch_limits;
 mod batches;
 mod blockers;

@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use crate::domain::{
-    entities::{Delivery, InvalidTransition},
+    entities::{Batching, Delivery, InvalidTransition},
     interfaces::StoreError,
     values::{DeliveryId, TenantId, WebhookId},
 };
@@ -13,6 +13,7 @@ use super::{
     body::Body,
     integration::only_id,
     views,
+    webhook::batch_rule,
     work::{CommandError, Outcome, Work, not_found},
 };
 
@@ -34,7 +35,8 @@ pub(super) async fn webhook_of(
     Ok(found.map(|(delivery, _)| delivery.webhook_id))
 }
 
-/// `retry {id}`: due now, with its whole retry schedule anew. Answers without the attempts.
+/// `retry {id}`: due now, with its whole retry schedule anew, together with others or alone as the webhook
+/// has it now. Answers without the attempts.
 pub(super) async fn retry(work: &mut Work<'_>, body: Body) -> Outcome {
     let id = only_id(body)?;
     let webhook_id = work.known.webhook;
@@ -53,9 +55,13 @@ pub(super) async fn retry(work: &mut Work<'_>, body: Body) -> Outcome {
     if !event_kept {
         return Err(refused("its event was pruned, so there is nothing to send").into());
     }
-    if webhook.is_none() {
+    let Some(webhook) = webhook else {
         return Err(refused("its webhook was deleted, so it cannot be sent again").into());
-    }
+    };
+    delivery.batch = match batch_rule(&webhook) {
+        Some(_) if delivery.lane.is_none() => Batching::Waits,
+        _ => Batching::Alone,
+    };
     work.unit.update_delivery(&delivery).await?;
     work.audit(id.to_string());
     work.effects.parked = true;

@@ -133,7 +133,7 @@ pub(super) async fn update(work: &mut Work<'_>, body: Body) -> Outcome {
 }
 
 /// How many of its events go out in one request, if not one.
-fn batch_rule(webhook: &Webhook) -> Option<BatchRule> {
+pub(super) fn batch_rule(webhook: &Webhook) -> Option<BatchRule> {
     webhook_settings(&webhook.config.shown, None).ok()?.batch
 }
 

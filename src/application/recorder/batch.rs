@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    iter::Peekable,
     sync::Arc,
     time::Duration,
 };
@@ -13,12 +14,12 @@ use crate::{
     domain::{
         entities::{Attempt, Delivery},
         events::BusinessEvent,
-        interfaces::{Lease, OutboxRow, RecordBatch},
+        interfaces::{Lease, LeasedRecord, OutboxRow, RecordBatch},
         values::{DeliveryId, Timestamp},
     },
 };
 
-use super::Outcome;
+use super::{MAX_BATCH, Outcome};
 
 /// What is published and settled after a batch is recorded.
 #[derive(Debug, Default)]
@@ -63,7 +64,21 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    pub(super) fn add(&mut self, outcome: Outcome) {
+    /// What goes into the next transaction of `outcomes`: as many as it may hold, and none of them in
+    /// parts. `None` when there are no more.
+    pub(super) fn of(outcomes: &mut Peekable<impl Iterator<Item = Outcome>>) -> Option<Self> {
+        let first = outcomes.next()?;
+        let mut deliveries = first.deliveries();
+        let mut batch = Self::default();
+        batch.add(first);
+        while let Some(next) = outcomes.next_if(|one| deliveries + one.deliveries() <= MAX_BATCH) {
+            deliveries += next.deliveries();
+            batch.add(next);
+        }
+        Some(batch)
+    }
+
+    fn add(&mut self, outcome: Outcome) {
         match outcome {
             Outcome::First {
                 record,
@@ -102,6 +117,13 @@ impl Batch {
                 self.permits.push(permit);
             }
         }
+    }
+
+    /// Whether what is behind some of it in its order may go once it is recorded or given back.
+    pub(super) fn lets_lanes_go_on(&self) -> bool {
+        let has_lane = |r: &LeasedRecord| r.delivery.lane.is_some();
+        let given_back = self.releases.values().any(|leases| !leases.is_empty());
+        given_back || self.records.leased.iter().any(has_lane)
     }
 
     fn release(&mut self, leases: impl IntoIterator<Item = Lease>, at: Timestamp) {
@@ -155,6 +177,21 @@ impl Batch {
     }
 }
 
+impl Outcome {
+    /// How many deliveries it speaks of.
+    fn deliveries(&self) -> usize {
+        match self {
+            Self::Together {
+                records, released, ..
+            } => records.len() + released.len(),
+            Self::First { .. }
+            | Self::Again { .. }
+            | Self::Leased { .. }
+            | Self::Release { .. } => 1,
+        }
+    }
+}
+
 /// Few moments make few statements.
 fn up_to_the_second(at: Timestamp) -> Timestamp {
     let over = u64::from(at.timestamp_subsec_millis());
@@ -167,6 +204,12 @@ fn up_to_the_second(at: Timestamp) -> Timestamp {
 
 #[cfg(test)]
 mod tests {
+    use crate::domain::{
+        entities::{Batching, DeliveryStatus},
+        interfaces::LeasedRecord,
+        values::{TenantId, WebhookId},
+    };
+
     use super::*;
 
     #[test]
@@ -175,6 +218,70 @@ mod tests {
         for (given, expected) in [(0, 0), (1, 1000), (999, 1000), (1000, 1000), (1001, 2000)] {
             let rounded = up_to_the_second(epoch + Duration::from_millis(given));
             assert_eq!(rounded, epoch + Duration::from_millis(expected), "{given}");
+        }
+    }
+
+    /// An outcome of so many deliveries together, the last one given back without an attempt.
+    fn together(deliveries: usize) -> Outcome {
+        let room = Arc::new(tokio::sync::Semaphore::new(1));
+        let lease = |n: usize| Lease {
+            delivery_id: DeliveryId(uuid::Uuid::from_u128(n as u128)),
+            epoch: 1,
+        };
+        let record = |n| LeasedRecord {
+            lease: lease(n),
+            delivery: waiting(),
+            attempt: None,
+            events: Vec::new(),
+        };
+        Outcome::Together {
+            records: (1..deliveries).map(record).collect(),
+            released: vec![lease(0)],
+            at: chrono::DateTime::UNIX_EPOCH,
+            permit: room.try_acquire_owned().unwrap(),
+        }
+    }
+
+    fn waiting() -> Delivery {
+        let tenant = TenantId::try_new("t").unwrap();
+        Delivery {
+            id: DeliveryId(uuid::Uuid::nil()),
+            tenant,
+            webhook_id: WebhookId(uuid::Uuid::nil()),
+            event_id: "e-1".to_owned(),
+            event_type: "a.b".to_owned(),
+            correlation_id: None,
+            source_sequence: None,
+            status: DeliveryStatus::Pending,
+            attempt_count: 0,
+            event_version: 0,
+            budget_base: 0,
+            next_attempt_at: None,
+            error: None,
+            created_at: chrono::DateTime::UNIX_EPOCH,
+            completed_at: None,
+            lane: None,
+            batch: Batching::Waits,
+        }
+    }
+
+    #[test]
+    fn a_transaction_holds_a_thousand_deliveries_and_no_part_of_what_goes_together() {
+        for (given, expected) in [
+            (vec![], vec![]),
+            (vec![400, 400, 400, 100], vec![800, 500]),
+            (vec![1000, 1, 999, 1], vec![1000, 1000, 1]),
+            (vec![1000; 128], vec![1000; 128]),
+            // More than there can be, and yet whole.
+            (vec![1, 1001, 1], vec![1, 1001, 1]),
+        ] {
+            let mut outcomes = given.iter().map(|n| together(*n)).peekable();
+            let batches = std::iter::from_fn(|| Batch::of(&mut outcomes));
+            let sizes = batches.map(|batch| {
+                let released: usize = batch.releases.values().map(Vec::len).sum();
+                batch.records.leased.len() + released
+            });
+            assert_eq!(sizes.collect::<Vec<_>>(), expected, "{given:?}");
         }
     }
 }

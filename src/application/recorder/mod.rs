@@ -39,7 +39,7 @@ use batch::{Announcement, Batch, Written};
 /// Stands for a text that the database refused.
 const REFUSED_TEXT: &str = "the error's text could not be kept";
 
-/// Outcomes in one transaction at most.
+/// Deliveries in one transaction at most; what is to be recorded together is no more either.
 pub const MAX_BATCH: usize = 1000;
 
 /// The outcome of one delivery.
@@ -82,7 +82,7 @@ pub enum Outcome {
         released: Vec<Lease>,
         /// When those are due again.
         at: Timestamp,
-        /// Bounds the batches in hand.
+        /// Bounds the deliveries in hand: as many as there are here.
         permit: OwnedSemaphorePermit,
     },
     /// No attempt was made under this lease; due again at this time.
@@ -109,7 +109,8 @@ pub struct Recorder {
     pub in_hand: Arc<InHand>,
     /// The leases that this worker holds.
     pub leases: Arc<Leases>,
-    /// The outbox is woken when something was put into it.
+    /// The outbox is woken when something was put into it, and the lanes when something waits for its
+    /// turn, or what was in hand of one is.
     pub wakers: Arc<Wakers>,
     /// Ends the waiting for a dependency that is down.
     pub give_up: CancellationToken,
@@ -141,19 +142,21 @@ impl Recorder {
     ) {
         let mut outcomes = Vec::with_capacity(MAX_BATCH);
         while incoming.recv_many(&mut outcomes, MAX_BATCH).await > 0 {
-            let mut batch = Batch::default();
-            outcomes.drain(..).for_each(|outcome| batch.add(outcome));
-            let announcement = self.record(batch).await;
-            if announcement.tickets.is_empty() {
-                continue;
-            }
-            if told.send(announcement).await.is_err() {
-                return;
+            let mut rest = outcomes.drain(..).peekable();
+            while let Some(batch) = Batch::of(&mut rest) {
+                let announcement = self.record(batch).await;
+                if announcement.tickets.is_empty() {
+                    continue;
+                }
+                if told.send(announcement).await.is_err() {
+                    return;
+                }
             }
         }
     }
 
     async fn record(&self, mut batch: Batch) -> Announcement {
+        let lets_lanes_go_on = batch.lets_lanes_go_on();
         for (at, leases) in batch.take_releases() {
             self.release(&leases, at).await;
             self.leases.forget(&leases);
@@ -163,6 +166,9 @@ impl Recorder {
             .release(batch.records.first.iter().map(|r| &r.delivery.id));
         self.leases
             .forget(batch.records.leased.iter().map(|r| &r.lease));
+        if lets_lanes_go_on {
+            self.wakers.lanes.notify_one();
+        }
         batch.into_announcement(&written).await
     }
 

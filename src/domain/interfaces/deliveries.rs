@@ -118,10 +118,10 @@ pub struct LaneClaim {
     /// Every event up to this sequence of the source stream is recorded: nobody can come in front of
     /// a turn that is not beyond it.
     pub floor: i64,
-    /// Webhooks that have no free slot on this worker.
+    /// Webhooks that have no free slot on this worker, or whose breaker is open.
     pub exclude: Vec<WebhookId>,
-    /// This webhook alone, if there is one.
-    pub only: Option<WebhookId>,
+    /// Of these webhooks alone, and of each of them one lane; `None` is no restriction.
+    pub only: Option<Vec<WebhookId>>,
 }
 
 /// What was claimed of the lanes.
@@ -129,7 +129,7 @@ pub struct LaneClaim {
 pub struct ClaimedLanes {
     /// For each lane its foremost deliveries, in the order of their turns.
     pub lanes: Vec<Vec<ClaimedDelivery>>,
-    /// Whether the front of some lane is due but beyond the floor.
+    /// Whether there is nothing up to the floor, and the front of some lane is due but beyond it.
     pub above_floor: bool,
     /// As in [`Claimed`].
     pub next_token_at: Option<Timestamp>,
@@ -155,14 +155,17 @@ pub struct BatchClaim {
     pub ids: Vec<BatchId>,
     /// Webhooks that have no free slot on this worker, or whose breaker is open.
     pub exclude: Vec<WebhookId>,
-    /// This webhook alone, if there is one.
-    pub only: Option<WebhookId>,
+    /// Of these alone; `None` is no restriction.
+    pub only: Option<Vec<WebhookId>>,
+    /// Whether to ask also where nothing is due but there may be enough for a batch, which costs reading
+    /// what waits.
+    pub enough: bool,
 }
 
 /// Deliveries to send in one request, each under its lease: at least one, and of one webhook.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClaimedBatch {
-    /// Stays the same however often it is tried.
+    /// What holds them together in the store; not what they are sent under ([`BatchId::of`]).
     pub id: BatchId,
     /// In the order in which they were taken in, which stays the same too.
     pub deliveries: Vec<ClaimedDelivery>,
@@ -202,17 +205,18 @@ pub trait DeliveryStore: Send + Sync {
 
     /// Claims the foremost due deliveries of lanes, of webhooks that are `pending` or `active` and whose
     /// integration runs. A lane whose front is not due, is leased, blocks, or is beyond the floor gives
-    /// nothing; so at any time one worker at most works on a lane, and it goes on where the last one
-    /// stopped. Deliveries without a place in a lane are left to [`Self::claim_due`] and
-    /// [`Self::claim_batches`], and the others to this. Rate limits hold as
-    /// they do there.
+    /// nothing, and does not count among those that share the limit of the claim; so at any time one worker
+    /// at most works on a lane, and it goes on where the last one stopped. Deliveries without a place in a
+    /// lane are left to [`Self::claim_due`] and [`Self::claim_batches`], and the others to this. Rate limits
+    /// hold as they do there.
     async fn claim_lanes(&self, claim: &LaneClaim) -> Result<ClaimedLanes, StoreError>;
 
     /// Claims batches of webhooks that are `pending` or `active` and whose integration runs, fairly over
     /// the webhooks and at most one of each. One that was made before is claimed as a whole when it is
-    /// due; what was cancelled or sent by itself meanwhile belongs to it no longer. Where there is none, a
-    /// new one is made of the oldest that wait, up to the webhook's [`BatchRule`] in number and in bytes of
-    /// their events: as soon as one of them is due, or there are enough of them. A single event that is
+    /// due; what was cancelled or sent by itself meanwhile belongs to it no longer. Where there is none that
+    /// has been due for as long as the oldest that wait, a new one is made of these, up to the webhook's
+    /// [`BatchRule`] in number and in bytes of their events: as soon as one of them is due, or there are
+    /// enough of them. A single event that is
     /// larger goes alone. Without a rule the default one holds. No other claim takes any of these. A batch
     /// takes one token of its webhook's rate limit, if there is one.
     ///

@@ -45,9 +45,22 @@ id!(
     DeliveryId
 );
 id!(
-    /// Several deliveries that go out in one request; also the `webhook-id` that the receiver sees of it.
+    /// Several deliveries that are claimed together and go out in one request. Once they were sent it is
+    /// the `webhook-id` that the receiver saw of it.
     BatchId
 );
+
+impl BatchId {
+    /// The batch of these deliveries in this order: name-based (UUIDv5), so that the same ones are always
+    /// sent under the same id, and others never are (ADR 0011).
+    pub fn of(members: impl IntoIterator<Item = DeliveryId>) -> Self {
+        let name: Vec<u8> = members
+            .into_iter()
+            .flat_map(|id| *id.0.as_bytes())
+            .collect();
+        Self(Uuid::new_v5(&Uuid::nil(), &name))
+    }
+}
 
 impl DeliveryId {
     /// The delivery of an event to a webhook: name-based (UUIDv5), so that a redelivered or repeated
@@ -90,6 +103,16 @@ pub type CommandId = String;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_batch_is_known_by_who_is_in_it_and_their_order() {
+        let of =
+            |members: &[u128]| BatchId::of(members.iter().map(|n| DeliveryId(Uuid::from_u128(*n))));
+        assert_eq!(of(&[1, 2, 3]), of(&[1, 2, 3]));
+        for others in [&[1, 2][..], &[1, 3, 2], &[1, 2, 3, 4], &[3], &[]] {
+            assert_ne!(of(&[1, 2, 3]), of(others), "{others:?}");
+        }
+    }
 
     #[test]
     fn a_commands_delivery_is_never_that_of_an_event() {

@@ -38,7 +38,7 @@ const OPERATION: &str = "claim batches";
 #[derive(sqlx::FromRow)]
 struct Waiting {
     webhook_id: Uuid,
-    /// Whether a batch that was made before is due.
+    /// Whether a batch that was made before is due, and has been for as long as what waits.
     made: bool,
     /// `None`: the webhook is gone.
     runs: Option<bool>,
@@ -144,7 +144,7 @@ async fn next_token_at(
     sqlx::query_scalar(
         "SELECT min(r.ready_at) FROM rate_limits r
          WHERE r.ready_at > $1 AND r.webhook_id <> ALL($2::uuid[])
-             AND ($3::uuid IS NULL OR r.webhook_id = $3)
+             AND (NOT $3 OR r.webhook_id = ANY ($4::uuid[]))
              AND (EXISTS (SELECT FROM deliveries d
                      WHERE d.status = 'pending' AND d.batched AND d.batch_id IS NULL
                          AND d.webhook_id = r.webhook_id)
@@ -154,7 +154,8 @@ async fn next_token_at(
     )
     .bind(claim.now)
     .bind(claim.exclude.iter().map(|id| id.0).bind_iter())
-    .bind(claim.only.map(|id| id.0))
+    .bind(claim.only.is_some())
+    .bind(claim.only.iter().flatten().map(|id| id.0).bind_iter())
     .fetch_one(connection)
     .await
     .map_err(during(OPERATION))
@@ -177,6 +178,7 @@ async fn waiting(
                  (SELECT d.webhook_id FROM deliveries d
                   WHERE d.status = 'pending' AND d.batch_id IS NOT NULL
                   ORDER BY d.webhook_id LIMIT 1))
+             WHERE NOT $8
              UNION ALL
              SELECT LEAST(
                  (SELECT d.webhook_id FROM deliveries d
@@ -186,25 +188,32 @@ async fn waiting(
                   WHERE d.status = 'pending' AND d.batch_id IS NOT NULL
                       AND d.webhook_id > h.id ORDER BY d.webhook_id LIMIT 1))
              FROM hooks h WHERE h.id IS NOT NULL
-         ), asked AS MATERIALIZED (
-             SELECT h.id AS webhook_id, EXISTS (
-                     SELECT FROM deliveries d WHERE d.status = 'pending' AND d.batch_id IS NOT NULL
-                         AND d.webhook_id = h.id AND d.due_at <= $2) AS made, (
+         ), offered AS (
+             SELECT h.id, (
+                     SELECT d.due_at FROM deliveries d
+                     WHERE d.status = 'pending' AND d.batch_id IS NOT NULL AND d.webhook_id = h.id
+                     ORDER BY d.due_at LIMIT 1) AS made_at, (
+                     SELECT d.due_at FROM deliveries d
+                     WHERE d.status = 'pending' AND d.batched AND d.batch_id IS NULL
+                         AND d.webhook_id = h.id
+                     ORDER BY d.due_at LIMIT 1) AS new_at, (
                      SELECT w.status IN ('pending', 'active') AND i.status IN ('pending', 'active')
                      FROM webhooks w JOIN integrations i ON i.id = w.integration_id
                      WHERE w.id = h.id) AS runs, (
                      SELECT r.ready_at <= $2 FROM rate_limits r
                      WHERE r.webhook_id = h.id) AS has_token
-             FROM hooks h
-             WHERE h.id IS NOT NULL AND h.id <> ALL($3::uuid[]) AND ($4::uuid IS NULL OR h.id = $4)
-             ORDER BY h.id <= $1, h.id
+             FROM (SELECT id FROM hooks UNION ALL SELECT id FROM UNNEST($4::uuid[]) AS named (id)) h
+             WHERE h.id IS NOT NULL AND h.id <> ALL($3::uuid[])
+         ), asked AS MATERIALIZED (
+             SELECT o.id AS webhook_id, o.runs, o.has_token,
+                 COALESCE(o.new_at <= $2, false) AS is_due,
+                 COALESCE(o.made_at <= LEAST(o.new_at, $2), false) AS made
+             FROM offered o ORDER BY o.id <= $1, o.id
          )
          SELECT a.webhook_id, a.made, a.runs, a.has_token IS NOT NULL AS is_limited FROM asked a
-         WHERE a.runs IS NULL OR a.runs AND a.has_token IS DISTINCT FROM false AND (a.made
-             OR EXISTS (SELECT FROM deliveries d
-                 WHERE d.status = 'pending' AND d.batched AND d.batch_id IS NULL
-                     AND d.webhook_id = a.webhook_id AND d.due_at <= $2)
-             OR (SELECT o.events >= COALESCE(r.max_events, $6) OR o.bytes >= COALESCE(r.max_bytes, $7)
+         WHERE a.runs IS NULL OR a.runs AND a.has_token IS DISTINCT FROM false AND (a.made OR a.is_due
+             OR CASE WHEN $9 THEN (
+                 SELECT o.events >= COALESCE(r.max_events, $6) OR o.bytes >= COALESCE(r.max_bytes, $7)
                  FROM (SELECT) one
                  LEFT JOIN batch_rules r ON r.webhook_id = a.webhook_id
                  CROSS JOIN LATERAL (
@@ -212,16 +221,18 @@ async fn waiting(
                      FROM (SELECT octet_length(d.event_raw) AS bytes FROM deliveries d
                          WHERE d.status = 'pending' AND d.batched AND d.batch_id IS NULL
                              AND d.webhook_id = a.webhook_id
-                         ORDER BY d.due_at LIMIT COALESCE(r.max_events, $6)) w) o))
+                         ORDER BY d.due_at LIMIT COALESCE(r.max_events, $6)) w) o) END)
          LIMIT $5",
     )
     .bind(from)
     .bind(claim.now)
     .bind(claim.exclude.iter().map(|id| id.0).bind_iter())
-    .bind(claim.only.map(|id| id.0))
+    .bind(claim.only.iter().flatten().map(|id| id.0).bind_iter())
     .bind(i64::try_from(claim.ids.len()).unwrap_or(i64::MAX))
     .bind(i64::from(default.max_events))
     .bind(i64::from(default.max_bytes))
+    .bind(claim.only.is_some())
+    .bind(claim.enough)
     .fetch_all(connection)
     .await
     .map_err(during(OPERATION))

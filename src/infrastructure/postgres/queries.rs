@@ -22,6 +22,88 @@ use super::{
     text::clean_opt,
 };
 
+/// The longest-due of those that go out alone, together, and in order: of each webhook the first one, in the
+/// indexes on what waits, and of lanes the fronts of the first thousand.
+const STATS: &str = "
+WITH RECURSIVE alone AS (
+     (SELECT d.webhook_id, d.due_at FROM deliveries d
+      WHERE d.status = 'pending' AND d.lane_key IS NULL AND NOT d.batched
+      ORDER BY d.webhook_id, d.due_at LIMIT 1)
+     UNION ALL
+     SELECT n.webhook_id, n.due_at FROM alone l CROSS JOIN LATERAL (
+         SELECT d.webhook_id, d.due_at FROM deliveries d
+         WHERE d.status = 'pending' AND d.lane_key IS NULL AND NOT d.batched
+             AND d.webhook_id > l.webhook_id
+         ORDER BY d.webhook_id, d.due_at LIMIT 1) n
+ ), to_batch AS (
+     (SELECT d.webhook_id, d.due_at FROM deliveries d
+      WHERE d.status = 'pending' AND d.batched AND d.batch_id IS NULL
+      ORDER BY d.webhook_id, d.due_at LIMIT 1)
+     UNION ALL
+     SELECT n.webhook_id, n.due_at FROM to_batch l CROSS JOIN LATERAL (
+         SELECT d.webhook_id, d.due_at FROM deliveries d
+         WHERE d.status = 'pending' AND d.batched AND d.batch_id IS NULL AND d.webhook_id > l.webhook_id
+         ORDER BY d.webhook_id, d.due_at LIMIT 1) n
+ ), batches AS (
+     (SELECT d.webhook_id, d.due_at FROM deliveries d
+      WHERE d.status = 'pending' AND d.batch_id IS NOT NULL
+      ORDER BY d.webhook_id, d.due_at LIMIT 1)
+     UNION ALL
+     SELECT n.webhook_id, n.due_at FROM batches l CROSS JOIN LATERAL (
+         SELECT d.webhook_id, d.due_at FROM deliveries d
+         WHERE d.status = 'pending' AND d.batch_id IS NOT NULL AND d.webhook_id > l.webhook_id
+         ORDER BY d.webhook_id, d.due_at LIMIT 1) n
+ ), fronts AS (
+     (SELECT d.webhook_id, d.lane_key, d.status, d.due_at FROM deliveries d
+      WHERE d.lane_key IS NOT NULL AND (d.status = 'pending' OR d.lane_blocks)
+      ORDER BY d.webhook_id, d.lane_key, d.lane_turn LIMIT 1)
+     UNION ALL
+     SELECT n.* FROM fronts f CROSS JOIN LATERAL (
+         SELECT d.webhook_id, d.lane_key, d.status, d.due_at FROM deliveries d
+         WHERE d.lane_key IS NOT NULL AND (d.status = 'pending' OR d.lane_blocks)
+             AND (d.webhook_id, d.lane_key) > (f.webhook_id, f.lane_key)
+         ORDER BY d.webhook_id, d.lane_key, d.lane_turn LIMIT 1) n
+ ), waiting AS (
+     SELECT * FROM alone UNION ALL SELECT * FROM to_batch UNION ALL SELECT * FROM batches
+     UNION ALL
+     SELECT f.webhook_id, f.due_at FROM (SELECT * FROM fronts LIMIT 1000) f
+     WHERE f.status = 'pending'
+ )
+ SELECT p.parked, (
+         SELECT min(l.due_at) FROM waiting l WHERE l.due_at <= $1 AND (
+             SELECT w.status IN ('pending', 'active') AND i.status IN ('pending', 'active')
+             FROM webhooks w JOIN integrations i ON i.id = w.integration_id
+             WHERE w.id = l.webhook_id) AND NOT EXISTS (
+             SELECT FROM endpoint_states s
+             WHERE s.webhook_id = l.webhook_id AND s.open_until IS NOT NULL)
+     ), o.waiting,
+     (SELECT created_at FROM outbox WHERE published_at IS NULL AND NOT is_response
+      ORDER BY position LIMIT 1), r.waiting,
+     (SELECT created_at FROM outbox WHERE published_at IS NULL AND is_response
+      ORDER BY position LIMIT 1)
+ FROM (
+     SELECT count(*) AS parked
+     FROM (
+         (SELECT 1 FROM deliveries
+          WHERE status = 'pending' AND lane_key IS NULL AND NOT batched LIMIT 1000000)
+         UNION ALL
+         (SELECT 1 FROM deliveries
+          WHERE status = 'pending' AND lane_key IS NOT NULL LIMIT 1000000)
+         UNION ALL
+         (SELECT 1 FROM deliveries
+          WHERE status = 'pending' AND batched AND batch_id IS NULL LIMIT 1000000)
+         UNION ALL
+         (SELECT 1 FROM deliveries
+          WHERE status = 'pending' AND batch_id IS NOT NULL LIMIT 1000000)
+         LIMIT 1000000) d
+ ) p, (
+     SELECT count(*) AS waiting
+     FROM (SELECT 1 FROM outbox WHERE published_at IS NULL AND NOT is_response LIMIT 1000000) o
+ ) o, (
+     SELECT count(*) AS waiting
+     FROM (SELECT 1 FROM outbox WHERE published_at IS NULL AND is_response LIMIT 1000000) r
+ ) r";
+
 #[async_trait]
 impl Queries for PostgresStore {
     async fn get_integration(
@@ -188,59 +270,12 @@ impl Queries for PostgresStore {
     }
 
     async fn stats(&self, now: Timestamp) -> Result<StoreStats, StoreError> {
-        let (parked, oldest_due, outbox, oldest_outbox, responses, oldest_response) = sqlx::query_as(
-            "WITH RECURSIVE lanes AS (
-                 (SELECT d.webhook_id, d.due_at FROM deliveries d
-                  WHERE d.status = 'pending' AND d.lane_key IS NULL AND NOT d.batched
-                  ORDER BY d.webhook_id, d.due_at LIMIT 1)
-                 UNION ALL
-                 SELECT n.webhook_id, n.due_at FROM lanes l CROSS JOIN LATERAL (
-                     SELECT d.webhook_id, d.due_at FROM deliveries d
-                     WHERE d.status = 'pending' AND d.lane_key IS NULL AND NOT d.batched
-                         AND d.webhook_id > l.webhook_id
-                     ORDER BY d.webhook_id, d.due_at LIMIT 1) n
-             )
-             SELECT p.parked, (
-                     SELECT min(l.due_at) FROM lanes l WHERE l.due_at <= $1 AND (
-                         SELECT w.status IN ('pending', 'active') AND i.status IN ('pending', 'active')
-                         FROM webhooks w JOIN integrations i ON i.id = w.integration_id
-                         WHERE w.id = l.webhook_id) AND NOT EXISTS (
-                         SELECT FROM endpoint_states s
-                         WHERE s.webhook_id = l.webhook_id AND s.open_until IS NOT NULL)
-                 ), o.waiting,
-                 (SELECT created_at FROM outbox WHERE published_at IS NULL AND NOT is_response
-                  ORDER BY position LIMIT 1), r.waiting,
-                 (SELECT created_at FROM outbox WHERE published_at IS NULL AND is_response
-                  ORDER BY position LIMIT 1)
-             FROM (
-                 SELECT count(*) AS parked
-                 FROM (
-                     (SELECT 1 FROM deliveries
-                      WHERE status = 'pending' AND lane_key IS NULL AND NOT batched LIMIT 1000000)
-                     UNION ALL
-                     (SELECT 1 FROM deliveries
-                      WHERE status = 'pending' AND lane_key IS NOT NULL LIMIT 1000000)
-                     UNION ALL
-                     (SELECT 1 FROM deliveries
-                      WHERE status = 'pending' AND batched AND batch_id IS NULL LIMIT 1000000)
-                     UNION ALL
-                     (SELECT 1 FROM deliveries
-                      WHERE status = 'pending' AND batch_id IS NOT NULL LIMIT 1000000)
-                     LIMIT 1000000) d
-             ) p, (
-                 SELECT count(*) AS waiting
-                 FROM (SELECT 1 FROM outbox WHERE published_at IS NULL AND NOT is_response
-                     LIMIT 1000000) o
-             ) o, (
-                 SELECT count(*) AS waiting
-                 FROM (SELECT 1 FROM outbox WHERE published_at IS NULL AND is_response
-                     LIMIT 1000000) r
-             ) r",
-        )
-        .bind(now)
-        .fetch_one(&self.pool)
-        .await
-        .map_err(during("count what waits"))?;
+        let (parked, oldest_due, outbox, oldest_outbox, responses, oldest_response) =
+            sqlx::query_as(STATS)
+                .bind(now)
+                .fetch_one(&self.pool)
+                .await
+                .map_err(during("count what waits"))?;
         Ok(StoreStats {
             parked,
             oldest_due,

@@ -23,12 +23,12 @@ const CLAIM: &str = "claim batches";
 /// have a batch that is due, or enough to make one of; the longest-due first.
 pub(super) const WAITING: &str = "
 WITH RECURSIVE hooks (id) AS (
-    SELECT min(first) FROM (
+    SELECT CASE WHEN ?4 IS NULL THEN (SELECT min(first) FROM (
         SELECT min(d.webhook_id) AS first FROM deliveries d
         WHERE d.status = 'pending' AND d.batched AND d.batch_id IS NULL
         UNION ALL
         SELECT min(d.webhook_id) FROM deliveries d
-        WHERE d.status = 'pending' AND d.batch_id IS NOT NULL)
+        WHERE d.status = 'pending' AND d.batch_id IS NOT NULL)) END
     UNION ALL
     SELECT (SELECT min(next) FROM (
         SELECT min(d.webhook_id) AS next FROM deliveries d
@@ -43,22 +43,21 @@ WITH RECURSIVE hooks (id) AS (
             WHERE d.status = 'pending' AND d.batch_id IS NOT NULL AND d.webhook_id = e.id),
         (SELECT min(d.due_at) FROM deliveries d
             WHERE d.status = 'pending' AND d.batched AND d.batch_id IS NULL AND d.webhook_id = e.id)
-    FROM hooks h
+    FROM (SELECT id FROM hooks UNION ALL SELECT unhex(value) FROM json_each(?4)) h
     CROSS JOIN webhooks e ON e.id = h.id
     CROSS JOIN integrations i ON i.id = e.integration_id
     WHERE e.status IN ('pending', 'active') AND i.status IN ('pending', 'active')
         AND e.id NOT IN (SELECT unhex(value) FROM json_each(?2))
-        AND (?4 IS NULL OR e.id = ?4)
         AND NOT EXISTS (SELECT 1 FROM rate_limits l WHERE l.webhook_id = e.id AND l.ready_at > ?1)
 )
-SELECT a.id, a.made <= ?1 AS made
+SELECT a.id, a.made <= min(coalesce(a.new, ?1), ?1) AS made
 FROM asked a LEFT JOIN batch_rules r ON r.webhook_id = a.id
 WHERE a.made <= ?1 OR a.new <= ?1
-    OR (SELECT count(*) >= coalesce(r.max_events, ?5) OR sum(bytes) >= coalesce(r.max_bytes, ?6)
+    OR CASE WHEN ?8 THEN (SELECT count(*) >= coalesce(r.max_events, ?5) OR sum(bytes) >= coalesce(r.max_bytes, ?6)
         FROM (SELECT coalesce(length(v.raw), 0) AS bytes
             FROM deliveries d LEFT JOIN delivery_events v ON v.delivery = d.seq
             WHERE d.status = 'pending' AND d.batched AND d.batch_id IS NULL AND d.webhook_id = a.id
-            ORDER BY d.due_at LIMIT ?7))
+            ORDER BY d.due_at LIMIT ?7)) END
 ORDER BY coalesce(min(a.made, a.new), a.made, a.new), a.id
 LIMIT ?3";
 
@@ -108,7 +107,7 @@ CROSS JOIN deliveries d ON d.seq = t.seq
 LEFT JOIN delivery_events v ON v.delivery = d.seq
 WHERE t.place <= t.max_events AND (t.place = 1 OR t.bytes <= t.max_bytes)";
 
-/// A webhook with a batch to take, and whether it was made before.
+/// A webhook with a batch to take, and whether it was made before and has been due for as long as what waits.
 type Waiting = (Uuid, bool);
 
 pub(super) async fn claim_batches(
@@ -153,7 +152,7 @@ async fn next_token_at(
     let next: Option<i64> = sqlx::query_scalar(
         "SELECT min(r.ready_at) FROM rate_limits r
         WHERE r.ready_at > ?1 AND r.webhook_id NOT IN (SELECT unhex(value) FROM json_each(?2))
-            AND (?3 IS NULL OR r.webhook_id = ?3)
+            AND (?3 IS NULL OR r.webhook_id IN (SELECT unhex(value) FROM json_each(?3)))
             AND (EXISTS (SELECT 1 FROM deliveries d
                     WHERE d.status = 'pending' AND d.batched AND d.batch_id IS NULL
                         AND d.webhook_id = r.webhook_id)
@@ -163,11 +162,16 @@ async fn next_token_at(
     )
     .bind(claim.now.timestamp_millis())
     .bind(hex_array(claim.exclude.iter().map(|id| id.0)))
-    .bind(claim.only.map(|id| id.0))
+    .bind(only(claim))
     .fetch_one(connection)
     .await
     .map_err(failed("look for the next token"))?;
     Ok(next.and_then(rows::to_time))
+}
+
+fn only(claim: &BatchClaim) -> Option<String> {
+    let only = claim.only.as_ref()?;
+    Some(hex_array(only.iter().map(|id| id.0)))
 }
 
 async fn waiting(
@@ -179,10 +183,11 @@ async fn waiting(
         .bind(claim.now.timestamp_millis())
         .bind(hex_array(claim.exclude.iter().map(|id| id.0)))
         .bind(i64::try_from(claim.ids.len()).unwrap_or(i64::MAX))
-        .bind(claim.only.map(|id| id.0))
+        .bind(only(claim))
         .bind(default.max_events)
         .bind(default.max_bytes)
         .bind(*BatchRule::EVENTS.end())
+        .bind(claim.enough)
         .fetch_all(connection)
         .await
         .map_err(failed(CLAIM))?;

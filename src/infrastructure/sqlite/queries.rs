@@ -20,6 +20,83 @@ use super::{
     rows,
 };
 
+/// The longest-due of those that go out alone, together, and in order: of each webhook the first one, in the
+/// indexes on what waits, and of lanes the fronts of the first thousand.
+pub(super) const STATS: &str = "
+WITH RECURSIVE alone (webhook_id) AS (
+    SELECT min(webhook_id) FROM deliveries d WHERE d.status = 'pending' AND d.lane_key IS NULL AND NOT d.batched
+    UNION ALL
+    SELECT (SELECT min(d.webhook_id) FROM deliveries d
+        WHERE d.status = 'pending' AND d.lane_key IS NULL AND NOT d.batched AND d.webhook_id > w.webhook_id)
+    FROM alone w WHERE w.webhook_id IS NOT NULL
+), to_batch (webhook_id) AS (
+    SELECT min(webhook_id) FROM deliveries d WHERE d.status = 'pending' AND d.batched AND d.batch_id IS NULL
+    UNION ALL
+    SELECT (SELECT min(d.webhook_id) FROM deliveries d
+        WHERE d.status = 'pending' AND d.batched AND d.batch_id IS NULL AND d.webhook_id > w.webhook_id)
+    FROM to_batch w WHERE w.webhook_id IS NOT NULL
+), batches (webhook_id) AS (
+    SELECT min(webhook_id) FROM deliveries d WHERE d.status = 'pending' AND d.batch_id IS NOT NULL
+    UNION ALL
+    SELECT (SELECT min(d.webhook_id) FROM deliveries d
+        WHERE d.status = 'pending' AND d.batch_id IS NOT NULL AND d.webhook_id > w.webhook_id)
+    FROM batches w WHERE w.webhook_id IS NOT NULL
+), fronts (seq) AS (
+    SELECT (SELECT d.seq FROM deliveries d
+        WHERE d.lane_key IS NOT NULL AND (d.status = 'pending' OR d.lane_blocks)
+        ORDER BY d.webhook_id, d.lane_key, d.lane_turn LIMIT 1)
+    UNION ALL
+    SELECT (SELECT d.seq FROM deliveries d
+        WHERE d.lane_key IS NOT NULL AND (d.status = 'pending' OR d.lane_blocks)
+            AND (d.webhook_id, d.lane_key) > (c.webhook_id, c.lane_key)
+        ORDER BY d.webhook_id, d.lane_key, d.lane_turn LIMIT 1)
+    FROM fronts f CROSS JOIN deliveries c ON c.seq = f.seq
+    LIMIT 1000
+), waiting (webhook_id, due_at) AS (
+    SELECT w.webhook_id, (SELECT min(d.due_at) FROM deliveries d
+        WHERE d.status = 'pending' AND d.lane_key IS NULL AND NOT d.batched AND d.webhook_id = w.webhook_id)
+    FROM alone w
+    UNION ALL
+    SELECT w.webhook_id, (SELECT min(d.due_at) FROM deliveries d
+        WHERE d.status = 'pending' AND d.batched AND d.batch_id IS NULL AND d.webhook_id = w.webhook_id)
+    FROM to_batch w
+    UNION ALL
+    SELECT w.webhook_id, (SELECT min(d.due_at) FROM deliveries d
+        WHERE d.status = 'pending' AND d.batch_id IS NOT NULL AND d.webhook_id = w.webhook_id)
+    FROM batches w
+    UNION ALL
+    SELECT c.webhook_id, c.due_at FROM fronts f CROSS JOIN deliveries c ON c.seq = f.seq
+    WHERE c.status = 'pending'
+), oldest (due_at) AS (
+    SELECT w.due_at
+    FROM waiting w
+    CROSS JOIN webhooks e ON e.id = w.webhook_id
+    CROSS JOIN integrations i ON i.id = e.integration_id
+    WHERE e.status IN ('pending', 'active') AND i.status IN ('pending', 'active')
+        AND NOT EXISTS (SELECT 1 FROM endpoint_states s
+            WHERE s.webhook_id = e.id AND s.open_until IS NOT NULL)
+)
+SELECT 0 AS id,
+    (SELECT count(*) FROM (
+        SELECT 1 FROM deliveries WHERE status = 'pending' AND lane_key IS NULL AND NOT batched
+        UNION ALL
+        SELECT 1 FROM deliveries WHERE status = 'pending' AND lane_key IS NOT NULL
+        UNION ALL
+        SELECT 1 FROM deliveries
+        WHERE status = 'pending' AND batched AND batch_id IS NULL
+        UNION ALL
+        SELECT 1 FROM deliveries WHERE status = 'pending' AND batch_id IS NOT NULL
+        LIMIT 1000000)) AS parked,
+    (SELECT min(due_at) FROM oldest WHERE due_at <= ?1) AS oldest_due,
+    (SELECT count(*) FROM (SELECT 1 FROM outbox
+        WHERE published_at IS NULL AND is_response = 0 LIMIT 1000000)) AS outbox,
+    (SELECT created_at FROM outbox WHERE published_at IS NULL AND is_response = 0
+        ORDER BY seq LIMIT 1) AS oldest_outbox,
+    (SELECT count(*) FROM (SELECT 1 FROM outbox
+        WHERE published_at IS NULL AND is_response = 1 LIMIT 1000000)) AS responses,
+    (SELECT created_at FROM outbox WHERE published_at IS NULL AND is_response = 1
+        ORDER BY seq LIMIT 1) AS oldest_response";
+
 #[async_trait]
 impl Queries for SqliteStore {
     async fn get_integration(
@@ -172,51 +249,11 @@ impl Queries for SqliteStore {
     async fn stats(&self, now: Timestamp) -> Result<StoreStats, StoreError> {
         const READ: &str = "read its figures";
         let mut connection = self.read(READ).await?;
-        let row = sqlx::query(
-            "WITH RECURSIVE waiting (webhook_id) AS (
-                SELECT min(webhook_id) FROM deliveries
-                WHERE status = 'pending' AND lane_key IS NULL AND NOT batched
-                UNION ALL
-                SELECT (SELECT min(d.webhook_id) FROM deliveries d
-                    WHERE d.status = 'pending' AND d.lane_key IS NULL AND NOT d.batched
-                        AND d.webhook_id > w.webhook_id)
-                FROM waiting w WHERE w.webhook_id IS NOT NULL
-            ), oldest (due_at) AS (
-                SELECT (SELECT min(d.due_at) FROM deliveries d
-                    WHERE d.status = 'pending' AND d.lane_key IS NULL AND NOT d.batched
-                        AND d.webhook_id = e.id)
-                FROM waiting w
-                CROSS JOIN webhooks e ON e.id = w.webhook_id
-                CROSS JOIN integrations i ON i.id = e.integration_id
-                WHERE e.status IN ('pending', 'active') AND i.status IN ('pending', 'active')
-                    AND NOT EXISTS (SELECT 1 FROM endpoint_states s
-                        WHERE s.webhook_id = e.id AND s.open_until IS NOT NULL)
-            )
-            SELECT 0 AS id,
-                (SELECT count(*) FROM (
-                    SELECT 1 FROM deliveries WHERE status = 'pending' AND lane_key IS NULL AND NOT batched
-                    UNION ALL
-                    SELECT 1 FROM deliveries WHERE status = 'pending' AND lane_key IS NOT NULL
-                    UNION ALL
-                    SELECT 1 FROM deliveries
-                    WHERE status = 'pending' AND batched AND batch_id IS NULL
-                    UNION ALL
-                    SELECT 1 FROM deliveries WHERE status = 'pending' AND batch_id IS NOT NULL
-                    LIMIT 1000000)) AS parked,
-                (SELECT min(due_at) FROM oldest WHERE due_at <= ?1) AS oldest_due,
-                (SELECT count(*) FROM (SELECT 1 FROM outbox
-                    WHERE published_at IS NULL AND is_response = 0 LIMIT 1000000)) AS outbox,
-                (SELECT created_at FROM outbox WHERE published_at IS NULL AND is_response = 0
-                    ORDER BY seq LIMIT 1) AS oldest_outbox,
-                (SELECT count(*) FROM (SELECT 1 FROM outbox
-                    WHERE published_at IS NULL AND is_response = 1 LIMIT 1000000)) AS responses,
-                (SELECT created_at FROM outbox WHERE published_at IS NULL AND is_response = 1
-                    ORDER BY seq LIMIT 1) AS oldest_response",
-        )
-        .bind(now.timestamp_millis())
-        .fetch_one(&mut *connection)
-        .await
-        .map_err(failed(READ))?;
+        let row = sqlx::query(STATS)
+            .bind(now.timestamp_millis())
+            .fetch_one(&mut *connection)
+            .await
+            .map_err(failed(READ))?;
         let cells = rows::Cells::new(&row, "deliveries");
         Ok(StoreStats {
             parked: cells.get("parked")?,

@@ -63,7 +63,8 @@ pub(super) async fn update(
         "UPDATE deliveries
          SET status = $2, attempt_count = $3, event_version = $4, budget_base = $5,
              next_attempt_at = $6, due_at = $6, error = $7, completed_at = $8,
-             lease_epoch = lease_epoch + 1, lane_blocks = $9, batch_id = $10
+             lease_epoch = lease_epoch + 1, lane_blocks = $9, batch_id = $10,
+             batched = $11
          WHERE id = $1",
     )
     .bind(changed.id.0)
@@ -76,6 +77,7 @@ pub(super) async fn update(
     .bind(changed.completed_at)
     .bind(changed.blocks())
     .bind(changed.batch.id().map(|id| id.0))
+    .bind(changed.batch.is_shared())
     .execute(connection)
     .await
     .map_err(during("update a delivery"))?;
