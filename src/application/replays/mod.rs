@@ -442,7 +442,7 @@ mod tests {
         let begun = tokio::sync::Notify::new();
         let renew = || async {
             begun.notify_one();
-            std::future::pending().await
+            std::future::pending::<()>().await;
         };
         let work = while_renewed(begun.notified(), Duration::from_millis(1), renew);
         let ended = tokio::time::timeout(Duration::from_secs(10), work).await;
