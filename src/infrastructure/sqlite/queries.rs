@@ -42,9 +42,9 @@ WITH RECURSIVE alone (webhook_id) AS (
         WHERE d.status = 'pending' AND d.batch_id IS NOT NULL AND d.webhook_id > w.webhook_id)
     FROM batches w WHERE w.webhook_id IS NOT NULL
 ), fronts (seq) AS (
-    SELECT (SELECT d.seq FROM deliveries d
-        WHERE d.lane_key IS NOT NULL AND (d.status = 'pending' OR d.lane_blocks)
-        ORDER BY d.webhook_id, d.lane_key, d.lane_turn LIMIT 1)
+    SELECT (SELECT f.seq FROM deliveries f
+        WHERE f.lane_key IS NOT NULL AND (f.status = 'pending' OR f.lane_blocks)
+        ORDER BY f.webhook_id, f.lane_key, f.lane_turn LIMIT 1)
     UNION ALL
     SELECT (SELECT d.seq FROM deliveries d
         WHERE d.lane_key IS NOT NULL AND (d.status = 'pending' OR d.lane_blocks)
