@@ -182,6 +182,9 @@ CREATE INDEX deliveries_high_turns ON deliveries (lane_turn)
     WHERE lane_key IS NOT NULL AND (status = 'pending' OR lane_blocks);
 -- Those of them that stop the ones behind.
 CREATE INDEX deliveries_blocking ON deliveries (webhook_id) WHERE lane_blocks;
+-- Those that replays have to themselves (`LaneKey::OF_REPLAY`).
+CREATE INDEX deliveries_replay_lanes ON deliveries (webhook_id, lane_key, lane_turn)
+    WHERE status = 'pending' AND substr(lane_key, 1, 7) = 'replay:';
 -- The same, also what is done: replays send it again in this order.
 CREATE INDEX deliveries_turns ON deliveries (webhook_id, lane_turn, id) WHERE lane_key IS NOT NULL;
 -- Lists of what waits or went wrong.

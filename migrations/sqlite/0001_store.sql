@@ -134,6 +134,8 @@ CREATE TABLE deliveries (
 -- no order, more than halves the speed (measured).
 -- For lists and pruning.
 CREATE INDEX deliveries_by_time ON deliveries (tenant, created_at, id);
+-- Replays, and what they count.
+CREATE INDEX deliveries_of_webhook ON deliveries (webhook_id, created_at, id);
 -- For claims and figures; it costs nothing for a delivery that succeeds at once.
 CREATE INDEX deliveries_waiting ON deliveries (webhook_id, due_at, next_attempt_at)
 WHERE status = 'pending' AND lane_key IS NULL AND NOT batched;
@@ -152,6 +154,9 @@ CREATE INDEX deliveries_high_turns ON deliveries (lane_turn)
 WHERE lane_key IS NOT NULL AND (status = 'pending' OR lane_blocks);
 -- Those of them that stop the ones behind.
 CREATE INDEX deliveries_blocking ON deliveries (webhook_id) WHERE lane_blocks;
+-- Those that replays have to themselves (`LaneKey::OF_REPLAY`).
+CREATE INDEX deliveries_replay_lanes ON deliveries (webhook_id, lane_key, lane_turn)
+WHERE status = 'pending' AND substr(lane_key, 1, 7) = 'replay:';
 -- The same, also what is done: replays send it again in this order.
 CREATE INDEX deliveries_by_turn ON deliveries (webhook_id, lane_turn, id) WHERE lane_key IS NOT NULL;
 -- For lists of what was not delivered.

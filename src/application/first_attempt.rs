@@ -9,7 +9,7 @@ use crate::{
         entities::{Batching, Delivery, DeliveryStatus, LanePlace},
         events::BusinessEvent,
         interfaces::{FirstRecord, OutboxRow, StoredEvent},
-        values::{DeliveryId, LaneKey, Timestamp},
+        values::{BatchId, DeliveryId, LaneKey, Timestamp},
     },
     shared::metrics::PARKED,
 };
@@ -93,11 +93,12 @@ impl FirstAttempt<'_> {
         Some((Box::new(record), announce))
     }
 
-    /// Recorded without an attempt, due now; or at its end, where no attempt can ever be made.
-    pub fn unattempted(self, clock: &dyn Clock) -> FirstRecord {
+    /// Recorded without an attempt, due now, and where it goes out with others, with those of this batch;
+    /// or at its end, where no attempt can ever be made.
+    pub fn unattempted(self, batch: BatchId, clock: &dyn Clock) -> FirstRecord {
         let mut delivery = self.delivery(clock);
-        if let Some(rule) = &self.webhook.batch {
-            delivery.next_attempt_at = Some(clock.store_now() + rule.max_wait);
+        if delivery.batch.is_shared() {
+            delivery.batch = Batching::In(batch);
         }
         let (delivery, events) = match self.fault {
             Some(fault) => {

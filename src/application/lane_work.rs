@@ -1,6 +1,9 @@
 //! Work on one ordered lane: its deliveries, one after the other.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -33,6 +36,7 @@ impl OrderedLanes {
             outcomes,
             stopping,
         } = hands;
+        let began = Instant::now();
         let mut rest = lane.into_iter().enumerate();
         let mut due_again = self.clock.store_now();
         for (number, (one, bytes)) in rest.by_ref() {
@@ -40,7 +44,9 @@ impl OrderedLanes {
             if !self.leases.is_in_force(&one.lease) {
                 let webhook = one.delivery.webhook_id;
                 self.attempts.no_sign(kind, webhook, Duration::ZERO);
-                self.leases.forget([&one.lease]);
+                // A lease that is lost gives nothing back; one that has run out is nobody's yet.
+                let settled = Settled::Released(one.lease, due_again);
+                self.hand_in(settled, outcomes).await;
                 break;
             }
             if number > 0 {
@@ -61,7 +67,9 @@ impl OrderedLanes {
             };
             drop(bytes);
             self.block_behind(&mut settled, &snapshot).await;
-            let go_on = settled.lets_others_go() && !stopping.is_cancelled();
+            // Others wait for the place of a lane that takes long.
+            let has_time = began.elapsed() < self.stretch;
+            let go_on = settled.lets_others_go() && has_time && !stopping.is_cancelled();
             if let Settled::Released(_, at) = settled {
                 due_again = at;
             }

@@ -9,12 +9,13 @@
 //! again by the next, in the same order.
 
 use std::{
+    collections::HashSet,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use metrics::{counter, histogram};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 
 use crate::{
     domain::{
@@ -31,21 +32,24 @@ use crate::{
 use super::{
     deliver::Lane,
     health::Health,
+    known_floor::KnownFloor,
+    lane_room::{MAX_PER_WEBHOOK, Room, Seated},
     lane_work::Hands,
-    leased::{LeasedAttempts, MAX_BYTES_IN_HAND, give_back, room_for},
+    leased::{LeasedAttempts, give_back},
     leases::{LEASE, Leases},
     parked::until,
-    ports::{BusError, Clock, SourceFloor},
+    ports::{Clock, SourceFloor},
     registry::{Registry, Snapshot},
     wakers::Wakers,
 };
 
-/// Lanes that this worker has in hand at a time.
-pub const MAX_LANES: u32 = 256;
 /// Deliveries of one lane that are taken at a time.
 pub const MAX_PER_LANE: u32 = 32;
-/// Outcomes that wait to be recorded.
-const MAX_OUTCOMES: usize = 1_000;
+/// How long a lane is worked on at a stretch, besides the request that is under way by then: as long as its
+/// leases hold without being renewed. Then it waits for its turn with the others.
+pub const STRETCH: Duration = LEASE;
+/// How often webhooks are probed in lanes that have no ordering: what waits there is from before.
+const LEFTOVERS_EVERY: Duration = Duration::from_secs(1);
 /// How often the database is asked when nothing wakes the loop.
 const POLL_EVERY: Duration = Duration::from_millis(250);
 /// The first and the longest wait for the floor to rise.
@@ -54,9 +58,6 @@ const FLOOR_WAITS: (Duration, Duration) = (Duration::from_millis(2), Duration::f
 const CROWDED_PAUSE: Duration = Duration::from_secs(5);
 /// The same where something was found that there was no room for: something smaller may have some.
 const NO_ROOM_PAUSE: Duration = Duration::from_secs(1);
-/// How long a floor is taken for true. It falls when the source stream was deleted and made anew.
-const FLOOR_HOLDS: Duration = Duration::from_secs(3);
-
 /// The ports of the ordered lanes.
 pub struct OrderedLanes {
     /// Where deliveries wait.
@@ -75,6 +76,8 @@ pub struct OrderedLanes {
     pub wakers: Arc<Wakers>,
     /// Told of every turn of the loop.
     pub health: Arc<Health>,
+    /// How long a lane is worked on at a stretch ([`STRETCH`]).
+    pub stretch: Duration,
 }
 
 impl std::fmt::Debug for OrderedLanes {
@@ -83,37 +86,15 @@ impl std::fmt::Debug for OrderedLanes {
     }
 }
 
-/// What bounds the lanes in hand.
-struct Room {
-    lanes: Arc<Semaphore>,
-    bytes: Arc<Semaphore>,
-    outcomes: Arc<Semaphore>,
-}
-
-/// A lane that there is room for, each of its deliveries with its bytes.
-struct Seated {
-    place: OwnedSemaphorePermit,
-    deliveries: Vec<(ClaimedDelivery, OwnedSemaphorePermit)>,
-}
-
-/// The floor as it was last told.
-#[derive(Default)]
-struct KnownFloor {
-    sequence: i64,
-    asked: Option<Instant>,
+/// What is known from one turn to the next.
+struct Known {
+    floor: KnownFloor,
+    /// When webhooks without ordering were last probed.
+    leftovers: Option<Instant>,
 }
 
 /// Deliveries of one lane, and what they are taken for.
 type Taken = (Lane, Vec<ClaimedDelivery>);
-
-/// A lane could not be worked on.
-#[derive(Debug, thiserror::Error)]
-enum LaneError {
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error(transparent)]
-    Bus(#[from] BusError),
-}
 
 /// What a turn of the loop found.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -135,16 +116,15 @@ impl OrderedLanes {
 
     async fn run(self: Arc<Self>, group: Group) {
         let stopping = group.stopping();
-        let room = Room {
-            lanes: Arc::new(Semaphore::new(MAX_LANES as usize)),
-            bytes: Arc::new(Semaphore::new(MAX_BYTES_IN_HAND as usize)),
-            outcomes: Arc::new(Semaphore::new(MAX_OUTCOMES)),
+        let room = Room::new();
+        let mut known = Known {
+            floor: KnownFloor::new(&self.floor),
+            leftovers: None,
         };
-        let mut floor = KnownFloor::default();
         let mut floor_wait = FLOOR_WAITS.0;
         loop {
             self.health.beat("ordered lanes");
-            let found = self.turn(&group, &room, &mut floor).await;
+            let found = self.turn(&group, &room, &mut known).await;
             let found = found.unwrap_or_else(|error| {
                 counter!(LOOP_FAULTS, "loop" => "ordered lanes").increment(1);
                 tracing::warn!(error = %Chain(&error), "ordered deliveries could not be claimed");
@@ -176,15 +156,17 @@ impl OrderedLanes {
         self: &Arc<Self>,
         group: &Group,
         room: &Room,
-        floor: &mut KnownFloor,
-    ) -> Result<Found, LaneError> {
-        let free = u32::try_from(room.lanes.available_permits()).unwrap_or(0);
-        if free == 0 || room.bytes.available_permits() == 0 {
+        known: &mut Known,
+    ) -> Result<Found, StoreError> {
+        if room.bytes.available_permits() == 0 {
             return Ok(Found::Crowded);
         }
-        let (lanes, above_floor, next_token_at) = self.look(free, floor).await?;
+        let is_full = room.lanes.available_permits() == 0;
+        let (lanes, above_floor, next_token_at) = self.look(room, known).await?;
         if lanes.is_empty() {
-            return Ok(if above_floor {
+            return Ok(if is_full {
+                Found::Crowded
+            } else if above_floor {
                 Found::AboveFloor
             } else {
                 let next_token = until(next_token_at, self.clock.store_now());
@@ -197,12 +179,12 @@ impl OrderedLanes {
             Err(error) => {
                 let lost = self.let_go(lanes);
                 self.leases.forget(&lost);
-                return Err(error.into());
+                return Err(error);
             }
         };
         let mut left = Vec::new();
         for (kind, lane) in lanes {
-            let (seated, rest) = room.seat(lane);
+            let (seated, rest) = room.seat(kind, lane);
             if !rest.is_empty() {
                 left.push((kind, rest));
             }
@@ -211,7 +193,11 @@ impl OrderedLanes {
             }
         }
         if left.is_empty() {
-            return Ok(Found::Lanes);
+            return Ok(if is_full {
+                Found::Crowded
+            } else {
+                Found::Lanes
+            });
         }
         let (store, leases) = (Arc::clone(&self.store), Arc::clone(&self.leases));
         let (left, now) = (self.let_go(left), self.clock.store_now());
@@ -221,32 +207,28 @@ impl OrderedLanes {
         Ok(Found::Crowded)
     }
 
-    /// Claims lanes and probes, and asks for the floor where it is too old or something waits above it.
-    /// Answers also whether something does, and when the next token comes that something waits for.
+    /// Claims lanes and probes, and asks for the floor where it is too old or something waits above it; the
+    /// last one will do where there is no answer. Answers also whether something does, and when the next
+    /// token comes that something waits for.
     async fn look(
         &self,
-        free: u32,
-        floor: &mut KnownFloor,
-    ) -> Result<(Vec<Taken>, bool, Option<Timestamp>), LaneError> {
-        let mut is_fresh = false;
-        if floor.asked.is_none_or(|at| at.elapsed() >= FLOOR_HOLDS) {
-            // The last one will do while the bus is down.
-            is_fresh = self.ask_floor(floor).await.is_ok();
-        }
-        let mut claimed = self.claim(free, floor.sequence).await?;
+        room: &Room,
+        known: &mut Known,
+    ) -> Result<(Vec<Taken>, bool, Option<Timestamp>), StoreError> {
+        let mut is_fresh = known.floor.keep_fresh().await;
+        let mut claimed = self.claim(room, &known.floor).await?;
         if claimed.lanes.is_empty() && claimed.above_floor && !is_fresh {
-            self.ask_floor(floor).await?;
-            is_fresh = true;
-            claimed = self.claim(free, floor.sequence).await?;
+            is_fresh = known.floor.ask_again().await;
+            if is_fresh {
+                claimed = self.claim(room, &known.floor).await?;
+            }
         }
-        let mut probes = self.claim_probes(floor.sequence).await;
+        let mut probes = self.claim_probes(room, known).await;
         // What was claimed before is not lost by a fault.
-        if probes.lanes.is_empty()
-            && probes.above_floor
-            && !is_fresh
-            && self.ask_floor(floor).await.is_ok()
-        {
-            probes = self.claim_probes(floor.sequence).await;
+        let waits_above = probes.lanes.is_empty() && probes.above_floor;
+        if waits_above && !is_fresh && known.floor.ask_again().await {
+            known.leftovers = None;
+            probes = self.claim_probes(room, known).await;
         }
         let above_floor = claimed.above_floor || probes.above_floor;
         let lanes = claimed.lanes.into_iter().map(|lane| (Lane::Parked, lane));
@@ -258,67 +240,69 @@ impl OrderedLanes {
         ))
     }
 
-    async fn ask_floor(&self, floor: &mut KnownFloor) -> Result<(), BusError> {
-        let told = self.floor.floor().await;
-        // After the answer: a bus that is down takes its time, and is not asked again at once.
-        floor.asked = Some(Instant::now());
-        match told {
-            Ok(sequence) => {
-                floor.sequence = sequence;
-                Ok(())
-            }
-            Err(error) => {
-                tracing::debug!(error = %Chain(&error), "the floor of the source stream is not known");
-                Err(error)
-            }
-        }
-    }
-
-    async fn claim(&self, lanes: u32, floor: i64) -> Result<ClaimedLanes, StoreError> {
+    async fn claim(&self, room: &Room, floor: &KnownFloor) -> Result<ClaimedLanes, StoreError> {
         let mut exclude = self.attempts.saturated();
         exclude.extend(self.attempts.breakers().open());
-        let now = self.clock.store_now();
+        exclude.extend(room.full());
         self.take(LaneClaim {
-            now,
-            lease_until: now + LEASE,
-            lanes,
+            lanes: free(&room.lanes).min(MAX_PER_WEBHOOK),
             per_lane: MAX_PER_LANE,
-            floor,
             exclude,
-            only: None,
+            ..self.any_one(floor)
         })
         .await
     }
 
     /// One delivery for each endpoint that has waited long enough and that this worker may try.
-    async fn claim_probes(&self, floor: i64) -> ClaimedLanes {
-        let now = self.clock.store_now();
-        let breakers = self.attempts.breakers();
-        let mut probes = ClaimedLanes::default();
-        for webhook in breakers.held(now) {
-            // The parked lane may have taken it meanwhile.
-            if !breakers.use_probe(webhook, now) {
-                continue;
-            }
-            match self
-                .take(probe_of(webhook, floor, self.clock.store_now()))
-                .await
-            {
-                Ok(claimed) => {
-                    probes.above_floor |= claimed.above_floor;
-                    if claimed.lanes.is_empty() {
-                        breakers.keep_probe(webhook, Duration::ZERO);
-                    }
-                    probes.lanes.extend(claimed.lanes);
-                }
-                Err(error) => {
-                    breakers.keep_probe(webhook, Duration::ZERO);
-                    tracing::debug!(error = %Chain(&error), "ordered probes could not be claimed");
-                    break;
-                }
-            }
+    async fn claim_probes(&self, room: &Room, known: &mut Known) -> ClaimedLanes {
+        let (breakers, now) = (self.attempts.breakers(), self.clock.store_now());
+        let mut webhooks = breakers.held(now);
+        let since = known.leftovers.map(|at| at.elapsed());
+        if since.is_some_and(|since| since < LEFTOVERS_EVERY) {
+            let snapshot = self.registry.current();
+            webhooks.retain(|id| {
+                snapshot
+                    .webhook(*id)
+                    .is_some_and(|it| it.ordering.is_some())
+            });
+        } else {
+            known.leftovers = Some(Instant::now());
         }
-        probes
+        let lanes = free(&room.probes);
+        // The parked lane may have taken it meanwhile.
+        webhooks.retain(|webhook| lanes > 0 && breakers.use_probe(*webhook, now));
+        if webhooks.is_empty() {
+            return ClaimedLanes::default();
+        }
+        let claimed = self.take(LaneClaim {
+            lanes,
+            only: Some(webhooks.clone()),
+            ..self.any_one(&known.floor)
+        });
+        let claimed = claimed.await.unwrap_or_else(|error| {
+            tracing::debug!(error = %Chain(&error), "ordered probes could not be claimed");
+            ClaimedLanes::default()
+        });
+        let found = claimed.lanes.iter().flatten();
+        let found: HashSet<WebhookId> = found.map(|one| one.delivery.webhook_id).collect();
+        for webhook in webhooks.into_iter().filter(|id| !found.contains(id)) {
+            breakers.keep_probe(webhook, Duration::ZERO);
+        }
+        claimed
+    }
+
+    /// A claim of one delivery of one lane, whosever it is.
+    fn any_one(&self, floor: &KnownFloor) -> LaneClaim {
+        let now = self.clock.store_now();
+        LaneClaim {
+            now,
+            lease_until: now + LEASE,
+            lanes: 1,
+            per_lane: 1,
+            floor: floor.sequence(),
+            exclude: Vec::new(),
+            only: None,
+        }
     }
 
     /// From now on the leases on what was claimed are renewed.
@@ -362,50 +346,13 @@ impl OrderedLanes {
                 stopping: &stopping,
             };
             this.work_off(kind, lane.deliveries, hands).await;
-            drop(lane.place);
-            this.wakers.lanes.notify_one();
+            if lane.place.leave() {
+                this.wakers.lanes.notify_one();
+            }
         });
     }
 }
 
-/// One delivery of this webhook.
-fn probe_of(webhook: WebhookId, floor: i64, now: Timestamp) -> LaneClaim {
-    LaneClaim {
-        now,
-        lease_until: now + LEASE,
-        lanes: 1,
-        per_lane: 1,
-        floor,
-        exclude: Vec::new(),
-        only: Some(webhook),
-    }
-}
-
-impl Room {
-    /// As much of the front of a lane as there is room for, and the rest.
-    fn seat(&self, lane: Vec<ClaimedDelivery>) -> (Option<Seated>, Vec<ClaimedDelivery>) {
-        let Ok(place) = Arc::clone(&self.lanes).try_acquire_owned() else {
-            return (None, lane);
-        };
-        let mut deliveries = Vec::with_capacity(lane.len());
-        let mut lane = lane.into_iter();
-        let mut rest = Vec::new();
-        for one in lane.by_ref() {
-            if let Some(bytes) = room_for(&self.bytes, &one) {
-                deliveries.push((one, bytes));
-            } else {
-                rest.push(one);
-                break;
-            }
-        }
-        rest.extend(lane);
-        let seated = (!deliveries.is_empty()).then_some(Seated { place, deliveries });
-        (seated, rest)
-    }
-
-    /// Waits until there is a good deal of it.
-    async fn for_more(&self) {
-        let (lane, half) = (self.lanes.acquire(), MAX_BYTES_IN_HAND / 2);
-        let _both = tokio::join!(lane, self.bytes.acquire_many(half));
-    }
+fn free(places: &Semaphore) -> u32 {
+    u32::try_from(places.available_permits()).unwrap_or(u32::MAX)
 }

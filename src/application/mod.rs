@@ -25,6 +25,8 @@ pub mod former_streams;
 pub mod health;
 pub mod in_hand;
 pub mod intake;
+mod known_floor;
+pub mod lane_room;
 mod lane_work;
 pub mod lanes;
 pub mod leased;

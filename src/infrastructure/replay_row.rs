@@ -11,6 +11,8 @@ use crate::domain::{
 
 /// How many recorded deliveries are looked at, at most, to find those of a page.
 pub(super) const MAX_LOOKED_AT: usize = 256;
+/// No more of them are taken than until their events have so many bytes.
+const MAX_BYTES: i64 = 8 << 20;
 
 /// A row of `replays`.
 #[derive(Debug, Clone, sqlx::FromRow)]
@@ -131,11 +133,13 @@ fn from_json<T: DeserializeOwned>(text: &str) -> Option<T> {
 pub(super) struct LookedAt<T> {
     pub(super) place: ReplayCursor,
     pub(super) event_type: String,
+    /// Of the event, where it is kept with the delivery.
+    pub(super) bytes: i64,
     pub(super) row: T,
 }
 
-/// Of those that were looked at, in their order, those that are meant, at most `limit`, and how far that
-/// goes; `None` when there is nothing more.
+/// Of those that were looked at, in their order, those that are meant, at most `limit` and not many more
+/// bytes than [`MAX_BYTES`], and how far that goes; `None` when there is nothing more.
 pub(super) fn choose<T>(
     selection: &ReplaySelection,
     looked_at: Vec<LookedAt<T>>,
@@ -143,12 +147,14 @@ pub(super) fn choose<T>(
 ) -> (Vec<T>, Option<ReplayCursor>) {
     let mut cursor = None;
     let mut chosen = Vec::new();
+    let mut bytes = 0_i64;
     for one in looked_at {
-        if chosen.len() == limit {
+        if chosen.len() == limit || bytes >= MAX_BYTES {
             break;
         }
         cursor = Some(one.place);
         if selection.wants(&one.event_type) {
+            bytes = bytes.saturating_add(one.bytes);
             chosen.push(one.row);
         }
     }
@@ -192,5 +198,50 @@ pub(super) fn after(cursor: Option<ReplayCursor>) -> Option<(Timestamp, Uuid)> {
     match cursor {
         Some(ReplayCursor::Delivery(at, id)) => Some((at, id.0)),
         Some(ReplayCursor::Turn(..) | ReplayCursor::Sequence(_)) | None => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_is_bounded_in_bytes_and_goes_on_behind_the_last_that_was_taken() {
+        let at = chrono::DateTime::from_timestamp(1_772_350_000, 0).unwrap();
+        let selection = ReplaySelection {
+            tenant: TenantId::try_new("nord").unwrap(),
+            webhook_id: WebhookId(Uuid::nil()),
+            since: at,
+            until: at,
+            statuses: Vec::new(),
+            event_types: vec![EventPattern::try_new("a").unwrap()],
+        };
+        let of = |row: i64, event_type: &str, bytes| LookedAt {
+            place: ReplayCursor::Sequence(row),
+            event_type: event_type.to_owned(),
+            bytes,
+            row,
+        };
+        let whole = MAX_BYTES;
+        for (sizes, limit, chosen, end) in [
+            (vec![("a", 1), ("a", 1)], 9, vec![0, 1], Some(1)),
+            (vec![("a", 1), ("a", 1)], 1, vec![0], Some(0)),
+            (vec![("a", whole), ("a", 1)], 9, vec![0], Some(0)),
+            (
+                vec![("a", whole - 1), ("a", whole), ("a", 1)],
+                9,
+                vec![0, 1],
+                Some(1),
+            ),
+            (vec![("b", whole), ("a", 1)], 9, vec![1], Some(1)),
+            (vec![], 9, vec![], None),
+        ] {
+            let looked_at = (0..)
+                .zip(&sizes)
+                .map(|(row, (kind, bytes))| of(row, kind, *bytes));
+            let found = choose(&selection, looked_at.collect(), limit);
+            let expected = (chosen, end.map(ReplayCursor::Sequence));
+            assert_eq!(found, expected, "{sizes:?} {limit}");
+        }
     }
 }

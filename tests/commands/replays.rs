@@ -131,3 +131,23 @@ async fn only_a_webhook_that_runs_is_replayed() {
         .await;
     assert_eq!(refused.0, "invalid_transition");
 }
+
+#[tokio::test]
+async fn a_backfill_begins_although_nothing_can_be_counted_and_a_dry_run_is_refused() {
+    let (world, webhook) = world_with_webhook().await;
+    let mut dry = since(&webhook);
+    dry["dryRun"] = true.into();
+    let refused = world.call("webhook.backfill", &dry).refused().await;
+    assert_eq!(refused.0, "internal", "there is no source stream here");
+
+    let begun = world.ok("webhook.backfill", since(&webhook)).await;
+
+    assert_eq!(
+        (&begun["count"], &begun["isComplete"]),
+        (&json!(0), &json!(false))
+    );
+    let events = world.events().await;
+    let (kind, event) = &events[0];
+    assert_eq!(kind, "webhook.replay_started");
+    assert_eq!(event["data"]["total"], Value::Null);
+}

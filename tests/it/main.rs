@@ -22,6 +22,7 @@ mod operations;
 mod ordering;
 mod poison;
 mod replays;
+mod replays_in_turn;
 mod responses;
 mod servers;
 mod signatures;

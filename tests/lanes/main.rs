@@ -6,5 +6,6 @@ mod changes;
 #[path = "../registry/support.rs"]
 mod fixture;
 mod ordered;
+mod places;
 mod probes;
 mod world;

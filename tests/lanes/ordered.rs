@@ -1,6 +1,9 @@
 //! Lanes of ordered deliveries.
 
-use std::sync::atomic::Ordering;
+use std::{
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
 
 use integration_worker::application::ports::Clock as _;
 
@@ -27,7 +30,8 @@ async fn a_lane_goes_on_when_a_lease_in_it_is_lost() {
     world.leases.forget([lost.expect("it is held")]);
     world.endpoint.let_go.send_replace(true);
 
-    assert_eq!(world.until_got(3).await, [1, 2, 3]);
+    world.until_delivered(3).await;
+    assert_eq!(world.endpoint.got(), [1, 2, 3], "no one twice");
     until("no lease is left", || world.leases.all().is_empty()).await;
 }
 
@@ -101,6 +105,40 @@ async fn the_floor_is_asked_for_again_and_may_fall() {
 }
 
 #[tokio::test]
+async fn lanes_and_probes_go_on_up_to_the_last_floor_while_the_bus_is_down() {
+    let world = World::new(|_| Does::Answer).await;
+    let others = world.fixture.create(8, &["order.*"]).await;
+    world.floor.value.store(10, Ordering::SeqCst);
+    world.open_breaker().await;
+    world.start();
+    until("it is open", || !world.breakers.open().is_empty()).await;
+    let asked = || world.floor.asked.load(Ordering::SeqCst);
+    until("a floor is known", || asked() > 0).await;
+
+    world.floor.is_down.store(true, Ordering::SeqCst);
+    let (before, since) = (asked(), Instant::now());
+    let above = world.waiting_for(&others, 20, Some("above"), 0);
+    world.park(vec![above]).await;
+    until("it waits above the floor", || asked() > before).await;
+    let below = world.waiting_for(&others, 5, Some("below"), 0);
+    world
+        .park(vec![below, world.waiting(6, Some("a"), 0)])
+        .await;
+
+    world.until_closed().await;
+    world.until_delivered(2).await;
+    let questions = asked() - before;
+    assert!(
+        questions as u64 <= 2 + since.elapsed().as_secs() / 3,
+        "{questions} in {:?}",
+        since.elapsed()
+    );
+    world.floor.is_down.store(false, Ordering::SeqCst);
+    world.floor.value.store(20, Ordering::SeqCst);
+    world.until_delivered(3).await;
+}
+
+#[tokio::test]
 async fn what_a_former_stream_has_left_goes_ahead_of_what_the_present_one_brings() {
     let world = World::new(|_| Does::Answer).await;
     world.floor.value.store(12, Ordering::SeqCst);
@@ -109,7 +147,7 @@ async fn what_a_former_stream_has_left_goes_ahead_of_what_the_present_one_brings
     let brought = [11, 12].map(|n| world.waiting(n, Some("a"), 0));
     // Until it is looked for them, the lane waits behind one that is not due.
     let mut front = world.waiting(1, Some("a"), 0);
-    front.delivery.next_attempt_at = Some(world.clock.now() + std::time::Duration::from_hours(1));
+    front.delivery.next_attempt_at = Some(world.clock.now() + Duration::from_hours(1));
     world.park(left.into()).await;
     world.park(brought.into()).await;
     world.park(vec![front]).await;

@@ -178,6 +178,8 @@ async fn a_worker_that_stops_gives_its_right_to_a_probe_back() {
     let world = open_world().await;
     let now = world.clock.store_now();
     assert_eq!(claim(&world, now).await, []);
+    // It is kept from the claim's end on.
+    let now = world.clock.store_now();
     assert_eq!(world.breakers.held(now), [world.webhook.id]);
 
     assert!(world.group.shut_down(Duration::from_secs(20)).await);

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex,
-        atomic::{AtomicI64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -19,7 +19,7 @@ use integration_worker::{
         former_streams::FormerStreams,
         health::Health,
         in_hand::InHand,
-        lanes::OrderedLanes,
+        lanes::{OrderedLanes, STRETCH},
         leased::LeasedAttempts,
         leases::Leases,
         parked::ParkedLane,
@@ -69,6 +69,7 @@ pub(crate) struct Floor {
     /// What the source stream has given out.
     pub(crate) last: AtomicI64,
     pub(crate) asked: AtomicUsize,
+    pub(crate) is_down: AtomicBool,
 }
 
 impl Default for Floor {
@@ -77,6 +78,7 @@ impl Default for Floor {
             value: AtomicI64::default(),
             last: AtomicI64::new(i64::MAX),
             asked: AtomicUsize::default(),
+            is_down: AtomicBool::default(),
         }
     }
 }
@@ -85,6 +87,12 @@ impl Default for Floor {
 impl SourceFloor for Floor {
     async fn floor(&self) -> Result<i64, BusError> {
         self.asked.fetch_add(1, Ordering::SeqCst);
+        if self.is_down.load(Ordering::SeqCst) {
+            return Err(BusError {
+                what: "a question".to_owned(),
+                source: "no answer".into(),
+            });
+        }
         Ok(self.value.load(Ordering::SeqCst))
     }
 
@@ -174,6 +182,7 @@ pub(crate) struct World {
     pub(crate) floor: Arc<Floor>,
     pub(crate) endpoint: Arc<Endpoint>,
     pub(crate) group: Group,
+    pub(crate) stretch: Duration,
     folder: tempfile::TempDir,
 }
 
@@ -204,6 +213,7 @@ impl World {
                 let_go: watch::Sender::new(false),
             }),
             group: Group::new("test", &Alarm::default()),
+            stretch: STRETCH,
             folder,
         }
     }
@@ -248,6 +258,7 @@ impl World {
             leases: Arc::clone(&self.leases),
             wakers: Arc::clone(&wakers),
             health: Arc::clone(&health),
+            stretch: self.stretch,
         }
         .start(&self.group);
         FormerStreams {
@@ -274,8 +285,17 @@ impl World {
         .start(&self.group, &self.group);
     }
 
+    pub(crate) fn store_now(&self) -> Timestamp {
+        self.clock.store_now()
+    }
+
     /// The breaker is open, and its wait is over.
     pub(crate) async fn open_breaker(&self) {
+        self.open_breaker_of(&self.webhook).await;
+    }
+
+    /// The same, for another webhook.
+    pub(crate) async fn open_breaker_of(&self, webhook: &Webhook) {
         let state = EndpointState {
             failures: 10,
             failing_since: Some(self.clock.now()),
@@ -285,7 +305,7 @@ impl World {
             },
         };
         let mut work = self.fixture.begin().await;
-        let put = work.put_endpoint_state(self.webhook.id, &state).await;
+        let put = work.put_endpoint_state(webhook.id, &state).await;
         put.expect("it is kept");
         work.commit().await.expect("it is committed");
     }
@@ -423,6 +443,26 @@ impl World {
             .fetch_all(&mut connection)
             .await;
         blocking.expect("they can be read")
+    }
+
+    /// What the database answers to this.
+    pub(crate) async fn count(&self, query: &'static str) -> i64 {
+        let mut connection = self.connect().await;
+        let counted = sqlx::query_scalar(query).fetch_one(&mut connection).await;
+        counted.expect("it can be counted")
+    }
+
+    /// Waits until so many are delivered, as the store has it.
+    pub(crate) async fn until_delivered(&self, count: i64) {
+        let delivered = "SELECT count(*) FROM deliveries WHERE status = 'delivered'";
+        let waiting = async {
+            while self.count(delivered).await < count {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let done = tokio::time::timeout(PATIENCE, waiting).await;
+        let got = self.endpoint.got();
+        assert!(done.is_ok(), "{count} are wanted: {got:?}");
     }
 
     /// Waits until the endpoint has got `count` requests.

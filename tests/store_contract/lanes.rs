@@ -34,6 +34,8 @@ both!(
     only_webhooks_that_run_and_are_not_excluded_are_claimed_for,
     what_waits_in_lanes_is_cancelled_with_its_webhook,
     a_claim_for_one_webhook_takes_no_turn_of_the_others,
+    a_claim_for_some_webhooks_takes_one_lane_of_each,
+    fronts_above_the_floor_crowd_nobody_out,
     concurrent_workers_never_change_the_order,
 );
 
@@ -194,7 +196,7 @@ async fn nothing_beyond_the_floor_is_claimed(database: &Database) {
     let some = take(database, &claim(at(100), 3)).await;
     assert_eq!(
         (turns(&some), some.above_floor),
-        (vec![lane("a", &[1])], true)
+        (vec![lane("a", &[1])], false)
     );
     let rest = take(database, &claim(at(100), 4)).await;
     assert_eq!(
@@ -357,7 +359,7 @@ async fn a_claim_for_one_webhook_takes_no_turn_of_the_others(database: &Database
         ..claim(at(100), FAR)
     };
     let of_the_last = LaneClaim {
-        only: Some(hooks[2].id),
+        only: Some(vec![hooks[2].id]),
         ..one_lane.clone()
     };
     let first = turns(&take(database, &one_lane).await);
@@ -370,6 +372,61 @@ async fn a_claim_for_one_webhook_takes_no_turn_of_the_others(database: &Database
     assert_eq!(first, [lane("first", &[1])]);
     assert_eq!(last, [lane("third", &[1])]);
     assert_eq!(next, [lane("second", &[1])]);
+}
+
+async fn a_claim_for_some_webhooks_takes_one_lane_of_each(database: &Database) {
+    let one = integration("one");
+    let hooks: Vec<Webhook> = (0..4).map(|n| webhook(&one, &format!("{n}"))).collect();
+    database.insert_integrations(&[one]).await;
+    database.insert_webhooks(&hooks).await;
+    for (hook, key) in hooks.iter().zip(["a", "b", "c"]) {
+        let above = format!("{key} above");
+        park(database, hook, &[(&above, 9), (key, 1), (key, 2), ("z", 3)]).await;
+    }
+    let some = LaneClaim {
+        per_lane: 1,
+        exclude: vec![hooks[1].id],
+        only: Some(vec![hooks[0].id, hooks[1].id, hooks[2].id, hooks[3].id]),
+        ..claim(at(100), 2)
+    };
+
+    let claimed = take(database, &some).await;
+
+    assert_eq!(turns(&claimed), [lane("a", &[1]), lane("c", &[1])]);
+    let again = take(database, &some).await;
+    assert_eq!((turns(&again), again.above_floor), (vec![], true));
+    let none = LaneClaim {
+        only: Some(Vec::new()),
+        ..some
+    };
+    let nobody = take(database, &none).await;
+    assert_eq!((turns(&nobody), nobody.above_floor), (vec![], false));
+}
+
+async fn fronts_above_the_floor_crowd_nobody_out(database: &Database) {
+    let hook = our_webhook(database).await;
+    park(
+        database,
+        &hook,
+        &[("a", 7), ("b", 8), ("below", 3), ("c", 9), ("also", 4)],
+    )
+    .await;
+    let one_lane = LaneClaim {
+        lanes: 1,
+        ..claim(at(100), 5)
+    };
+    let probe = LaneClaim {
+        only: Some(vec![hook.id]),
+        ..one_lane.clone()
+    };
+
+    let mut got = turns(&take(database, &probe).await);
+    got.extend(turns(&take(database, &one_lane).await));
+    got.sort();
+
+    assert_eq!(got, [lane("also", &[4]), lane("below", &[3])]);
+    let rest = take(database, &one_lane).await;
+    assert_eq!((turns(&rest), rest.above_floor), (vec![], true));
 }
 
 async fn what_waits_in_lanes_is_cancelled_with_its_webhook(database: &Database) {

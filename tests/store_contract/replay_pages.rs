@@ -1,16 +1,18 @@
 //! The pages of replays: they change everything or nothing.
 
 use integration_worker::domain::{
-    entities::{DeliveryStatus, ReplayCursor},
-    interfaces::{Candidate, ClaimedReplay, PageDone, Reopened, ReplayPage, UnitOfWork},
-    values::Timestamp,
+    entities::{Batching, DeliveryStatus, LanePlace, ReplayCursor},
+    interfaces::{
+        Candidate, ClaimedReplay, PageDone, Reopened, ReplayLanes, ReplayPage, UnitOfWork,
+    },
+    values::{BatchId, LaneKey, Timestamp},
 };
 
 use crate::{
     deliveries::our_webhook,
     harness::{Database, everything_due},
     replays::{candidates, claim, claimed, context, deliver, told, update},
-    samples::{at, delivery, first_attempt, parked, stored_event, under_lease},
+    samples::{at, delivery, first_attempt, new_id, parked, stored_event, under_lease},
 };
 
 both!(
@@ -19,6 +21,9 @@ both!(
     a_page_leaves_what_has_changed_meanwhile_alone,
     a_page_records_what_never_was_and_nothing_twice,
     a_page_under_a_lost_lease_or_of_a_cancelled_replay_changes_nothing,
+    a_page_for_a_webhook_that_is_gone_changes_nothing,
+    what_a_replay_sends_in_order_has_lanes_of_its_own_but_for_what_blocks_one,
+    what_a_replay_sends_together_is_a_batch_of_its_own,
 );
 
 async fn record(
@@ -32,7 +37,7 @@ async fn record(
 
 fn reopened(candidate: Candidate) -> Reopened {
     let mut delivery = candidate.delivery;
-    delivery.reopen(at(3_000));
+    delivery.replay(at(3_000));
     Reopened {
         event: stored_event(delivery.source_sequence.unwrap_or_default()),
         delivery,
@@ -176,4 +181,106 @@ async fn a_page_under_a_lost_lease_or_of_a_cancelled_replay_changes_nothing(data
 
     assert_eq!(database.stored(&before).await, Some(before));
     assert_eq!(told(database).await, Vec::<String>::new());
+}
+
+async fn a_page_for_a_webhook_that_is_gone_changes_nothing(database: &Database) {
+    let hook = our_webhook(database).await;
+    let before = deliver(database, &hook, &[1]).await.remove(0);
+    let claimed = claimed(database, &hook).await;
+    let found = candidates(database, &claimed.replay, 10).await;
+    database
+        .work(async |work: &mut dyn UnitOfWork| {
+            work.delete_webhook(hook.id, at(2_000))
+                .await
+                .expect("it goes");
+        })
+        .await;
+    let page = ReplayPage {
+        first: vec![parked(&delivery(&hook, 2))],
+        ..page(found.into_iter().map(reopened).collect(), Some(at(9_000)))
+    };
+
+    assert_eq!(record(database, &claimed, &page).await, None);
+
+    assert_eq!(database.stored(&before).await, Some(before));
+    assert_eq!(database.stored(&delivery(&hook, 2)).await, None);
+    assert_eq!(told(database).await, Vec::<String>::new());
+}
+
+async fn what_a_replay_sends_in_order_has_lanes_of_its_own_but_for_what_blocks_one(
+    database: &Database,
+) {
+    let hook = our_webhook(database).await;
+    let records = [(1, "a", true), (2, "b", false), (3, "b", false)].map(|(turn, key, blocks)| {
+        let mut one = delivery(&hook, turn);
+        one.lane = Some(LanePlace {
+            key: LaneKey::new(key),
+            turn,
+            blocks: false,
+        });
+        let mut record = first_attempt(&one, DeliveryStatus::Exhausted);
+        if blocks {
+            record.delivery.block_lane();
+        }
+        record
+    });
+    database.record_first(records.to_vec()).await;
+    let claimed = claimed(database, &hook).await;
+    let found = candidates(database, &claimed.replay, 10).await;
+    let reopened: Vec<Reopened> = found.into_iter().map(reopened).collect();
+    let page = page(reopened.clone(), None);
+
+    record(database, &claimed, &page).await.expect("it records");
+
+    let mut keys = Vec::new();
+    for one in &reopened {
+        let stored = database.stored(&one.delivery).await.expect("it is there");
+        assert_eq!(stored, one.delivery);
+        let mut exhausted = stored.clone();
+        exhausted.block_lane();
+        keys.push((stored.lane_key().map(str::to_owned), exhausted.blocks()));
+    }
+    let key = |text: &str| Some(text.to_owned());
+    assert_eq!(
+        keys,
+        [
+            (key("a"), true),
+            (key("replay:b"), false),
+            (key("replay:b"), false)
+        ]
+    );
+    for (now, limit, waiting, due) in [(3_000, 9, 2, 1), (2_999, 9, 2, 0), (3_000, 1, 1, 1)] {
+        let lanes = database.store.replay_lanes(hook.id, at(now), limit).await;
+        assert_eq!(lanes.expect("it counts"), ReplayLanes { waiting, due });
+    }
+}
+
+async fn what_a_replay_sends_together_is_a_batch_of_its_own(database: &Database) {
+    let hook = our_webhook(database).await;
+    deliver(database, &hook, &[1, 2]).await;
+    let mut live = delivery(&hook, 3);
+    live.batch = Batching::Waits;
+    database.record_first(vec![parked(&live)]).await;
+    let claimed = claimed(database, &hook).await;
+    let found = candidates(database, &claimed.replay, 2).await;
+    let batch = Batching::In(BatchId(new_id()));
+    let mut new = delivery(&hook, 4);
+    new.batch = batch;
+    let reopened = found.into_iter().map(reopened).map(|mut one| {
+        one.delivery.batch = batch;
+        one
+    });
+    let page = ReplayPage {
+        first: vec![parked(&new)],
+        ..page(reopened.collect(), None)
+    };
+
+    record(database, &claimed, &page).await.expect("it records");
+
+    for number in [1, 2, 4] {
+        let stored = database.stored(&delivery(&hook, number)).await;
+        assert_eq!(stored.map(|one| one.batch), Some(batch), "{number}");
+    }
+    let stored = database.stored(&live).await;
+    assert_eq!(stored.map(|one| one.batch), Some(Batching::Waits));
 }

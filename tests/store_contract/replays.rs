@@ -28,7 +28,8 @@ both!(
     candidates_are_of_the_types_and_states_that_are_meant,
     a_selection_is_counted_by_types_and_the_count_has_an_end,
     an_ended_replay_is_not_claimed_and_pruned_in_time,
-    what_waits_for_a_webhook_is_counted_up_to_a_limit,
+    what_is_due_of_a_webhook_is_counted_up_to_a_limit,
+    what_waits_behind_a_blocked_front_is_not_counted,
 );
 
 pub(crate) fn context() -> Context {
@@ -398,20 +399,47 @@ async fn an_ended_replay_is_not_claimed_and_pruned_in_time(database: &Database) 
     assert_eq!(running.status, ReplayStatus::Running);
 }
 
-async fn what_waits_for_a_webhook_is_counted_up_to_a_limit(database: &Database) {
+async fn what_is_due_of_a_webhook_is_counted_up_to_a_limit(database: &Database) {
     let hook = our_webhook(database).await;
     let records = [1, 2, 3].map(|number| parked(&delivery(&hook, number)));
     database.record_first(records.to_vec()).await;
     deliver(database, &hook, &[4]).await;
-    for (due, limit, expected) in [
-        (None, 2, 2),
-        (None, 3, 3),
-        (None, 10, 3),
-        (Some(at(0)), 10, 0),
-        (Some(at(2)), 10, 2),
-        (Some(at(2)), 1, 1),
+    for (now, limit, expected) in [
+        (at(9), 2, 2),
+        (at(9), 3, 3),
+        (at(9), 10, 3),
+        (at(0), 10, 0),
+        (at(2), 10, 2),
+        (at(2), 1, 1),
     ] {
-        let count = database.store.pending_of(hook.id, due, limit).await;
-        assert_eq!(count.expect("it counts"), expected, "{due:?} {limit}");
+        let count = database.store.due_of(hook.id, now, limit).await;
+        assert_eq!(count.expect("it counts"), expected, "{now:?} {limit}");
+    }
+}
+
+async fn what_waits_behind_a_blocked_front_is_not_counted(database: &Database) {
+    let hook = our_webhook(database).await;
+    let placed = |number: i64, key: &str, blocks: bool| {
+        let mut one = delivery(&hook, number);
+        one.lane = Some(LanePlace {
+            key: LaneKey::new(key),
+            turn: number,
+            blocks,
+        });
+        one
+    };
+    database
+        .record_first(vec![
+            first_attempt(&placed(1, "a", true), DeliveryStatus::Exhausted),
+            parked(&placed(2, "a", false)),
+            parked(&placed(3, "a", false)),
+            parked(&placed(4, "b", false)),
+            parked(&placed(5, "b", false)),
+            parked(&placed(6, "c", false)),
+        ])
+        .await;
+    for (now, expected) in [(at(9), 2), (at(5), 1), (at(3), 0)] {
+        let count = database.store.due_of(hook.id, now, 10).await;
+        assert_eq!(count.expect("it counts"), expected, "{now:?}");
     }
 }

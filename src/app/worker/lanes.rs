@@ -11,7 +11,7 @@ use crate::{
         endpoints::Endpoints,
         former_streams::FormerStreams,
         intake::{Intake, IntakeLimits, MAX_DELIVERIES_IN_HAND},
-        lanes::OrderedLanes,
+        lanes::{OrderedLanes, STRETCH},
         leased::LeasedAttempts,
         parked::ParkedLane,
         recorder::Recorder,
@@ -67,6 +67,17 @@ pub(super) fn deliverer(parts: &Parts, running: &Running) -> Deliverer {
     .with_max_response_event(limits.event_bytes.min(largest))
 }
 
+fn recorder(parts: &Parts, running: &Running) -> Recorder {
+    Recorder {
+        store: Arc::clone(&parts.store.store),
+        publisher: parts.publisher(),
+        in_hand: Arc::clone(&running.in_hand),
+        leases: Arc::clone(&running.leases),
+        wakers: Arc::clone(&parts.wakers),
+        give_up: running.give_up.clone(),
+    }
+}
+
 /// Starts what takes events in, tries deliveries and records what became of them.
 pub(super) fn start(parts: &Parts, groups: &Groups, running: &Running, deliverer: &Arc<Deliverer>) {
     let store = &parts.store.store;
@@ -75,15 +86,7 @@ pub(super) fn start(parts: &Parts, groups: &Groups, running: &Running, deliverer
         parts.keys.cipher(),
         Arc::new(Cel),
     ));
-    let recorder = Recorder {
-        store: Arc::clone(store),
-        publisher: parts.publisher(),
-        in_hand: Arc::clone(&running.in_hand),
-        leases: Arc::clone(&running.leases),
-        wakers: Arc::clone(&parts.wakers),
-        give_up: running.give_up.clone(),
-    };
-    let outcomes = recorder.start(&groups.recording, MAX_DELIVERIES_IN_HAND);
+    let outcomes = recorder(parts, running).start(&groups.recording, MAX_DELIVERIES_IN_HAND);
     let attempts = Arc::new(LeasedAttempts {
         clock: Arc::clone(&parts.clock),
         deliverer: Arc::clone(deliverer),
@@ -96,28 +99,8 @@ pub(super) fn start(parts: &Parts, groups: &Groups, running: &Running, deliverer
         wakers: Arc::clone(&parts.wakers),
     }
     .start(&groups.upkeep);
-    OrderedLanes {
-        store: Arc::clone(store),
-        floor: source,
-        registry: Arc::clone(&registry),
-        clock: Arc::clone(&parts.clock),
-        attempts: Arc::clone(&attempts),
-        leases: Arc::clone(&running.leases),
-        wakers: Arc::clone(&parts.wakers),
-        health: Arc::clone(&parts.health),
-    }
-    .start(&groups.lanes);
-    Replays {
-        store: Arc::clone(store),
-        history: parts.history(),
-        registry: Arc::clone(&registry),
-        clock: Arc::clone(&parts.clock),
-        attempts: Arc::clone(&attempts),
-        leases: Arc::clone(&running.leases),
-        wakers: Arc::clone(&parts.wakers),
-        health: Arc::clone(&parts.health),
-    }
-    .start(&groups.lanes);
+    ordered(parts, running, &registry, &attempts, source).start(&groups.lanes);
+    replays(parts, running, &registry, &attempts).start(&groups.lanes);
     batches(parts, running, &registry, &attempts).start(&groups.lanes);
     ParkedLane {
         store: Arc::clone(store),
@@ -152,6 +135,44 @@ pub(super) fn start(parts: &Parts, groups: &Groups, running: &Running, deliverer
         },
     }
     .start(&groups.lanes);
+}
+
+fn ordered(
+    parts: &Parts,
+    running: &Running,
+    registry: &Arc<Registry>,
+    attempts: &Arc<LeasedAttempts>,
+    floor: Arc<ConsumerFloor>,
+) -> OrderedLanes {
+    OrderedLanes {
+        store: Arc::clone(&parts.store.store),
+        floor,
+        registry: Arc::clone(registry),
+        clock: Arc::clone(&parts.clock),
+        attempts: Arc::clone(attempts),
+        leases: Arc::clone(&running.leases),
+        wakers: Arc::clone(&parts.wakers),
+        health: Arc::clone(&parts.health),
+        stretch: STRETCH,
+    }
+}
+
+fn replays(
+    parts: &Parts,
+    running: &Running,
+    registry: &Arc<Registry>,
+    attempts: &Arc<LeasedAttempts>,
+) -> Replays {
+    Replays {
+        store: Arc::clone(&parts.store.store),
+        history: parts.history(),
+        registry: Arc::clone(registry),
+        clock: Arc::clone(&parts.clock),
+        attempts: Arc::clone(attempts),
+        leases: Arc::clone(&running.leases),
+        wakers: Arc::clone(&parts.wakers),
+        health: Arc::clone(&parts.health),
+    }
 }
 
 fn batches(

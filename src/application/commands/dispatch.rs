@@ -41,6 +41,11 @@ pub(super) async fn beforehand(
     Ok(known)
 }
 
+/// Whether what is learnt beforehand takes long, so that it is looked first whether it was done before.
+pub(super) fn is_dear(command: &Command) -> bool {
+    command.entity == "webhook" && matches!(command.action, "replay" | "backfill")
+}
+
 /// What changes something, in the unit of work.
 pub(super) async fn change(work: &mut Work<'_>, body: Body) -> Outcome {
     match (work.command.entity, work.command.action) {

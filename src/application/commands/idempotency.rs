@@ -48,6 +48,13 @@ impl CommandHandler {
 
     async fn change(&self, command: &Command, body: Body) -> Result<Answer, CommandError> {
         let now = self.ports.clock.now();
+        if dispatch::is_dear(command)
+            && command.key.is_some()
+            && let mut unit = self.ports.store.begin().await?
+            && let Some(kept) = kept_reply(&self.ports, command, unit.as_mut()).await?
+        {
+            return self.repeat(command, kept, unit, now).await;
+        }
         // Before the unit of work begins, which holds a connection: nobody waits for a second one.
         let known = match dispatch::beforehand(&self.ports, command, &body).await {
             Err(CommandError::Refused(refusal)) => {

@@ -19,6 +19,7 @@ use crate::{
         events::BusinessEvent,
         values::{DeliveryId, EventPattern, ReplayId, TenantId, Timestamp, WebhookId},
     },
+    shared::error_chain::Chain,
 };
 use serde_json::{Value, json};
 
@@ -35,13 +36,15 @@ use super::{
     work::{CommandError, Outcome, Work, checked, not_found},
 };
 
-/// Recorded deliveries that are counted at most.
+/// Recorded deliveries that are counted at most, where only the count is asked for.
 const MAX_COUNTED: i64 = 1_000_000;
+/// The same before a replay begins.
+const FEW_COUNTED: i64 = 10_000;
 /// Messages of the source stream that are looked at to count, at most.
 const MAX_LOOKED_AT: usize = 200_000;
 /// How long they are looked at, where only the count is asked for.
 const LONGEST_COUNT: Duration = Duration::from_secs(5);
-/// The same before a backfill begins.
+/// The same before a backfill or a replay begins.
 const SHORT_COUNT: Duration = Duration::from_secs(1);
 /// The states of deliveries that can be sent again; what is pending is sent anyway.
 const STATUSES: [DeliveryStatus; 3] = [
@@ -67,6 +70,15 @@ pub(super) struct Counted {
     is_complete: bool,
 }
 
+impl Counted {
+    /// Nothing, as far as it was counted.
+    const NOTHING: Self = Self {
+        count: 0,
+        total: 0,
+        is_complete: false,
+    };
+}
+
 /// Counts what the command asks for, before its unit of work; `None` where there is no such webhook, or
 /// the command is faulty.
 pub(super) async fn count(
@@ -83,11 +95,42 @@ pub(super) async fn count(
     let Some(webhook) = ports.store.get_webhook(tenant, id).await? else {
         return Ok(None);
     };
-    let counted = match kind {
-        ReplayKind::Replay => count_recorded(ports, &asked.selection).await?,
-        ReplayKind::Backfill => count_of_stream(ports, &webhook, &asked).await?,
+    if asked.dry_run {
+        let _permit = ports.searches.try_acquire().map_err(|_| busy())?;
+        return match kind {
+            ReplayKind::Replay => count_recorded(ports, &asked.selection, MAX_COUNTED).await,
+            ReplayKind::Backfill => count_of_stream(ports, &webhook, &asked).await,
+        }
+        .map(Some);
+    }
+    Ok(Some(count_shortly(ports, kind, &webhook, &asked).await))
+}
+
+/// What a replay that begins is told to have before it: as much as can be counted in a short time. That
+/// it cannot be counted keeps none from beginning.
+async fn count_shortly(
+    ports: &Ports,
+    kind: ReplayKind,
+    webhook: &Webhook,
+    asked: &Asked,
+) -> Counted {
+    let Ok(_permit) = ports.searches.try_acquire() else {
+        return Counted::NOTHING;
     };
-    Ok(Some(counted))
+    let counting = async {
+        match kind {
+            ReplayKind::Replay => count_recorded(ports, &asked.selection, FEW_COUNTED).await,
+            ReplayKind::Backfill => count_of_stream(ports, webhook, asked).await,
+        }
+    };
+    match tokio::time::timeout(SHORT_COUNT * 2, counting).await {
+        Ok(Ok(counted)) => counted,
+        Ok(Err(error)) => {
+            tracing::debug!(error = %Chain(&error), "what a replay has before it is not counted");
+            Counted::NOTHING
+        }
+        Err(_) => Counted::NOTHING,
+    }
 }
 
 /// `replay {id, since, until?, statuses?, eventTypes?, dryRun?}` and
@@ -238,8 +281,9 @@ fn event_types(fields: &mut Fields) -> Vec<EventPattern> {
 async fn count_recorded(
     ports: &Ports,
     selection: &ReplaySelection,
+    limit: i64,
 ) -> Result<Counted, CommandError> {
-    let counts = ports.store.count_recorded(selection, MAX_COUNTED).await?;
+    let counts = ports.store.count_recorded(selection, limit).await?;
     let all: i64 = counts.iter().map(|one| one.count).sum();
     let wanted = counts.iter().filter(|one| selection.wants(&one.event_type));
     let (pending, to_send): (Vec<_>, Vec<_>) = wanted.partition(|one| one.is_pending);
@@ -247,19 +291,19 @@ async fn count_recorded(
     Ok(Counted {
         count,
         total: count + pending.iter().map(|one| one.count).sum::<i64>(),
-        is_complete: all < MAX_COUNTED,
+        is_complete: all < limit,
     })
 }
 
 /// The webhook as far as it decides what it takes.
-struct Taste<'a> {
+struct Wanted<'a> {
     webhook: &'a Webhook,
     filter: Option<Arc<dyn Expression>>,
 }
 
-impl Taste<'_> {
+impl Wanted<'_> {
     /// A filter that cannot be evaluated keeps nothing out: the delivery is recorded as exhausted.
-    fn takes(&self, event: &BusinessEvent) -> bool {
+    fn has(&self, event: &BusinessEvent) -> bool {
         event.meta.tenant == self.webhook.meta.tenant
             && !event.meta.is_made_by(self.webhook.id)
             && { self.webhook.events.iter() }.any(|p| p.matches(&event.meta.event_type))
@@ -275,10 +319,9 @@ async fn count_of_stream(
 ) -> Result<Counted, CommandError> {
     let Asked { selection, dry_run } = asked;
     let history = ports.history.as_ref().ok_or_else(no_history)?;
-    let _permit = ports.searches.try_acquire().map_err(|_| busy())?;
     let text = webhook.config.shown.get("filter").and_then(Value::as_str);
     let filter = text.map(|text| ports.settings.expressions.compile(text, Scope::Event));
-    let taste = Taste {
+    let wanted = Wanted {
         webhook,
         filter: filter.and_then(Result::ok),
     };
@@ -296,7 +339,7 @@ async fn count_of_stream(
         let events = { within.iter() }.filter_map(|m| history.normaliser.event(m).ok());
         let tenant = &selection.tenant;
         let ids: HashSet<DeliveryId> = events
-            .filter(|event| taste.takes(event))
+            .filter(|event| wanted.has(event))
             .map(|event| DeliveryId::derive(webhook.id, tenant, &event.meta.id))
             .collect();
         let ids: Vec<DeliveryId> = ids.into_iter().collect();

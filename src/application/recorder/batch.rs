@@ -14,7 +14,7 @@ use crate::{
     domain::{
         entities::{Attempt, Delivery},
         events::BusinessEvent,
-        interfaces::{Lease, OutboxRow, RecordBatch},
+        interfaces::{Lease, LeasedRecord, OutboxRow, RecordBatch},
         values::{DeliveryId, Timestamp},
     },
 };
@@ -117,6 +117,13 @@ impl Batch {
                 self.permits.push(permit);
             }
         }
+    }
+
+    /// Whether what is behind some of it in its order may go once it is recorded or given back.
+    pub(super) fn lets_lanes_go_on(&self) -> bool {
+        let has_lane = |r: &LeasedRecord| r.delivery.lane.is_some();
+        let given_back = self.releases.values().any(|leases| !leases.is_empty());
+        given_back || self.records.leased.iter().any(has_lane)
     }
 
     fn release(&mut self, leases: impl IntoIterator<Item = Lease>, at: Timestamp) {

@@ -109,7 +109,8 @@ pub struct Recorder {
     pub in_hand: Arc<InHand>,
     /// The leases that this worker holds.
     pub leases: Arc<Leases>,
-    /// The outbox is woken when something was put into it.
+    /// The outbox is woken when something was put into it, and the lanes when something waits for its
+    /// turn, or what was in hand of one is.
     pub wakers: Arc<Wakers>,
     /// Ends the waiting for a dependency that is down.
     pub give_up: CancellationToken,
@@ -155,6 +156,7 @@ impl Recorder {
     }
 
     async fn record(&self, mut batch: Batch) -> Announcement {
+        let lets_lanes_go_on = batch.lets_lanes_go_on();
         for (at, leases) in batch.take_releases() {
             self.release(&leases, at).await;
             self.leases.forget(&leases);
@@ -164,6 +166,9 @@ impl Recorder {
             .release(batch.records.first.iter().map(|r| &r.delivery.id));
         self.leases
             .forget(batch.records.leased.iter().map(|r| &r.lease));
+        if lets_lanes_go_on {
+            self.wakers.lanes.notify_one();
+        }
         batch.into_announcement(&written).await
     }
 

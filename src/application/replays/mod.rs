@@ -11,11 +11,11 @@
 //! for the endpoint; and while there are other attempts, it rests three times as long as a page took.
 
 mod recorded;
+mod room;
 mod stream;
 
 use std::{
     collections::HashMap,
-    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -42,28 +42,27 @@ use crate::{
     },
 };
 
+use room::Room;
+
 use super::{
     commands::SourceHistory,
     deliver::Lane,
     health::Health,
-    leased::LeasedAttempts,
+    leased::{LeasedAttempts, Settled},
     leases::{LEASE, Leases, RENEW_EVERY},
     ports::{BusError, Clock},
-    registry::{CompiledWebhook, Registry, Snapshot},
+    registry::{Registry, Snapshot},
     wakers::Wakers,
 };
 
 /// Deliveries of one page.
 pub const REPLAY_PAGE: usize = 32;
+/// Bytes of the events of one page, unless a single one has more.
+const MAX_PAGE_BYTES: usize = 8 << 20;
 /// Attempts that one replay has under way at a time.
 pub const REPLAY_IN_FLIGHT: usize = 4;
 /// Replays that one worker has in hand at a time.
 pub const MAX_IN_HAND: usize = 4;
-/// Deliveries of a webhook that may wait, for retries say, before a replay adds to them.
-pub const MAX_WAITING: u32 = 1_000;
-/// The same where a replay hands its deliveries over to the lanes; beyond what makes a batch, where they go
-/// out in batches.
-pub const MAX_WAITING_IN_LANES: u32 = 32;
 /// How often the database is asked for replays when nothing wakes the loop.
 const POLL_EVERY: Duration = Duration::from_secs(1);
 /// The same after there was one, as that may only rest: so often, and so many times.
@@ -117,7 +116,6 @@ enum ReplayError {
 /// What the attempts of a page need besides.
 #[derive(Clone, Copy)]
 struct Hands<'a> {
-    snapshot: &'a Snapshot,
     /// One for each delivery of the page.
     permits: &'a Arc<Semaphore>,
     stopping: &'a CancellationToken,
@@ -131,23 +129,6 @@ enum Next {
     Later,
     /// Nothing more.
     End,
-}
-
-/// What may be done for a replay.
-enum Room {
-    /// Nothing for so long.
-    None(Duration),
-    /// A page of so many deliveries.
-    Page(usize, Leased),
-}
-
-/// Who makes the attempts of a page.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Leased {
-    /// This worker at once, under leases.
-    Yes,
-    /// Whoever makes such attempts otherwise.
-    No,
 }
 
 /// When a replay is to go on; `None` when it has ended, or is somebody else's.
@@ -235,9 +216,10 @@ impl Replays {
             let reason = "the webhook was disabled; activate it and begin again";
             return self.end(&claimed, |r, now| r.fail(reason, now)).await;
         }
-        let (size, by_this_worker) = match self.room(webhook).await? {
+        let (size, handed_over) = match self.room(webhook).await? {
             Room::None(rest) => return Ok(Some(self.clock.store_now() + rest)),
-            Room::Page(size, leased) => (size, leased == Leased::Yes),
+            Room::Page(size) => (size, None),
+            Room::HandOver(size, rest) => (size, Some(rest)),
         };
         let began = Instant::now();
         let next = match replay.kind {
@@ -250,24 +232,27 @@ impl Replays {
             Next::End => return self.end(&claimed, Replay::complete).await,
         };
         let leased = Instant::now();
-        page.lease_until = by_this_worker.then(|| self.clock.store_now() + LEASE);
+        page.lease_until = match handed_over {
+            None => Some(self.clock.store_now() + LEASE),
+            Some(_) => None,
+        };
         let now = self.clock.now();
         let Some(done) = self.store.record_page(&claimed, &page, now).await? else {
-            return Ok(None);
+            // Where the lease still holds, the webhook is gone, and the replay ends with it.
+            return Ok(Some(self.clock.store_now()));
         };
         self.recorded(replay, &done);
-        if !by_this_worker {
+        if let Some(rest) = handed_over {
             self.wakers.lanes.notify_one();
             self.wakers.batches.notify_one();
             self.wakers.parked.notify_one();
-            return Ok(Some(self.clock.store_now()));
+            return Ok(Some(self.clock.store_now() + rest));
         }
         let deliveries = claimed_deliveries(page, &done.leases);
         for one in &deliveries {
             self.leases.hold(one.lease, leased);
         }
         let hands = Hands {
-            snapshot: &snapshot,
             permits: &Arc::new(Semaphore::new(deliveries.len())),
             stopping,
         };
@@ -275,40 +260,6 @@ impl Replays {
         Ok(Some(
             self.clock.store_now() + self.rest_after(began.elapsed()),
         ))
-    }
-
-    /// What may be done for the replay now.
-    async fn room(&self, webhook: &CompiledWebhook) -> Result<Room, StoreError> {
-        let waits_for_turn = waits_for_turn(webhook);
-        if webhook.endpoint.is_err() {
-            return Ok(Room::None(LONG_REST));
-        }
-        if self.attempts.breakers().open_until(webhook.id).is_some() {
-            // What is due is what the endpoint is tried with; where there is nothing, nobody would.
-            let now = self.clock.store_now();
-            let due = self.store.pending_of(webhook.id, Some(now), 1).await?;
-            return Ok(match due {
-                0 => Room::Page(1, Leased::No),
-                _ => Room::None(POLL_EVERY),
-            });
-        }
-        if !self.attempts.deliverer().has_room_to_spare(webhook.id) {
-            return Ok(Room::None(REST));
-        }
-        let bound = match &webhook.batch {
-            Some(rule) => rule.max_events + MAX_WAITING_IN_LANES,
-            None if waits_for_turn => MAX_WAITING_IN_LANES,
-            None => MAX_WAITING,
-        };
-        if self.store.pending_of(webhook.id, None, bound).await? >= bound {
-            return Ok(Room::None(REST));
-        }
-        let leased = if waits_for_turn {
-            Leased::No
-        } else {
-            Leased::Yes
-        };
-        Ok(Room::Page(REPLAY_PAGE, leased))
     }
 
     /// How long it rests after a page that took so long.
@@ -373,17 +324,13 @@ impl Replays {
             // Each comes back when its outcome is recorded. Never closed.
             drop(hands.permits.acquire_many(count).await);
         };
-        let mut all = pin!(all);
-        loop {
-            tokio::select! {
-                () = &mut all => return,
-                () = tokio::time::sleep(RENEW_EVERY) => {}
-            }
+        let renew = || async {
             let until = self.clock.store_now() + LEASE;
             if let Err(error) = self.store.free_replay(lease, until).await {
                 report(&error);
             }
-        }
+        };
+        while_renewed(all, RENEW_EVERY, renew).await;
     }
 
     /// What is not done because the worker stops is given back with its lease.
@@ -391,29 +338,72 @@ impl Replays {
         let Ok(permit) = Arc::clone(hands.permits).acquire_owned().await else {
             return;
         };
-        self.wait_for_room(one.delivery.webhook_id).await;
         if hands.stopping.is_cancelled() {
             return;
         }
+        self.wait_for_room(one.delivery.webhook_id, hands.stopping)
+            .await;
+        if hands.stopping.is_cancelled() {
+            return;
+        }
+        let (lease, webhook) = (one.lease, one.delivery.webhook_id);
+        let Some(snapshot) = self.still_runs(webhook).await else {
+            let settled = Settled::Released(lease, self.clock.store_now());
+            self.attempts.hand_in(settled, permit).await;
+            return;
+        };
+        // Somebody else has it by now, or as soon as this lease has run out.
+        if !self.leases.is_in_force(&lease) {
+            self.leases.forget([&lease]);
+            return;
+        }
         // Boxed: it is large.
-        let attempt = Box::pin(self.attempts.attempt(Lane::Parked, one, hands.snapshot));
+        let attempt = Box::pin(self.attempts.attempt(Lane::Parked, one, &snapshot));
         if let Some(settled) = attempt.await {
             self.attempts.hand_in(settled, permit).await;
         }
     }
 
-    async fn wait_for_room(&self, webhook: WebhookId) {
+    /// The webhooks as they are now; `None` where this one gets nothing any more, or nobody can tell.
+    async fn still_runs(&self, webhook: WebhookId) -> Option<Arc<Snapshot>> {
+        let snapshot = match self.registry.refresh().await {
+            Ok(snapshot) => snapshot,
+            Err(error) => {
+                report(&error);
+                return None;
+            }
+        };
+        let runs = { snapshot.webhook(webhook) }.is_some_and(|webhook| !webhook.is_disabled);
+        runs.then_some(snapshot)
+    }
+
+    async fn wait_for_room(&self, webhook: WebhookId, stopping: &CancellationToken) {
         let patience = Instant::now() + ATTEMPT_PATIENCE;
-        while !self.attempts.deliverer().has_room_to_spare(webhook) && Instant::now() < patience {
+        while !self.attempts.deliverer().has_room_to_spare(webhook)
+            && Instant::now() < patience
+            && !stopping.is_cancelled()
+        {
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }
 }
 
-/// Whether the webhook's deliveries are for the lanes to make: in order, together, or within a rate limit,
-/// which claims take tokens for.
-fn waits_for_turn(webhook: &CompiledWebhook) -> bool {
-    webhook.ordering.is_some() || webhook.is_rate_limited || webhook.batch.is_some()
+/// Does `work`, and `renew` again and again beside it: neither waits for the other.
+async fn while_renewed<F: Future<Output = ()>>(
+    work: impl Future<Output = ()>,
+    every: Duration,
+    renew: impl Fn() -> F,
+) {
+    let renewals = async {
+        loop {
+            tokio::time::sleep(every).await;
+            renew().await;
+        }
+    };
+    tokio::select! {
+        () = work => {}
+        () = renewals => {}
+    }
 }
 
 /// What this worker has the leases on.
@@ -441,4 +431,21 @@ fn claimed_deliveries(page: ReplayPage, leases: &[Lease]) -> Vec<ClaimedDelivery
 fn report(error: &(impl std::error::Error + 'static)) {
     counter!(LOOP_FAULTS, "loop" => "replays").increment(1);
     tracing::warn!(error = %Chain(error), "a replay has to wait");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_renewal_that_hangs_holds_no_attempt_up() {
+        let begun = tokio::sync::Notify::new();
+        let renew = || async {
+            begun.notify_one();
+            std::future::pending().await
+        };
+        let work = while_renewed(begun.notified(), Duration::from_millis(1), renew);
+        let ended = tokio::time::timeout(Duration::from_secs(10), work).await;
+        assert!(ended.is_ok(), "the work goes on while the renewal does");
+    }
 }

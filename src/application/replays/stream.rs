@@ -13,16 +13,16 @@ use crate::{
         entities::{Replay, ReplayCursor},
         events::BusinessEvent,
         interfaces::{FirstRecord, ReplayPage},
-        values::DeliveryId,
+        values::{BatchId, DeliveryId, LaneKey},
     },
 };
 
-use super::{Next, ReplayError, Replays};
+use super::{MAX_PAGE_BYTES, Next, ReplayError, Replays};
 
 /// Messages that are looked at for one page, and bytes of them.
 const LOOK_AT: ArchiveLimit = ArchiveLimit {
     messages: 256,
-    bytes: 8 * 1024 * 1024,
+    bytes: MAX_PAGE_BYTES,
 };
 
 /// What a part of the source stream holds for a webhook.
@@ -60,6 +60,11 @@ impl Replays {
             is_last: false,
         };
         let is_empty = page.messages.is_empty();
+        let batch = { snapshot.webhook(replay.selection.webhook_id) }.and_then(|one| one.batch);
+        let limit = batch.map_or(MAX_PAGE_BYTES, |rule| {
+            usize::try_from(rule.max_bytes).unwrap_or(MAX_PAGE_BYTES)
+        });
+        let mut bytes = 0_usize;
         for message in &page.messages {
             if message.published_at >= replay.selection.until {
                 part.is_last = true;
@@ -72,6 +77,10 @@ impl Replays {
             if let Some(event) = event.filter(|e| e.meta.tenant == replay.selection.tenant)
                 && let Some(one) = match_one(snapshot, &event, replay.selection.webhook_id)
             {
+                bytes += event.raw.len();
+                if bytes > limit && !part.matches.is_empty() {
+                    break;
+                }
                 part.matches.push((one, event));
             }
             part.next = Some(message.sequence.saturating_add(1));
@@ -104,19 +113,21 @@ impl Replays {
         let ids: Vec<DeliveryId> = ids.into_iter().collect();
         let recorded = self.store.recorded(&ids).await?;
         let recorded: HashSet<DeliveryId> = recorded.iter().map(|(one, _)| one.id).collect();
+        let batch = BatchId(self.clock.new_id());
         let mut records = HashMap::new();
         for (one, event) in &matches {
             if recorded.contains(&one.id) {
                 continue;
             }
+            let lane = one.lane.as_ref().map(LaneKey::of_replay);
             let attempt = FirstAttempt {
                 id: one.id,
                 webhook: &one.webhook,
                 event,
-                lane: one.lane.as_ref(),
+                lane: lane.as_ref(),
                 fault: one.fault.as_deref(),
             };
-            let record = || attempt.unattempted(self.clock.as_ref());
+            let record = || attempt.unattempted(batch, self.clock.as_ref());
             records.entry(one.id).or_insert_with(record);
         }
         let mut records: Vec<FirstRecord> = records.into_values().collect();

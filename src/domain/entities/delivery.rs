@@ -224,10 +224,23 @@ impl Delivery {
         self.lane.as_ref().is_some_and(|lane| lane.blocks)
     }
 
-    /// Those behind it go on waiting until it is retried or cancelled; nothing where it has no place.
+    /// Those behind it go on waiting until it is retried or cancelled; nothing where it has no place, or
+    /// one among what a replay sends.
     pub fn block_lane(&mut self) {
-        if let Some(lane) = &mut self.lane {
+        if let Some(lane) = &mut self.lane
+            && !lane.key.is_of_replay()
+        {
             lane.blocks = true;
+        }
+    }
+
+    /// As [`Self::reopen`], for a replay: behind what else the replay sends of its ordering key, and in
+    /// nobody else's way. One that blocks its lane keeps its place there, for those that wait behind it.
+    pub fn replay(&mut self, now: Timestamp) {
+        let blocks = self.blocks();
+        self.reopen(now);
+        if let Some(lane) = self.lane.as_mut().filter(|_| !blocks) {
+            lane.key = lane.key.of_replay();
         }
     }
 

@@ -118,10 +118,10 @@ pub struct LaneClaim {
     /// Every event up to this sequence of the source stream is recorded: nobody can come in front of
     /// a turn that is not beyond it.
     pub floor: i64,
-    /// Webhooks that have no free slot on this worker.
+    /// Webhooks that have no free slot on this worker, or whose breaker is open.
     pub exclude: Vec<WebhookId>,
-    /// This webhook alone, if there is one.
-    pub only: Option<WebhookId>,
+    /// Of these webhooks alone, and of each of them one lane; `None` is no restriction.
+    pub only: Option<Vec<WebhookId>>,
 }
 
 /// What was claimed of the lanes.
@@ -129,7 +129,7 @@ pub struct LaneClaim {
 pub struct ClaimedLanes {
     /// For each lane its foremost deliveries, in the order of their turns.
     pub lanes: Vec<Vec<ClaimedDelivery>>,
-    /// Whether the front of some lane is due but beyond the floor.
+    /// Whether there is nothing up to the floor, and the front of some lane is due but beyond it.
     pub above_floor: bool,
     /// As in [`Claimed`].
     pub next_token_at: Option<Timestamp>,
@@ -205,10 +205,10 @@ pub trait DeliveryStore: Send + Sync {
 
     /// Claims the foremost due deliveries of lanes, of webhooks that are `pending` or `active` and whose
     /// integration runs. A lane whose front is not due, is leased, blocks, or is beyond the floor gives
-    /// nothing; so at any time one worker at most works on a lane, and it goes on where the last one
-    /// stopped. Deliveries without a place in a lane are left to [`Self::claim_due`] and
-    /// [`Self::claim_batches`], and the others to this. Rate limits hold as
-    /// they do there.
+    /// nothing, and does not count among those that share the limit of the claim; so at any time one worker
+    /// at most works on a lane, and it goes on where the last one stopped. Deliveries without a place in a
+    /// lane are left to [`Self::claim_due`] and [`Self::claim_batches`], and the others to this. Rate limits
+    /// hold as they do there.
     async fn claim_lanes(&self, claim: &LaneClaim) -> Result<ClaimedLanes, StoreError>;
 
     /// Claims batches of webhooks that are `pending` or `active` and whose integration runs, fairly over

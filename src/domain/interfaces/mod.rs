@@ -26,8 +26,8 @@ pub use registry::{
     RegistryChange, RegistryDelta, RegistryReader, RegistryWebhook, UnreadableWebhook,
 };
 pub use replays::{
-    Candidate, Candidates, ClaimedReplay, PageDone, Reopened, ReplayLease, ReplayPage, ReplayStore,
-    TypeCount,
+    Candidate, Candidates, ClaimedReplay, PageDone, Reopened, ReplayLanes, ReplayLease, ReplayPage,
+    ReplayStore, TypeCount,
 };
 pub use sealed::{Resealed, SealedKind, SealedPlace, SealedStore, StoredSealed};
 pub use tokens::{StoredToken, TokenState, TokenStore};

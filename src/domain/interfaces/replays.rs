@@ -99,6 +99,15 @@ pub struct PageDone {
     pub leases: Vec<Lease>,
 }
 
+/// What waits in the lanes that replays of a webhook have to themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReplayLanes {
+    /// Deliveries.
+    pub waiting: u32,
+    /// Lanes whose front is due.
+    pub due: u32,
+}
+
 /// The store of replays.
 #[async_trait]
 pub trait ReplayStore: Send + Sync {
@@ -132,7 +141,7 @@ pub trait ReplayStore: Send + Sync {
 
     /// Records a page in one transaction: its deliveries, the replay with its counts, and its event.
     /// Deliveries that somebody changed meanwhile count as left alone. `None`, and nothing is changed,
-    /// when the lease was lost or the replay has ended.
+    /// when the lease was lost, the replay has ended, or its webhook is gone.
     async fn record_page(
         &self,
         claimed: &ClaimedReplay,
@@ -148,13 +157,23 @@ pub trait ReplayStore: Send + Sync {
         event: &DomainEvent,
     ) -> Result<bool, StoreError>;
 
-    /// How many deliveries of a webhook wait, or are due by a time; counted up to `limit`.
-    async fn pending_of(
+    /// How many deliveries of a webhook are due and need nobody else to go first: of a lane its front at
+    /// most. Counted up to `limit`.
+    async fn due_of(
         &self,
         webhook: WebhookId,
-        due: Option<Timestamp>,
+        now: Timestamp,
         limit: u32,
     ) -> Result<u32, StoreError>;
+
+    /// What waits in the lanes that replays of a webhook have to themselves; of all that waits `limit` is
+    /// looked at.
+    async fn replay_lanes(
+        &self,
+        webhook: WebhookId,
+        now: Timestamp,
+        limit: u32,
+    ) -> Result<ReplayLanes, StoreError>;
 
     /// The replays of a webhook.
     async fn list_replays(

@@ -1,8 +1,9 @@
 //! Claims from the lanes of ordered deliveries.
 //!
-//! The index on the lanes has the front of each first, so a claim hops from lane to lane in it, one
-//! probe each, and takes from those whose front is due. Lanes beyond the limit get their turn with the
-//! next claim, which begins where this one ended.
+//! The index on the lanes begins with the webhook and has the front of each lane first. So a claim hops
+//! from webhook to webhook in it, and in those that run and are not excluded from lane to lane, one probe
+//! each, and takes from those whose front is due. Lanes beyond the limit get their turn with the next
+//! claim, which begins where this one ended.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -38,11 +39,12 @@ pub(super) type LastLane = Mutex<(Uuid, String)>;
 struct Front {
     webhook_id: Uuid,
     lane_key: String,
-    lane_turn: i64,
     /// `None`: the webhook is gone.
     runs: Option<bool>,
     /// Whether it has a rate limit.
     is_limited: bool,
+    /// Whether its front is up to the floor.
+    is_settled: bool,
 }
 
 /// Implements [`crate::domain::interfaces::DeliveryStore::claim_lanes`].
@@ -70,8 +72,10 @@ async fn claim_from(
 ) -> Result<ClaimedLanes, StoreError> {
     let from = last.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let fronts = due_fronts(connection, &from, claim).await?;
-    // One webhook's turn is nobody's turn among all.
-    if let (Some(end), None) = (fronts.last(), claim.only) {
+    let (fronts, above): (Vec<Front>, Vec<Front>) =
+        fronts.into_iter().partition(|front| front.is_settled);
+    // The turn of some webhooks is nobody's turn among all.
+    if let (Some(end), None) = (fronts.last(), &claim.only) {
         *last.lock().unwrap_or_else(PoisonError::into_inner) =
             (end.webhook_id, end.lane_key.clone());
     }
@@ -85,16 +89,13 @@ async fn claim_from(
         )
         .await?;
     }
-    let (within, above): (Vec<Front>, Vec<Front>) = running
-        .into_iter()
-        .partition(|front| front.lane_turn <= claim.floor);
-    let lanes = if within.is_empty() {
+    let lanes = if running.is_empty() {
         Vec::new()
     } else {
-        let mut rows = if within.iter().any(|front| front.is_limited) {
-            take_within_limits(connection, &within, claim).await?
+        let mut rows = if running.iter().any(|front| front.is_limited) {
+            take_within_limits(connection, &running, claim).await?
         } else {
-            take(connection, &within, &Buckets::default(), claim).await?
+            take(connection, &running, &Buckets::default(), claim).await?
         };
         rows.sort_by_key(|row| row.delivery.place());
         by_lane(rows.into_iter().map(|row| {
@@ -133,59 +134,109 @@ async fn take_within_limits(
     Ok(rows)
 }
 
-/// The lanes whose front is due, of webhooks that run and those that are gone: those after `from` first.
+/// The lanes whose front is due and up to the floor, of webhooks that run and those that are gone: those
+/// after the last lane first. Where there is none, one whose front is beyond the floor, if there is one.
+/// Each step is asked for as far as the limit needs it and no further.
+const FRONTS: &str = "
+WITH RECURSIVE behind AS (
+    (SELECT d.webhook_id FROM deliveries d
+     WHERE d.lane_key IS NOT NULL AND (d.status = 'pending' OR d.lane_blocks)
+         AND d.webhook_id >= $1 AND NOT $6
+     ORDER BY d.webhook_id LIMIT 1)
+    UNION ALL
+    SELECT n.webhook_id FROM behind b CROSS JOIN LATERAL (
+        SELECT d.webhook_id FROM deliveries d
+        WHERE d.lane_key IS NOT NULL AND (d.status = 'pending' OR d.lane_blocks)
+            AND d.webhook_id > b.webhook_id
+        ORDER BY d.webhook_id LIMIT 1) n
+), ahead AS (
+    (SELECT d.webhook_id FROM deliveries d
+     WHERE d.lane_key IS NOT NULL AND (d.status = 'pending' OR d.lane_blocks)
+         AND d.webhook_id <= $1 AND NOT $6
+     ORDER BY d.webhook_id LIMIT 1)
+    UNION ALL
+    SELECT n.webhook_id FROM ahead a CROSS JOIN LATERAL (
+        SELECT d.webhook_id FROM deliveries d
+        WHERE d.lane_key IS NOT NULL AND (d.status = 'pending' OR d.lane_blocks)
+            AND d.webhook_id > a.webhook_id AND d.webhook_id <= $1
+        ORDER BY d.webhook_id LIMIT 1) n
+), waiting AS (
+    SELECT webhook_id, CASE WHEN webhook_id = $1 THEN $2 END AS after_key,
+        NULL::text AS last_key FROM behind
+    UNION ALL
+    SELECT webhook_id, NULL, CASE WHEN webhook_id = $1 THEN $2 END FROM ahead
+    UNION ALL
+    SELECT webhook_id, NULL, NULL FROM UNNEST($7::uuid[]) AS asked (webhook_id)
+), webhooks_found AS (
+    SELECT w.*, (
+        SELECT h.status IN ('pending', 'active') AND i.status IN ('pending', 'active')
+        FROM webhooks h JOIN integrations i ON i.id = h.integration_id
+        WHERE h.id = w.webhook_id) AS runs, (
+        SELECT r.ready_at <= $3 FROM rate_limits r
+        WHERE r.webhook_id = w.webhook_id) AS has_token
+    FROM waiting w WHERE w.webhook_id <> ALL($4::uuid[])
+), fronts AS (
+    SELECT w.webhook_id, w.runs, w.has_token, l.lane_key, l.lane_turn, l.is_settled
+    FROM webhooks_found w CROSS JOIN LATERAL (
+        WITH RECURSIVE lanes AS (
+            (SELECT * FROM (
+                (SELECT d.lane_key, d.lane_turn, d.status, d.due_at FROM deliveries d
+                 WHERE d.lane_key IS NOT NULL AND (d.status = 'pending' OR d.lane_blocks)
+                     AND d.webhook_id = w.webhook_id AND w.after_key IS NULL
+                 ORDER BY d.lane_key, d.lane_turn LIMIT 1)
+                UNION ALL
+                (SELECT d.lane_key, d.lane_turn, d.status, d.due_at FROM deliveries d
+                 WHERE d.lane_key IS NOT NULL AND (d.status = 'pending' OR d.lane_blocks)
+                     AND d.webhook_id = w.webhook_id AND d.lane_key > w.after_key
+                 ORDER BY d.lane_key, d.lane_turn LIMIT 1)) first)
+            UNION ALL
+            SELECT n.* FROM lanes c CROSS JOIN LATERAL (
+                SELECT d.lane_key, d.lane_turn, d.status, d.due_at FROM deliveries d
+                WHERE d.lane_key IS NOT NULL AND (d.status = 'pending' OR d.lane_blocks)
+                    AND d.webhook_id = w.webhook_id AND d.lane_key > c.lane_key
+                ORDER BY d.lane_key, d.lane_turn LIMIT 1) n
+            WHERE w.last_key IS NULL OR c.lane_key < w.last_key
+        ), due AS (
+            SELECT lane_key, lane_turn, lane_turn <= $8 OR w.runs IS NULL AS is_settled
+            FROM lanes
+            WHERE status = 'pending' AND due_at <= $3
+                AND (w.last_key IS NULL OR lane_key <= w.last_key)
+        ), settled AS (
+            SELECT * FROM due WHERE is_settled LIMIT CASE WHEN $6 THEN 1 END
+        )
+        SELECT * FROM settled
+        UNION ALL
+        (SELECT * FROM due WHERE NOT is_settled AND NOT EXISTS (SELECT FROM settled) LIMIT 1)
+    ) l
+    WHERE w.runs IS DISTINCT FROM false AND w.has_token IS DISTINCT FROM false
+), claimed AS (
+    SELECT * FROM fronts WHERE is_settled LIMIT $5
+), found AS (
+    SELECT * FROM claimed
+    UNION ALL
+    (SELECT * FROM fronts WHERE NOT is_settled AND NOT EXISTS (SELECT FROM claimed) LIMIT 1)
+)
+SELECT webhook_id, lane_key, runs, has_token IS NOT NULL AS is_limited, is_settled
+FROM found";
+
+/// The fronts of lanes to take from, or one beyond the floor.
 async fn due_fronts(
     connection: &mut PgConnection,
     from: &(Uuid, String),
     claim: &LaneClaim,
 ) -> Result<Vec<Front>, StoreError> {
-    sqlx::query_as(
-        "WITH RECURSIVE behind AS (
-             (SELECT d.webhook_id, d.lane_key, d.lane_turn, d.status, d.due_at FROM deliveries d
-              WHERE d.lane_key IS NOT NULL AND (d.status = 'pending' OR d.lane_blocks)
-                  AND (d.webhook_id, d.lane_key) > ($1, $2)
-              ORDER BY d.webhook_id, d.lane_key, d.lane_turn LIMIT 1)
-             UNION ALL
-             SELECT n.* FROM behind b CROSS JOIN LATERAL (
-                 SELECT d.webhook_id, d.lane_key, d.lane_turn, d.status, d.due_at FROM deliveries d
-                 WHERE d.lane_key IS NOT NULL AND (d.status = 'pending' OR d.lane_blocks)
-                     AND (d.webhook_id, d.lane_key) > (b.webhook_id, b.lane_key)
-                 ORDER BY d.webhook_id, d.lane_key, d.lane_turn LIMIT 1) n
-         ), ahead AS (
-             (SELECT d.webhook_id, d.lane_key, d.lane_turn, d.status, d.due_at FROM deliveries d
-              WHERE d.lane_key IS NOT NULL AND (d.status = 'pending' OR d.lane_blocks)
-                  AND (d.webhook_id, d.lane_key) <= ($1, $2)
-              ORDER BY d.webhook_id, d.lane_key, d.lane_turn LIMIT 1)
-             UNION ALL
-             SELECT n.* FROM ahead a CROSS JOIN LATERAL (
-                 SELECT d.webhook_id, d.lane_key, d.lane_turn, d.status, d.due_at FROM deliveries d
-                 WHERE d.lane_key IS NOT NULL AND (d.status = 'pending' OR d.lane_blocks)
-                     AND (d.webhook_id, d.lane_key) > (a.webhook_id, a.lane_key)
-                     AND (d.webhook_id, d.lane_key) <= ($1, $2)
-                 ORDER BY d.webhook_id, d.lane_key, d.lane_turn LIMIT 1) n
-         ), fronts AS (
-             SELECT l.webhook_id, l.lane_key, l.lane_turn, (
-                 SELECT w.status IN ('pending', 'active') AND i.status IN ('pending', 'active')
-                 FROM webhooks w JOIN integrations i ON i.id = w.integration_id
-                 WHERE w.id = l.webhook_id) AS runs, (
-                 SELECT r.ready_at <= $3 FROM rate_limits r
-                 WHERE r.webhook_id = l.webhook_id) AS has_token
-             FROM (SELECT * FROM behind UNION ALL SELECT * FROM ahead) l
-             WHERE l.status = 'pending' AND l.due_at <= $3 AND l.webhook_id <> ALL($4::uuid[])
-                 AND ($6::uuid IS NULL OR l.webhook_id = $6)
-         )
-         SELECT webhook_id, lane_key, lane_turn, runs, has_token IS NOT NULL AS is_limited FROM fronts
-         WHERE runs IS DISTINCT FROM false AND has_token IS DISTINCT FROM false LIMIT $5",
-    )
-    .bind(from.0)
-    .bind(&from.1)
-    .bind(claim.now)
-    .bind(claim.exclude.iter().map(|id| id.0).bind_iter())
-    .bind(i64::from(claim.lanes))
-    .bind(claim.only.map(|id| id.0))
-    .fetch_all(connection)
-    .await
-    .map_err(during(OPERATION))
+    sqlx::query_as(FRONTS)
+        .bind(from.0)
+        .bind(&from.1)
+        .bind(claim.now)
+        .bind(claim.exclude.iter().map(|id| id.0).bind_iter())
+        .bind(i64::from(claim.lanes))
+        .bind(claim.only.is_some())
+        .bind(claim.only.iter().flatten().map(|id| id.0).bind_iter())
+        .bind(claim.floor)
+        .fetch_all(connection)
+        .await
+        .map_err(during(OPERATION))
 }
 
 /// Takes leases on what stands at the front of these lanes without a gap: up to the first that is not
@@ -262,13 +313,14 @@ async fn next_token_at(
     sqlx::query_scalar(
         "SELECT min(r.ready_at) FROM rate_limits r
          WHERE r.ready_at > $1 AND r.webhook_id <> ALL($2::uuid[])
-             AND ($3::uuid IS NULL OR r.webhook_id = $3)
+             AND (NOT $3 OR r.webhook_id = ANY($4::uuid[]))
              AND EXISTS (SELECT FROM deliveries d WHERE d.status = 'pending'
                  AND d.lane_key IS NOT NULL AND d.webhook_id = r.webhook_id AND d.due_at <= $1)",
     )
     .bind(claim.now)
     .bind(claim.exclude.iter().map(|id| id.0).bind_iter())
-    .bind(claim.only.map(|id| id.0))
+    .bind(claim.only.is_some())
+    .bind(claim.only.iter().flatten().map(|id| id.0).bind_iter())
     .fetch_one(connection)
     .await
     .map_err(during(OPERATION))

@@ -170,14 +170,14 @@ pub(super) async fn insert(
              source_sequence, status, attempt_count, event_version, budget_base, next_attempt_at,
              error, created_at, completed_at, first_started_at, first_duration_ms,
              first_status_code, first_error, first_response, event_meta, event_raw, lane_key,
-             lane_turn, lane_blocks, batched, due_at)
+             lane_turn, lane_blocks, batched, batch_id, due_at)
          SELECT r.*, r.next_attempt_at
          FROM UNNEST($1::uuid[], $2::text[], $3::uuid[], $4::text[], $5::text[], $6::text[],
              $7::bigint[], $8::text[], $9::integer[], $10::bigint[], $11::integer[],
              $12::timestamptz[], $13::text[], $14::timestamptz[], $15::timestamptz[],
              $16::timestamptz[], $17::bigint[], $18::integer[], $19::text[], $20::text[],
              $21::text[], $22::bytea[], $23::text[], $24::bigint[], $25::boolean[],
-             $26::boolean[])
+             $26::boolean[], $27::uuid[])
              AS r (id, tenant, webhook_id, event_id, event_type, correlation_id, source_sequence,
                  status, attempt_count, event_version, budget_base, next_attempt_at)
          ON CONFLICT (id) DO NOTHING
@@ -221,6 +221,11 @@ pub(super) async fn insert(
     .bind(deliveries().map(Delivery::lane_turn).bind_iter())
     .bind(deliveries().map(Delivery::blocks).bind_iter())
     .bind(deliveries().map(|d| d.batch.is_shared()).bind_iter())
+    .bind(
+        deliveries()
+            .map(|d| d.batch.id().map(|id| id.0))
+            .bind_iter(),
+    )
     .fetch_all(connection)
     .await
     .map_err(during(OPERATION))?;

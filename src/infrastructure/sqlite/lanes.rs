@@ -1,6 +1,7 @@
 //! Claims from the lanes of ordered deliveries.
 //!
-//! All in one transaction of the writer, so that nothing changes between looking and taking.
+//! What is taken of a lane is decided in a transaction of the writer, so that nothing changes between
+//! deciding and taking.
 
 use std::collections::HashSet;
 
@@ -19,31 +20,50 @@ use super::{SqliteStore, batch::hex_array, claim::MAX_BYTES, error::failed, rate
 
 const CLAIM: &str = "claim ordered deliveries";
 
-/// Hops from lane to lane along the index, which has the front of each first (`lanes`), and keeps
-/// those whose front is due (`fronts`), the longest-due first.
+/// Hops from webhook to webhook along the index on the lanes (`waiting`), or takes those that are asked for,
+/// and in those that run and are not excluded (`runnable`) from lane to lane, which has its front first
+/// (`lanes`). Keeps those whose front is due (`due`): those up to the floor first, and of these the
+/// longest-due; one of each webhook where some are asked for.
 pub(super) const FRONTS: &str = "
-WITH RECURSIVE lanes (seq) AS (
-    SELECT (SELECT d.seq FROM deliveries d
-        WHERE d.lane_key IS NOT NULL AND (d.status = 'pending' OR d.lane_blocks)
-        ORDER BY d.webhook_id, d.lane_key, d.lane_turn LIMIT 1)
+WITH RECURSIVE waiting (webhook_id) AS (
+    SELECT unhex(value) FROM json_each(?4)
     UNION ALL
-    SELECT (SELECT n.seq FROM deliveries n
+    SELECT min(d.webhook_id) FROM deliveries d
+    WHERE d.lane_key IS NOT NULL AND (d.status = 'pending' OR d.lane_blocks) AND ?4 IS NULL
+    UNION ALL
+    SELECT (SELECT min(d.webhook_id) FROM deliveries d
+        WHERE d.lane_key IS NOT NULL AND (d.status = 'pending' OR d.lane_blocks)
+            AND d.webhook_id > w.webhook_id)
+    FROM waiting w WHERE w.webhook_id IS NOT NULL AND ?4 IS NULL
+), runnable (webhook_id) AS MATERIALIZED (
+    SELECT e.id
+    FROM waiting w
+    CROSS JOIN webhooks e ON e.id = w.webhook_id
+    CROSS JOIN integrations i ON i.id = e.integration_id
+    WHERE e.status IN ('pending', 'active') AND i.status IN ('pending', 'active')
+        AND e.id NOT IN (SELECT unhex(value) FROM json_each(?2))
+        AND NOT EXISTS (SELECT 1 FROM rate_limits l WHERE l.webhook_id = e.id AND l.ready_at > ?1)
+), lanes (webhook_id, seq) AS (
+    SELECT r.webhook_id, (SELECT d.seq FROM deliveries d
+        WHERE d.lane_key IS NOT NULL AND (d.status = 'pending' OR d.lane_blocks)
+            AND d.webhook_id = r.webhook_id
+        ORDER BY d.lane_key, d.lane_turn LIMIT 1)
+    FROM runnable r
+    UNION ALL
+    SELECT l.webhook_id, (SELECT n.seq FROM deliveries n
         WHERE n.lane_key IS NOT NULL AND (n.status = 'pending' OR n.lane_blocks)
-            AND (n.webhook_id, n.lane_key) > (c.webhook_id, c.lane_key)
-        ORDER BY n.webhook_id, n.lane_key, n.lane_turn LIMIT 1)
+            AND n.webhook_id = l.webhook_id AND n.lane_key > c.lane_key
+        ORDER BY n.lane_key, n.lane_turn LIMIT 1)
     FROM lanes l JOIN deliveries c ON c.seq = l.seq
+), due (seq, lane_turn, due_at, nth) AS (
+    SELECT d.seq, d.lane_turn, d.due_at, row_number() OVER (
+        PARTITION BY d.webhook_id ORDER BY d.lane_turn > ?5, d.due_at, d.seq)
+    FROM lanes l CROSS JOIN deliveries d ON d.seq = l.seq
+    WHERE d.status = 'pending' AND d.due_at <= ?1
 )
-SELECT d.seq, d.id, d.webhook_id, d.lane_key, d.lane_turn
-FROM lanes l
-CROSS JOIN deliveries d ON d.seq = l.seq
-CROSS JOIN webhooks e ON e.id = d.webhook_id
-CROSS JOIN integrations i ON i.id = e.integration_id
-WHERE d.status = 'pending' AND d.due_at <= ?1
-    AND e.status IN ('pending', 'active') AND i.status IN ('pending', 'active')
-    AND e.id NOT IN (SELECT unhex(value) FROM json_each(?2))
-    AND (?4 IS NULL OR e.id = ?4)
-    AND NOT EXISTS (SELECT 1 FROM rate_limits l WHERE l.webhook_id = e.id AND l.ready_at > ?1)
-ORDER BY d.due_at, d.seq
+SELECT seq, lane_turn FROM due
+WHERE ?4 IS NULL OR nth = 1
+ORDER BY lane_turn > ?5, due_at, seq
 LIMIT ?3";
 
 /// Of each of these fronts, given by their `seq`, its lane up to the first that is not due or beyond the
@@ -62,13 +82,13 @@ WITH offered (seq, lane, place, free) AS MATERIALIZED (
 ), ends (lane, place) AS MATERIALIZED (
     SELECT lane, min(place) FROM offered WHERE NOT free GROUP BY lane
 ), taken (seq, lane, place, bytes_before) AS MATERIALIZED (
-    SELECT o.seq, o.lane, o.place,
+    SELECT p.seq, p.lane, p.place,
         sum(coalesce(length(v.raw), 0)) OVER turns - coalesce(length(v.raw), 0)
-    FROM offered o
-    LEFT JOIN ends e ON e.lane = o.lane
-    LEFT JOIN delivery_events v ON v.delivery = o.seq
-    WHERE e.place IS NULL OR o.place < e.place
-    WINDOW turns AS (ORDER BY o.place, o.lane ROWS UNBOUNDED PRECEDING)
+    FROM offered p
+    LEFT JOIN ends e ON e.lane = p.lane
+    LEFT JOIN delivery_events v ON v.delivery = p.seq
+    WHERE e.place IS NULL OR p.place < e.place
+    WINDOW turns AS (ORDER BY p.place, p.lane ROWS UNBOUNDED PRECEDING)
 )
 SELECT d.*, v.meta, v.raw, t.lane, t.place
 FROM taken t CROSS JOIN deliveries d ON d.seq = t.seq
@@ -83,27 +103,25 @@ pub(super) async fn claim_lanes(
     if claim.lanes == 0 || claim.per_lane == 0 {
         return Ok(ClaimedLanes::default());
     }
-    // A reader looks whether there is anything, so that looking holds up nobody who writes.
+    // A reader looks for fronts, so that looking holds up nobody who writes; the writer takes what is then
+    // in front of these lanes.
     let mut reader = store.read(CLAIM).await?;
-    let fronts = fronts(&mut reader, claim).await?;
+    let (within, above): (Vec<Front>, Vec<Front>) = fronts(&mut reader, claim)
+        .await?
+        .into_iter()
+        .partition(|front| front.turn <= claim.floor);
     let next_token_at =
         rate_limits::next_token_at(&mut reader, claim.now, &claim.exclude, true).await?;
     drop(reader);
-    let above_floor = fronts.iter().any(|front| front.turn > claim.floor);
-    if !fronts.iter().any(|front| front.turn <= claim.floor) {
+    if within.is_empty() {
         return Ok(ClaimedLanes {
             lanes: Vec::new(),
-            above_floor,
+            above_floor: !above.is_empty(),
             next_token_at,
         });
     }
     let mut transaction = store.write(CLAIM).await?;
-    let within = self::fronts(&mut transaction, claim).await?;
-    let within: Vec<i64> = within
-        .iter()
-        .filter(|front| front.turn <= claim.floor)
-        .map(|front| front.seq)
-        .collect();
+    let within: Vec<i64> = within.iter().map(|front| front.seq).collect();
     let taken = sqlx::query(FOREMOST)
         .bind(sqlx::types::Json(within))
         .bind(claim.now.timestamp_millis())
@@ -134,7 +152,7 @@ pub(super) async fn claim_lanes(
     });
     Ok(ClaimedLanes {
         lanes: by_lane(taken.collect::<Result<Vec<_>, StoreError>>()?)?,
-        above_floor,
+        above_floor: false,
         next_token_at,
     })
 }
@@ -172,11 +190,14 @@ async fn fronts(
     connection: &mut SqliteConnection,
     claim: &LaneClaim,
 ) -> Result<Vec<Front>, StoreError> {
+    let only = claim.only.as_ref();
+    let only = only.map(|all| hex_array(all.iter().map(|id| id.0)));
     let rows = sqlx::query(FRONTS)
         .bind(claim.now.timestamp_millis())
         .bind(hex_array(claim.exclude.iter().map(|id| id.0)))
         .bind(claim.lanes)
-        .bind(claim.only.map(|id| id.0))
+        .bind(only)
+        .bind(claim.floor)
         .fetch_all(connection)
         .await
         .map_err(failed(CLAIM))?;

@@ -128,9 +128,9 @@ static INSERT: LazyLock<ManyRows> = LazyLock::new(|| {
             source_sequence, status, attempt_count, event_version, budget_base, next_attempt_at,
             due_at, error, created_at, completed_at, first_started_at, first_duration_ms,
             first_status_code, first_error, first_response, lane_key, lane_turn, lane_blocks,
-            batched)
+            batched, batch_id)
         VALUES",
-        25,
+        26,
         "ON CONFLICT (id) DO NOTHING",
     )
 });
@@ -161,6 +161,7 @@ fn bind_first<'q>(query: Bound<'q>, delivery: &Delivery, attempt: Option<&Attemp
         .bind(delivery.lane_turn())
         .bind(delivery.blocks())
         .bind(delivery.batch.is_shared())
+        .bind(delivery.batch.id().map(|id| id.0))
 }
 
 /// The first attempt, which stands in the delivery's row.

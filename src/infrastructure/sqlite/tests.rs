@@ -14,7 +14,7 @@ use crate::domain::{
     values::{DeliveryId, TenantId, Timestamp, WebhookId},
 };
 
-use super::{SqliteStore, batches, claim};
+use super::{SqliteStore, batches, claim, lanes};
 
 fn at(millis: i64) -> Timestamp {
     Timestamp::from_timestamp_millis(1_772_350_000_000 + millis).expect("it is a time")
@@ -243,6 +243,17 @@ async fn the_audit_log_is_append_only() {
     }
 }
 
+/// The steps of its plan.
+async fn plan(store: &SqliteStore, sql: &str) -> Vec<String> {
+    let explain = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"));
+    let mut reader = store.read("explain").await.expect("it reads");
+    let plan: Vec<(i64, i64, i64, String)> = sqlx::query_as(explain)
+        .fetch_all(&mut *reader)
+        .await
+        .expect("it has a plan");
+    plan.into_iter().map(|(.., step)| step).collect()
+}
+
 #[tokio::test]
 async fn claims_and_prunes_read_no_table_from_end_to_end() {
     let (store, _folder) = store().await;
@@ -251,24 +262,34 @@ async fn claims_and_prunes_read_no_table_from_end_to_end() {
         batches::WAITING,
         batches::MADE,
         batches::NEW,
+        lanes::FRONTS,
+        lanes::FOREMOST,
         super::queries::STATS,
         super::deliveries::PRUNABLE,
     ] {
-        let explain = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"));
-        let mut reader = store.read("explain").await.expect("it reads");
-        let plan: Vec<(i64, i64, i64, String)> = sqlx::query_as(explain)
-            .fetch_all(&mut *reader)
-            .await
-            .expect("it has a plan");
-        for (.., step) in &plan {
+        let plan = plan(&store, sql).await;
+        for step in &plan {
             let mut words = step.split(' ');
             let scans = words.next() == Some("SCAN");
             let table = words
                 .next()
-                .is_some_and(|name| ["d", "o", "e", "i"].contains(&name));
+                .is_some_and(|name| ["c", "d", "e", "f", "i", "n", "o"].contains(&name));
             let end_to_end = scans && table;
             assert!(!end_to_end, "{step} in {plan:#?}");
         }
+    }
+}
+
+#[tokio::test]
+async fn a_claim_finds_the_next_webhook_and_the_next_lane_in_the_index() {
+    let (store, _folder) = store().await;
+    let plan = plan(&store, lanes::FRONTS).await;
+    for wanted in [
+        "SEARCH d USING INDEX deliveries_lanes (webhook_id>?)",
+        "SEARCH n USING INDEX deliveries_lanes (webhook_id=? AND lane_key>?)",
+    ] {
+        let is_found = plan.iter().any(|step| step.contains(wanted));
+        assert!(is_found, "{wanted} is not in {plan:#?}");
     }
 }
 

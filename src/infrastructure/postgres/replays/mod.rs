@@ -12,8 +12,8 @@ use crate::{
         entities::{Delivery, Replay, ReplayCursor, ReplaySelection},
         events::DomainEvent,
         interfaces::{
-            Candidate, Candidates, ClaimedReplay, Page, PageDone, PageRequest, ReplayLease,
-            ReplayPage, ReplayStore, StoreError, TypeCount,
+            Candidate, Candidates, ClaimedReplay, Page, PageDone, PageRequest, ReplayLanes,
+            ReplayLease, ReplayPage, ReplayStore, StoreError, TypeCount,
         },
         values::{DeliveryId, TenantId, Timestamp, WebhookId},
     },
@@ -31,6 +31,34 @@ pub(super) use row::{insert, locked, running, update};
 use row::{lock, write};
 
 const READ: &str = "read what a replay sends";
+
+/// What is due of a webhook; of each of its lanes only the front, which is found by hopping from lane to
+/// lane.
+const DUE: &str = "
+    WITH RECURSIVE lanes AS (
+        (SELECT d.lane_key, d.status, d.due_at FROM deliveries d
+         WHERE d.lane_key IS NOT NULL AND (d.status = 'pending' OR d.lane_blocks)
+             AND d.webhook_id = $1
+         ORDER BY d.lane_key, d.lane_turn LIMIT 1)
+        UNION ALL
+        SELECT n.lane_key, n.status, n.due_at FROM lanes l CROSS JOIN LATERAL (
+            SELECT d.lane_key, d.status, d.due_at FROM deliveries d
+            WHERE d.lane_key IS NOT NULL AND (d.status = 'pending' OR d.lane_blocks)
+                AND d.webhook_id = $1 AND d.lane_key > l.lane_key
+            ORDER BY d.lane_key, d.lane_turn LIMIT 1) n
+    )
+    SELECT count(*) FROM (
+        (SELECT 1 FROM deliveries WHERE status = 'pending' AND lane_key IS NULL
+             AND NOT batched AND webhook_id = $1 AND due_at <= $3 LIMIT $2)
+        UNION ALL
+        (SELECT 1 FROM deliveries WHERE status = 'pending' AND batched
+             AND batch_id IS NULL AND webhook_id = $1 AND due_at <= $3 LIMIT $2)
+        UNION ALL
+        (SELECT 1 FROM deliveries WHERE status = 'pending' AND batch_id IS NOT NULL
+             AND webhook_id = $1 AND due_at <= $3 LIMIT $2)
+        UNION ALL
+        (SELECT 1 FROM lanes WHERE status = 'pending' AND due_at <= $3 LIMIT $2)
+        LIMIT $2) p";
 
 #[derive(sqlx::FromRow)]
 struct CandidateRow {
@@ -187,38 +215,48 @@ impl ReplayStore for PostgresStore {
             .await
     }
 
-    async fn pending_of(
+    async fn due_of(
         &self,
         webhook: WebhookId,
-        due: Option<Timestamp>,
+        now: Timestamp,
         limit: u32,
     ) -> Result<u32, StoreError> {
-        let count: i64 = sqlx::query_scalar(
-            "SELECT count(*) FROM (
-                 (SELECT 1 FROM deliveries WHERE status = 'pending' AND lane_key IS NULL
-                      AND NOT batched AND webhook_id = $1
-                      AND ($3::timestamptz IS NULL OR due_at <= $3) LIMIT $2)
-                 UNION ALL
-                 (SELECT 1 FROM deliveries WHERE status = 'pending' AND batched
-                      AND batch_id IS NULL AND webhook_id = $1
-                      AND ($3::timestamptz IS NULL OR due_at <= $3) LIMIT $2)
-                 UNION ALL
-                 (SELECT 1 FROM deliveries WHERE status = 'pending' AND batch_id IS NOT NULL
-                      AND webhook_id = $1
-                      AND ($3::timestamptz IS NULL OR due_at <= $3) LIMIT $2)
-                 UNION ALL
-                 (SELECT 1 FROM deliveries
-                  WHERE status = 'pending' AND lane_key IS NOT NULL AND webhook_id = $1
-                      AND ($3::timestamptz IS NULL OR due_at <= $3) LIMIT $2)
-                 LIMIT $2) p",
+        let count: i64 = sqlx::query_scalar(DUE)
+            .bind(webhook.0)
+            .bind(i64::from(limit))
+            .bind(now)
+            .fetch_one(&self.pool)
+            .await
+            .map_err(during("count what is due of a webhook"))?;
+        Ok(u32::try_from(count).unwrap_or(limit))
+    }
+
+    async fn replay_lanes(
+        &self,
+        webhook: WebhookId,
+        now: Timestamp,
+        limit: u32,
+    ) -> Result<ReplayLanes, StoreError> {
+        let (waiting, due): (i64, i64) = sqlx::query_as(
+            "SELECT count(*), count(*) FILTER (WHERE p.place = 1 AND p.due_at <= $2)
+             FROM (SELECT f.due_at,
+                     row_number() OVER (PARTITION BY f.lane_key ORDER BY f.lane_turn) AS place
+                 FROM (SELECT lane_key, lane_turn, due_at FROM deliveries
+                     WHERE status = 'pending' AND substr(lane_key, 1, 7) = 'replay:'
+                         AND webhook_id = $1
+                     ORDER BY lane_key, lane_turn LIMIT $3) f) p",
         )
         .bind(webhook.0)
+        .bind(now)
         .bind(i64::from(limit))
-        .bind(due)
         .fetch_one(&self.pool)
         .await
-        .map_err(during("count what waits for a webhook"))?;
-        Ok(u32::try_from(count).unwrap_or(limit))
+        .map_err(during("count what waits for a replay"))?;
+        let count = |rows| u32::try_from(rows).unwrap_or(limit);
+        Ok(ReplayLanes {
+            waiting: count(waiting),
+            due: count(due),
+        })
     }
 
     async fn list_replays(
@@ -276,8 +314,9 @@ async fn looked_at(
     }
     let selection = &replay.selection;
     let (after_time, after_id) = replay_row::after(replay.cursor).unzip();
-    let rows: Vec<(Timestamp, Uuid, String)> = sqlx::query_as(
-        "SELECT d.created_at, d.id, d.event_type FROM deliveries d
+    let rows: Vec<(Timestamp, Uuid, String, i64)> = sqlx::query_as(
+        "SELECT d.created_at, d.id, d.event_type, COALESCE(octet_length(d.event_raw), 0)::bigint
+         FROM deliveries d
          WHERE d.webhook_id = $1 AND d.tenant = $2 AND d.created_at < $4 AND d.lane_key IS NULL
              AND d.created_at >= GREATEST($3, $6::timestamptz)
              AND (cardinality($5::text[]) = 0 OR d.status = ANY($5::text[]))
@@ -295,11 +334,14 @@ async fn looked_at(
     .fetch_all(&store.pool)
     .await
     .map_err(during(READ))?;
-    let looked_at = rows.into_iter().map(|(at, id, event_type)| LookedAt {
-        place: ReplayCursor::Delivery(at, DeliveryId(id)),
-        event_type,
-        row: id,
-    });
+    let looked_at = rows
+        .into_iter()
+        .map(|(at, id, event_type, bytes)| LookedAt {
+            place: ReplayCursor::Delivery(at, DeliveryId(id)),
+            event_type,
+            bytes,
+            row: id,
+        });
     Ok(looked_at.collect())
 }
 
@@ -309,8 +351,9 @@ async fn with_turns(
     selection: &ReplaySelection,
     (after_turn, after_id): (i64, Uuid),
 ) -> Result<Vec<LookedAt<Uuid>>, StoreError> {
-    let rows: Vec<(i64, Uuid, String)> = sqlx::query_as(
-        "SELECT d.lane_turn, d.id, d.event_type FROM deliveries d
+    let rows: Vec<(i64, Uuid, String, i64)> = sqlx::query_as(
+        "SELECT d.lane_turn, d.id, d.event_type, COALESCE(octet_length(d.event_raw), 0)::bigint
+         FROM deliveries d
          WHERE d.webhook_id = $1 AND d.tenant = $2 AND d.lane_key IS NOT NULL
              AND d.created_at >= $3 AND d.created_at < $4
              AND (cardinality($5::text[]) = 0 OR d.status = ANY($5::text[]))
@@ -328,10 +371,13 @@ async fn with_turns(
     .fetch_all(&store.pool)
     .await
     .map_err(during(READ))?;
-    let looked_at = rows.into_iter().map(|(turn, id, event_type)| LookedAt {
-        place: ReplayCursor::Turn(turn, DeliveryId(id)),
-        event_type,
-        row: id,
-    });
+    let looked_at = rows
+        .into_iter()
+        .map(|(turn, id, event_type, bytes)| LookedAt {
+            place: ReplayCursor::Turn(turn, DeliveryId(id)),
+            event_type,
+            bytes,
+            row: id,
+        });
     Ok(looked_at.collect())
 }

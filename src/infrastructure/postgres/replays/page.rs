@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::domain::{
     events::DomainEvent,
     interfaces::{ClaimedReplay, FirstRecord, Lease, PageDone, ReplayPage, StoreError},
-    values::{DeliveryId, Timestamp},
+    values::{DeliveryId, Timestamp, WebhookId},
 };
 
 use super::{
@@ -26,7 +26,9 @@ pub(super) async fn record(
     const OPERATION: &str = "record a page of a replay";
     let mut tx = connection.begin().await.map_err(during(OPERATION))?;
     let mut replay = claimed.replay.clone();
-    if !lock(&mut tx, claimed.lease, replay.version).await? {
+    if !lock(&mut tx, claimed.lease, replay.version).await?
+        || !is_there(&mut tx, replay.selection.webhook_id).await?
+    {
         tx.rollback().await.map_err(during(OPERATION))?;
         return Ok(None);
     }
@@ -56,6 +58,16 @@ pub(super) async fn record(
     Ok(Some(PageDone { replay, leases }))
 }
 
+/// Nobody is to wait for a webhook that is gone; it stays until the page is recorded.
+async fn is_there(connection: &mut PgConnection, webhook: WebhookId) -> Result<bool, StoreError> {
+    let found = sqlx::query("SELECT 1 FROM webhooks WHERE id = $1 FOR KEY SHARE")
+        .bind(webhook.0)
+        .fetch_optional(connection)
+        .await
+        .map_err(during("look for the webhook of a replay"))?;
+    Ok(found.is_some())
+}
+
 fn count(rows: usize) -> i64 {
     i64::try_from(rows).unwrap_or(i64::MAX)
 }
@@ -79,10 +91,11 @@ async fn reopen(
              due_at = GREATEST(r.next_attempt_at, $7::timestamptz), completed_at = NULL,
              lease_epoch = d.lease_epoch + 1, lane_blocks = false,
              event_meta = r.event_meta, event_raw = r.event_raw, batched = r.batched,
-             batch_id = NULL
+             batch_id = r.batch_id, lane_key = r.lane_key
          FROM UNNEST($1::uuid[], $2::bigint[], $3::integer[], $4::timestamptz[], $5::text[],
-             $6::bytea[], $8::boolean[])
-             AS r (id, epoch, budget_base, next_attempt_at, event_meta, event_raw, batched)
+             $6::bytea[], $8::boolean[], $9::uuid[], $10::text[])
+             AS r (id, epoch, budget_base, next_attempt_at, event_meta, event_raw, batched,
+                 batch_id, lane_key)
          WHERE (SELECT count(*) FROM locked) > 0
              AND d.id = r.id AND d.lease_epoch = r.epoch AND d.status <> 'pending'
          RETURNING d.id, d.lease_epoch",
@@ -95,6 +108,12 @@ async fn reopen(
     .bind(rows().map(|r| r.event.raw.as_ref()).bind_iter())
     .bind(page.lease_until)
     .bind(rows().map(|r| r.delivery.batch.is_shared()).bind_iter())
+    .bind(
+        rows()
+            .map(|r| r.delivery.batch.id().map(|id| id.0))
+            .bind_iter(),
+    )
+    .bind(rows().map(|r| r.delivery.lane_key()).bind_iter())
     .fetch_all(connection)
     .await
     .map_err(during("reopen deliveries"))?;

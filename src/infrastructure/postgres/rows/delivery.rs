@@ -73,7 +73,7 @@ impl TryFrom<DeliveryRow> for Delivery {
         }
         let lane = match (row.lane_key, row.lane_turn) {
             (Some(key), Some(turn)) => Some(LanePlace {
-                key: LaneKey::new(&key),
+                key: LaneKey::kept(&key),
                 turn,
                 blocks: row.lane_blocks,
             }),

@@ -12,8 +12,8 @@ use crate::{
         entities::{Replay, ReplayCursor, ReplaySelection},
         events::DomainEvent,
         interfaces::{
-            Candidate, Candidates, ClaimedReplay, Page, PageDone, PageRequest, ReplayLease,
-            ReplayPage, ReplayStore, StoreError, StoredEvent, TypeCount,
+            Candidate, Candidates, ClaimedReplay, Page, PageDone, PageRequest, ReplayLanes,
+            ReplayLease, ReplayPage, ReplayStore, StoreError, StoredEvent, TypeCount,
         },
         values::{DeliveryId, TenantId, Timestamp, WebhookId},
     },
@@ -34,6 +34,37 @@ use row::{is_held, read_row, write};
 
 const READ: &str = "read what a replay sends";
 
+/// What is due of a webhook; of each of its lanes only the front, which is found by hopping from lane to
+/// lane.
+const DUE: &str = "
+WITH RECURSIVE lanes (seq) AS (
+    SELECT (SELECT d.seq FROM deliveries d
+        WHERE d.lane_key IS NOT NULL AND (d.status = 'pending' OR d.lane_blocks)
+            AND d.webhook_id = ?1
+        ORDER BY d.lane_key, d.lane_turn LIMIT 1)
+    UNION ALL
+    SELECT (SELECT n.seq FROM deliveries n
+        WHERE n.lane_key IS NOT NULL AND (n.status = 'pending' OR n.lane_blocks)
+            AND n.webhook_id = ?1 AND n.lane_key > c.lane_key
+        ORDER BY n.lane_key, n.lane_turn LIMIT 1)
+    FROM lanes l JOIN deliveries c ON c.seq = l.seq
+)
+SELECT count(*) FROM (
+    SELECT 1 FROM deliveries
+    WHERE status = 'pending' AND lane_key IS NULL AND NOT batched AND webhook_id = ?1
+        AND due_at <= ?3
+    UNION ALL
+    SELECT 1 FROM deliveries
+    WHERE status = 'pending' AND batched AND batch_id IS NULL AND webhook_id = ?1
+        AND due_at <= ?3
+    UNION ALL
+    SELECT 1 FROM deliveries
+    WHERE status = 'pending' AND batch_id IS NOT NULL AND webhook_id = ?1 AND due_at <= ?3
+    UNION ALL
+    SELECT 1 FROM lanes l CROSS JOIN deliveries d ON d.seq = l.seq
+    WHERE d.status = 'pending' AND d.due_at <= ?3
+    LIMIT ?2)";
+
 #[async_trait]
 impl ReplayStore for SqliteStore {
     async fn count_recorded(
@@ -48,7 +79,7 @@ impl ReplayStore for SqliteStore {
             "SELECT event_type, is_pending, count(*) AS deliveries
             FROM (
                 SELECT d.event_type, d.status = 'pending' AS is_pending
-                FROM deliveries d INDEXED BY deliveries_by_time
+                FROM deliveries d INDEXED BY deliveries_of_webhook
                 WHERE d.tenant = ?1 AND d.created_at >= ?2 AND d.created_at < ?3
                     AND d.webhook_id = ?4
                     AND (?5 = '[]' OR d.status IN (SELECT value FROM json_each(?5)))
@@ -168,39 +199,48 @@ impl ReplayStore for SqliteStore {
         Ok(held)
     }
 
-    async fn pending_of(
+    async fn due_of(
         &self,
         webhook: WebhookId,
-        due: Option<Timestamp>,
+        now: Timestamp,
         limit: u32,
     ) -> Result<u32, StoreError> {
-        const COUNT: &str = "count what waits for a webhook";
+        const COUNT: &str = "count what is due of a webhook";
         let mut connection = self.read(COUNT).await?;
-        sqlx::query_scalar(
-            "SELECT count(*) FROM (
-                SELECT 1 FROM deliveries
-                WHERE status = 'pending' AND lane_key IS NULL AND NOT batched AND webhook_id = ?1
-                    AND (?3 IS NULL OR due_at <= ?3)
-                UNION ALL
-                SELECT 1 FROM deliveries
-                WHERE status = 'pending' AND batched AND batch_id IS NULL AND webhook_id = ?1
-                    AND (?3 IS NULL OR due_at <= ?3)
-                UNION ALL
-                SELECT 1 FROM deliveries
-                WHERE status = 'pending' AND batch_id IS NOT NULL AND webhook_id = ?1
-                    AND (?3 IS NULL OR due_at <= ?3)
-                UNION ALL
-                SELECT 1 FROM deliveries
-                WHERE status = 'pending' AND lane_key IS NOT NULL AND webhook_id = ?1
-                    AND (?3 IS NULL OR due_at <= ?3)
-                LIMIT ?2)",
+        sqlx::query_scalar(DUE)
+            .bind(webhook.0)
+            .bind(limit)
+            .bind(now.timestamp_millis())
+            .fetch_one(&mut *connection)
+            .await
+            .map_err(failed(COUNT))
+    }
+
+    async fn replay_lanes(
+        &self,
+        webhook: WebhookId,
+        now: Timestamp,
+        limit: u32,
+    ) -> Result<ReplayLanes, StoreError> {
+        const COUNT: &str = "count what waits for a replay";
+        let mut connection = self.read(COUNT).await?;
+        let (waiting, due) = sqlx::query_as(
+            "SELECT count(*), count(*) FILTER (WHERE place = 1 AND due_at <= ?2)
+            FROM (SELECT due_at,
+                    row_number() OVER (PARTITION BY lane_key ORDER BY lane_turn) AS place
+                FROM (SELECT lane_key, lane_turn, due_at FROM deliveries
+                        INDEXED BY deliveries_replay_lanes
+                    WHERE status = 'pending' AND substr(lane_key, 1, 7) = 'replay:'
+                        AND webhook_id = ?1
+                    ORDER BY lane_key, lane_turn LIMIT ?3))",
         )
         .bind(webhook.0)
+        .bind(now.timestamp_millis())
         .bind(limit)
-        .bind(due.map(|at| at.timestamp_millis()))
         .fetch_one(&mut *connection)
         .await
-        .map_err(failed(COUNT))
+        .map_err(failed(COUNT))?;
+        Ok(ReplayLanes { waiting, due })
     }
 
     async fn list_replays(
@@ -289,8 +329,10 @@ async fn looked_at(
         None => (selection.since, Vec::new()),
     };
     let rows = sqlx::query(
-        "SELECT d.seq, d.id, d.created_at, d.event_type
-        FROM deliveries d INDEXED BY deliveries_by_time
+        "SELECT d.seq, d.id, d.created_at, d.event_type,
+            coalesce((SELECT length(e.raw) FROM delivery_events e WHERE e.delivery = d.seq), 0)
+                AS bytes
+        FROM deliveries d INDEXED BY deliveries_of_webhook
         WHERE d.tenant = ?1 AND (d.created_at, d.id) > (?2, ?3) AND d.created_at < ?4
             AND d.webhook_id = ?5 AND d.lane_key IS NULL
             AND (?6 = '[]' OR d.status IN (SELECT value FROM json_each(?6)))
@@ -322,7 +364,9 @@ async fn with_turns(
 ) -> Result<Vec<LookedAt<i64>>, StoreError> {
     let (statuses, _) = replay_row::lists(selection);
     let rows = sqlx::query(
-        "SELECT d.seq, d.id, d.lane_turn, d.event_type
+        "SELECT d.seq, d.id, d.lane_turn, d.event_type,
+            coalesce((SELECT length(e.raw) FROM delivery_events e WHERE e.delivery = d.seq), 0)
+                AS bytes
         FROM deliveries d INDEXED BY deliveries_by_turn
         WHERE d.webhook_id = ?1 AND d.lane_key IS NOT NULL AND (d.lane_turn, d.id) > (?2, ?3)
             AND d.tenant = ?4 AND d.created_at >= ?5 AND d.created_at < ?6
@@ -352,6 +396,7 @@ fn look_at(cells: rows::Cells<'_>, place: ReplayCursor) -> Result<LookedAt<i64>,
     Ok(LookedAt {
         place,
         event_type: cells.get("event_type")?,
+        bytes: cells.get("bytes")?,
         row: cells.get("seq")?,
     })
 }

@@ -6,7 +6,7 @@ use sqlx::{SqliteConnection, sqlite::SqliteRow};
 
 use crate::domain::{
     interfaces::{ClaimedReplay, Lease, PageDone, Reopened, ReplayPage, StoreError, StoredEvent},
-    values::{DeliveryId, Timestamp},
+    values::{DeliveryId, Timestamp, WebhookId},
 };
 
 use super::{
@@ -28,7 +28,9 @@ pub(super) async fn record(
     const RECORD: &str = "record a page of a replay";
     let mut transaction = store.write(RECORD).await?;
     let mut replay = claimed.replay.clone();
-    if !is_held(&mut transaction, claimed.lease, replay.version).await? {
+    if !is_held(&mut transaction, claimed.lease, replay.version).await?
+        || !is_there(&mut transaction, replay.selection.webhook_id).await?
+    {
         return Ok(None);
     }
     let mut leases = reopen(&mut transaction, &page.reopened, page.lease_until).await?;
@@ -49,6 +51,19 @@ pub(super) async fn record(
     Ok(Some(PageDone { replay, leases }))
 }
 
+/// Nobody would ever see to what waits for a webhook that is gone.
+async fn is_there(
+    connection: &mut SqliteConnection,
+    webhook: WebhookId,
+) -> Result<bool, StoreError> {
+    let found: Option<i64> = sqlx::query_scalar("SELECT 1 FROM webhooks WHERE id = ?1")
+        .bind(webhook.0)
+        .fetch_optional(connection)
+        .await
+        .map_err(failed("look for the webhook of a replay"))?;
+    Ok(found.is_some())
+}
+
 fn count(rows: usize) -> i64 {
     i64::try_from(rows).unwrap_or(i64::MAX)
 }
@@ -56,12 +71,14 @@ fn count(rows: usize) -> i64 {
 static REOPEN: LazyLock<ManyRows> = LazyLock::new(|| {
     ManyRows::new(
         64,
-        "WITH v (id, epoch, budget_base, next_attempt_at, due_at, batched) AS (VALUES",
-        6,
+        "WITH v (id, epoch, budget_base, next_attempt_at, due_at, batched, batch_id, lane_key)
+        AS (VALUES",
+        8,
         ")
         UPDATE deliveries SET status = 'pending', budget_base = v.budget_base,
             next_attempt_at = v.next_attempt_at, due_at = v.due_at, completed_at = NULL,
-            lease_epoch = lease_epoch + 1, lane_blocks = 0, batched = v.batched, batch_id = NULL
+            lease_epoch = lease_epoch + 1, lane_blocks = 0, batched = v.batched,
+            batch_id = v.batch_id, lane_key = v.lane_key
         FROM v
         WHERE deliveries.id = v.id AND deliveries.lease_epoch = v.epoch
             AND deliveries.status <> 'pending'
@@ -88,7 +105,9 @@ async fn reopen(
                 .bind(one.delivery.budget_base)
                 .bind(next.map(|at| at.timestamp_millis()))
                 .bind(due.map(|at| at.timestamp_millis()))
-                .bind(one.delivery.batch.is_shared());
+                .bind(one.delivery.batch.is_shared())
+                .bind(one.delivery.batch.id().map(|id| id.0))
+                .bind(one.delivery.lane_key());
         }
         let rows = query.fetch_all(&mut *connection).await;
         let rows = rows.map_err(failed(REOPENING))?;

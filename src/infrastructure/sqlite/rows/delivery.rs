@@ -44,7 +44,7 @@ fn lane(cells: &Cells<'_>) -> Result<Option<LanePlace>, StoreError> {
         return Ok(None);
     };
     Ok(Some(LanePlace {
-        key: LaneKey::new(&key),
+        key: LaneKey::kept(&key),
         turn: cells.present("lane_turn")?,
         blocks: cells.get("lane_blocks")?,
     }))
