@@ -297,7 +297,7 @@ impl Batches {
         let found = claimed
             .batches
             .iter()
-            .flat_map(|one| one.deliveries.first());
+            .filter_map(|one| one.deliveries.first());
         let found: HashSet<WebhookId> = found.map(|one| one.delivery.webhook_id).collect();
         for webhook in used.into_iter().filter(|id| !found.contains(id)) {
             breakers.keep_probe(webhook, Duration::ZERO);
@@ -426,4 +426,33 @@ fn members(deliveries: Vec<ClaimedDelivery>) -> (Vec<Member>, Vec<Lease>) {
         }
     }
     (members, unreadable)
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn it_looks_for_enough_again_after_a_rest_or_when_there_may_be_more() {
+        let webhook = WebhookId(Uuid::from_u128(1));
+        let long_ago = Instant::now().checked_sub(POLL_EVERY);
+        assert!(long_ago.is_some());
+        let now = || Some(Instant::now());
+        for (at, without, full, expected) in [
+            (None, vec![], vec![], true),
+            (long_ago, vec![], vec![], true),
+            (now(), vec![], vec![], false),
+            (now(), vec![webhook], vec![webhook], false),
+            (now(), vec![], vec![webhook], false),
+            // It has room by now.
+            (now(), vec![webhook], vec![], true),
+        ] {
+            let looked = LastLook { at, without };
+            assert_eq!(looked.is_over(&full), expected, "{looked:?} {full:?}");
+            let rests = at.is_some() && at != long_ago;
+            assert_eq!(!looked.rest().is_zero(), rests, "{looked:?}");
+        }
+    }
 }

@@ -4,8 +4,8 @@
 //! An endpoint that takes half a minute to answer must not hold the event that long: events that are
 //! not settled are bounded, and ordered lanes wait for all that came before them. So what takes longer
 //! than [`STALL`](crate::domain::policies::STALL) is recorded as waiting while its attempt goes on, which
-//! settles the event. The row is due only when the attempt must have ended; so where all goes well
-//! nobody else has touched it when the outcome is written over it, and where this worker dies another
+//! settles the event. The row is under a lease of this worker from then on; so where all goes well nobody
+//! else has touched it when the outcome is written over it, and where this worker stops or dies another
 //! one tries again.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -118,10 +118,7 @@ impl FastLane {
             .filter(|_| record.delivery.status == DeliveryStatus::Delivered)
             .map(|attempt| delivery_events::triggered(&record.delivery, attempt, trace));
         let record = LeasedRecord {
-            lease: Lease {
-                delivery_id: record.delivery.id,
-                epoch: 0,
-            },
+            lease: Lease::first(record.delivery.id),
             events: record.events.into_iter().chain(success).collect(),
             delivery: record.delivery,
             attempt: record.attempt,

@@ -20,8 +20,8 @@ use super::{
         refused,
     },
     delivery_events,
-    endpoint::Endpoint,
     leased::{BEHIND_WAIT, BUSY_WAIT, UNUSABLE_WAIT},
+    leases::LEASE,
     ports::Clock,
     registry::CompiledWebhook,
 };
@@ -43,8 +43,6 @@ pub struct FirstAttempt<'a> {
 
 /// Why a delivery waits whose first attempt takes long.
 const UNDER_WAY: &str = "the first attempt is under way";
-/// How long after its timeout an attempt has ended for sure, and what it came to is recorded.
-const ASIDE_MARGIN: Duration = Duration::from_secs(15);
 
 impl FirstAttempt<'_> {
     /// Makes the attempt, or parks: answers what to record, and what to publish afterwards.
@@ -153,14 +151,11 @@ impl FirstAttempt<'_> {
         }
     }
 
-    /// While its first attempt goes on: due when that has ended for sure, in case this worker does not
-    /// live to see it.
+    /// While its first attempt goes on: under the lease with which a row begins, which is renewed from
+    /// when it is recorded, and runs out if this worker does not live to see the answer.
     fn aside(self, delivery: &Delivery) -> FirstRecord {
-        let timeout = self.webhook.endpoint.as_ref().map(Endpoint::timeout);
         let mut delivery = delivery.clone();
-        delivery.next_attempt_at = delivery
-            .next_attempt_at
-            .map(|at| at + timeout.unwrap_or_default() + ASIDE_MARGIN);
+        delivery.next_attempt_at = delivery.next_attempt_at.map(|at| at + LEASE);
         delivery.error = Some(UNDER_WAY.to_owned());
         FirstRecord {
             event: self.kept(&delivery),

@@ -1,6 +1,7 @@
 //! The worker as a whole: the real binary beside a real nats-server, a real database and a real
 //! receiver. Every test has its own servers or its own database and subjects.
 
+mod attack;
 mod authentication;
 mod bad_days;
 mod batch_ids;
@@ -26,6 +27,8 @@ mod replays_in_turn;
 mod responses;
 mod servers;
 mod signatures;
+mod stopping;
 mod support;
 mod traces;
+mod turned_off;
 mod unreadable;

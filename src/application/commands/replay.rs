@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     application::{
-        event_archive::{ArchiveLimit, ArchiveStart},
+        event_archive::{ArchiveLimit, ArchivePlace, ArchiveStart},
         event_view::EventView,
         ports::{Expression, Scope},
     },
@@ -21,6 +21,7 @@ use crate::{
     },
     shared::error_chain::Chain,
 };
+use chrono::TimeDelta;
 use serde_json::{Value, json};
 
 use super::{
@@ -56,7 +57,20 @@ const STATUSES: [DeliveryStatus; 3] = [
 /// What is asked for.
 struct Asked {
     selection: ReplaySelection,
+    /// Whether it is about all that there is by now.
+    is_open: bool,
     dry_run: bool,
+}
+
+impl Asked {
+    /// Where a backfill ends: behind the last message of the source stream, by the clock that dates its
+    /// messages, unless it is to end earlier.
+    fn end(&self, last: Option<ArchivePlace>) -> Timestamp {
+        match last {
+            Some(last) if self.is_open => last.published_at + TimeDelta::milliseconds(1),
+            _ => self.selection.until,
+        }
+    }
 }
 
 /// How much there is.
@@ -68,6 +82,8 @@ pub(super) struct Counted {
     total: i64,
     /// Whether everything was counted.
     is_complete: bool,
+    /// Where a backfill ends.
+    end: Option<Timestamp>,
 }
 
 impl Counted {
@@ -76,6 +92,7 @@ impl Counted {
         count: 0,
         total: 0,
         is_complete: false,
+        end: None,
     };
 }
 
@@ -88,13 +105,20 @@ pub(super) async fn count(
 ) -> Result<Option<Counted>, CommandError> {
     let kind = kind(command);
     let tenant = &command.context.tenant;
-    let Ok(asked) = read(kind, body.clone(), tenant, ports.clock.now()) else {
+    let Ok(mut asked) = read(kind, body.clone(), tenant, ports.clock.now()) else {
         return Ok(None);
     };
     let id = asked.selection.webhook_id;
     let Some(webhook) = ports.store.get_webhook(tenant, id).await? else {
         return Ok(None);
     };
+    if let (ReplayKind::Backfill, Some(history)) = (kind, &ports.history) {
+        match history.archive.bounds().await {
+            Ok(bounds) => asked.selection.until = asked.end(bounds.map(|bounds| bounds.last)),
+            // The worker's clock will do.
+            Err(error) => tracing::debug!(error = %Chain(&error), "the stream's end is not known"),
+        }
+    }
     if asked.dry_run {
         let _permit = ports.searches.try_acquire().map_err(|_| busy())?;
         return match kind {
@@ -103,7 +127,9 @@ pub(super) async fn count(
         }
         .map(Some);
     }
-    Ok(Some(count_shortly(ports, kind, &webhook, &asked).await))
+    let counted = count_shortly(ports, kind, &webhook, &asked).await;
+    let end = (kind == ReplayKind::Backfill).then_some(asked.selection.until);
+    Ok(Some(Counted { end, ..counted }))
 }
 
 /// What a replay that begins is told to have before it: as much as can be counted in a short time. That
@@ -138,12 +164,17 @@ async fn count_shortly(
 pub(super) async fn begin(work: &mut Work<'_>, body: Body) -> Outcome {
     let kind = kind(work.command);
     let tenant = work.command.context.tenant.clone();
-    let Asked { selection, dry_run } = read(kind, body, &tenant, work.now)?;
+    let Asked {
+        mut selection,
+        dry_run,
+        ..
+    } = read(kind, body, &tenant, work.now)?;
     let id = selection.webhook_id;
     let webhook = webhook::locked(work, id.0, None).await?;
     // It was made after it was looked for.
     let counted = work.known.counted;
     let counted = counted.ok_or_else(|| not_found("webhook", "id", id))?;
+    selection.until = counted.end.unwrap_or(selection.until);
     let mut view = json!({ "count": counted.count, "isComplete": counted.is_complete });
     if dry_run {
         return Ok(view);
@@ -254,7 +285,11 @@ fn read(
         statuses,
         event_types,
     };
-    Ok(Asked { selection, dry_run })
+    Ok(Asked {
+        selection,
+        is_open: until.is_none_or(|until| until >= now),
+        dry_run,
+    })
 }
 
 fn statuses(fields: &mut Fields) -> Vec<DeliveryStatus> {
@@ -292,6 +327,7 @@ async fn count_recorded(
         count,
         total: count + pending.iter().map(|one| one.count).sum::<i64>(),
         is_complete: all < limit,
+        end: None,
     })
 }
 
@@ -317,7 +353,9 @@ async fn count_of_stream(
     webhook: &Webhook,
     asked: &Asked,
 ) -> Result<Counted, CommandError> {
-    let Asked { selection, dry_run } = asked;
+    let Asked {
+        selection, dry_run, ..
+    } = asked;
     let history = ports.history.as_ref().ok_or_else(no_history)?;
     let text = webhook.config.shown.get("filter").and_then(Value::as_str);
     let filter = text.map(|text| ports.settings.expressions.compile(text, Scope::Event));
@@ -351,6 +389,7 @@ async fn count_of_stream(
         count,
         total: count,
         is_complete,
+        end: None,
     })
 }
 
@@ -456,6 +495,24 @@ mod tests {
             let found = read_json(kind, body.clone()).err();
             let found = found.unwrap_or_else(|| panic!("{body} is taken"));
             assert_eq!(found, paths, "{body}");
+        }
+    }
+
+    #[test]
+    fn a_backfill_ends_behind_the_last_message_whatever_this_clock_says() {
+        let minute = TimeDelta::minutes(1);
+        let read = |body| read_json(ReplayKind::Backfill, with(&body)).ok().unwrap();
+        for published_at in [NOW - minute, NOW, NOW + minute] {
+            let last = ArchivePlace {
+                sequence: 7,
+                published_at,
+            };
+            let asked = read(json!({}));
+            assert!(asked.end(Some(last)) > published_at);
+            assert!(asked.end(Some(last)) < published_at + minute);
+            assert_eq!(asked.end(None), NOW);
+            let early = read(json!({ "until": "2026-01-02T00:00:00Z" }));
+            assert_eq!(early.end(Some(last)), early.selection.until);
         }
     }
 

@@ -43,6 +43,13 @@ pub(super) struct Written {
     pub(super) before: HashMap<DeliveryId, (Delivery, Option<Attempt>)>,
 }
 
+impl Written {
+    /// Whether it was recorded now, and not before.
+    fn is_new(&self, id: DeliveryId) -> bool {
+        !self.failed.contains(&id) && !self.before.contains_key(&id)
+    }
+}
+
 /// What belongs to a first record.
 #[derive(Debug)]
 struct First {
@@ -139,6 +146,16 @@ impl Batch {
         std::mem::take(&mut self.releases)
     }
 
+    /// The leases on what was recorded while its first attempt goes on.
+    pub(super) fn moved_aside(&self, written: &Written) -> Vec<Lease> {
+        let firsts = self.records.first.iter().zip(&self.firsts);
+        let aside = firsts.filter(|(record, first)| {
+            first.recorded.is_some() && written.is_new(record.delivery.id)
+        });
+        let leases = aside.map(|(record, _)| Lease::first(record.delivery.id));
+        leases.collect()
+    }
+
     /// What is to be told now. The messages of what failed come again.
     pub(super) async fn into_announcement(self, written: &Written) -> Announcement {
         let mut announcement = Announcement::default();
@@ -155,9 +172,8 @@ impl Batch {
             announcement.has_limited |= waits_for_token;
             announcement.has_batched |= record.delivery.batch.is_shared();
             if let Some(recorded) = recorded {
-                let is_new = !written.failed.contains(&id) && !written.before.contains_key(&id);
                 // Whoever asked may be gone.
-                recorded.send(is_new).unwrap_or_default();
+                recorded.send(written.is_new(id)).unwrap_or_default();
             }
             if written.failed.contains(&id) {
                 ticket.fail().await;

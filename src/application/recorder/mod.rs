@@ -163,7 +163,11 @@ impl Recorder {
             self.release(&leases, at).await;
             self.leases.forget(&leases);
         }
+        let began = Instant::now();
         let written = self.write(&batch.records).await;
+        for lease in batch.moved_aside(&written) {
+            self.leases.hold(lease, began);
+        }
         self.in_hand
             .release(batch.records.first.iter().map(|r| &r.delivery.id));
         self.leases

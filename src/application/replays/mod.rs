@@ -4,11 +4,11 @@
 //! some deliveries are made pending, with the replay's progress, in one transaction, and under leases of
 //! this worker, which makes the attempts then, a few at a time. So whoever dies in the middle loses
 //! nothing: the deliveries fall due to the parked lane with their leases, and the next worker goes on
-//! after the page. What has to wait for its turn anyway (ordered webhooks) is handed over to the lanes
-//! instead, a few at a time too.
+//! after the page. What has to wait for its turn anyway (in order, together, or for a token) is handed over
+//! to those who make such attempts instead, a few at a time too and in lanes and batches of its own.
 //!
-//! Live traffic goes first: no page begins, and no attempt, while this worker is busy or somebody waits
-//! for the endpoint; and while there are other attempts, it rests three times as long as a page took.
+//! Live traffic goes first: no page begins while this worker is busy or somebody waits for the endpoint,
+//! and an attempt of a page that began waits up to [`ATTEMPT_PATIENCE`] for that, as it holds a lease; and while there are other attempts, it rests three times as long as a page took.
 
 mod recorded;
 mod room;
@@ -442,7 +442,7 @@ mod tests {
         let begun = tokio::sync::Notify::new();
         let renew = || async {
             begun.notify_one();
-            std::future::pending().await
+            std::future::pending::<()>().await;
         };
         let work = while_renewed(begun.notified(), Duration::from_millis(1), renew);
         let ended = tokio::time::timeout(Duration::from_secs(10), work).await;

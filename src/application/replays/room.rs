@@ -54,9 +54,10 @@ impl Replays {
         }
         if let Some(rule) = &webhook.batch {
             let size = usize::try_from(rule.max_events).unwrap_or(MAX_BATCH);
-            return Ok(match due(rule.max_events).await? < rule.max_events {
-                true => Room::HandOver(size.min(MAX_BATCH), Duration::ZERO),
-                false => Room::None(REST),
+            return Ok(if due(rule.max_events).await? < rule.max_events {
+                Room::HandOver(size.min(MAX_BATCH), Duration::ZERO)
+            } else {
+                Room::None(REST)
             });
         }
         if webhook.is_rate_limited {

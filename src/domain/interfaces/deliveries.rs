@@ -44,6 +44,16 @@ pub struct Lease {
     pub epoch: i64,
 }
 
+impl Lease {
+    /// The one under which a delivery is recorded for the first time, until another one is taken.
+    pub fn first(delivery_id: DeliveryId) -> Self {
+        Self {
+            delivery_id,
+            epoch: 0,
+        }
+    }
+}
+
 /// What became of a parked delivery under a lease.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LeasedRecord {

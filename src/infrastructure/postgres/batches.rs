@@ -36,7 +36,7 @@ const OPERATION: &str = "claim batches";
 
 /// A webhook with something to send together.
 #[derive(sqlx::FromRow)]
-struct Waiting {
+struct Candidate {
     webhook_id: Uuid,
     /// Whether a batch that was made before is due, and has been for as long as what waits.
     made: bool,
@@ -78,12 +78,12 @@ async fn claim_from(
     claim: &BatchClaim,
 ) -> Result<Vec<ClaimRow>, StoreError> {
     let from = *last.lock().unwrap_or_else(PoisonError::into_inner);
-    let waiting = waiting(connection, from, claim).await?;
-    if let Some(end) = waiting.last().filter(|_| claim.only.is_none()) {
+    let found = candidates(connection, from, claim).await?;
+    if let Some(end) = found.last().filter(|_| claim.only.is_none()) {
         *last.lock().unwrap_or_else(PoisonError::into_inner) = end.webhook_id;
     }
-    let (running, gone): (Vec<Waiting>, Vec<Waiting>) =
-        waiting.into_iter().partition(|one| one.runs.is_some());
+    let (running, gone): (Vec<Candidate>, Vec<Candidate>) =
+        found.into_iter().partition(|one| one.runs.is_some());
     if !gone.is_empty() {
         cancel_orphans(connection, gone.iter().map(|one| one.webhook_id), claim.now).await?;
     }
@@ -97,7 +97,7 @@ async fn claim_from(
 /// As [`take`], with a token for each batch of a webhook that has a rate limit.
 async fn take_within_limits(
     connection: &mut PgConnection,
-    mut webhooks: Vec<Waiting>,
+    mut webhooks: Vec<Candidate>,
     claim: &BatchClaim,
 ) -> Result<Vec<ClaimRow>, StoreError> {
     let mut tx = connection.begin().await.map_err(during(OPERATION))?;
@@ -122,10 +122,11 @@ async fn take_within_limits(
 
 async fn take(
     connection: &mut PgConnection,
-    webhooks: Vec<Waiting>,
+    webhooks: Vec<Candidate>,
     claim: &BatchClaim,
 ) -> Result<Vec<ClaimRow>, StoreError> {
-    let (made, new): (Vec<Waiting>, Vec<Waiting>) = webhooks.into_iter().partition(|one| one.made);
+    let (made, new): (Vec<Candidate>, Vec<Candidate>) =
+        webhooks.into_iter().partition(|one| one.made);
     let mut rows = Vec::new();
     if !made.is_empty() {
         rows.extend(take_made(connection, &made, claim).await?);
@@ -162,11 +163,11 @@ async fn next_token_at(
 }
 
 /// The webhooks with a batch to take that run and have a token, if they need one, and those that are gone: those after `from` first.
-async fn waiting(
+async fn candidates(
     connection: &mut PgConnection,
     from: Uuid,
     claim: &BatchClaim,
-) -> Result<Vec<Waiting>, StoreError> {
+) -> Result<Vec<Candidate>, StoreError> {
     let default = BatchRule::default();
     // Whether there is enough for a batch is asked last, and only where nothing is due.
     sqlx::query_as(
@@ -242,7 +243,7 @@ async fn waiting(
 /// else is changing a part of it.
 async fn take_made(
     connection: &mut PgConnection,
-    webhooks: &[Waiting],
+    webhooks: &[Candidate],
     claim: &BatchClaim,
 ) -> Result<Vec<ClaimRow>, StoreError> {
     sqlx::query_as(concat!(
@@ -291,7 +292,7 @@ async fn take_made(
 /// is asked again of what it could lock: somebody else may have been quicker.
 async fn take_new(
     connection: &mut PgConnection,
-    webhooks: &[Waiting],
+    webhooks: &[Candidate],
     claim: &BatchClaim,
 ) -> Result<Vec<ClaimRow>, StoreError> {
     let default = BatchRule::default();

@@ -153,6 +153,10 @@ fn events<'a, S: BuildHasher>(
         .collect()
 }
 
+fn batch_of(delivery: &Delivery) -> Option<Uuid> {
+    delivery.batch.id().map(|id| id.0)
+}
+
 /// Inserts first records, in the order of their ids, and answers which are new.
 pub(super) async fn insert(
     connection: &mut PgConnection,
@@ -221,11 +225,7 @@ pub(super) async fn insert(
     .bind(deliveries().map(Delivery::lane_turn).bind_iter())
     .bind(deliveries().map(Delivery::blocks).bind_iter())
     .bind(deliveries().map(|d| d.batch.is_shared()).bind_iter())
-    .bind(
-        deliveries()
-            .map(|d| d.batch.id().map(|id| id.0))
-            .bind_iter(),
-    )
+    .bind(deliveries().map(batch_of).bind_iter())
     .fetch_all(connection)
     .await
     .map_err(during(OPERATION))?;
@@ -299,11 +299,7 @@ async fn update(
     )
     .bind(deliveries().map(|d| keeps_event(d.status)).bind_iter())
     .bind(deliveries().map(Delivery::blocks).bind_iter())
-    .bind(
-        deliveries()
-            .map(|d| d.batch.id().map(|id| id.0))
-            .bind_iter(),
-    )
+    .bind(deliveries().map(batch_of).bind_iter())
     .fetch_all(connection)
     .await
     .map_err(during(OPERATION))?;

@@ -108,7 +108,7 @@ LEFT JOIN delivery_events v ON v.delivery = d.seq
 WHERE t.place <= t.max_events AND (t.place = 1 OR t.bytes <= t.max_bytes)";
 
 /// A webhook with a batch to take, and whether it was made before and has been due for as long as what waits.
-type Waiting = (Uuid, bool);
+type Candidate = (Uuid, bool);
 
 pub(super) async fn claim_batches(
     store: &SqliteStore,
@@ -119,7 +119,7 @@ pub(super) async fn claim_batches(
     }
     // A reader looks whether there is anything, so that looking holds up nobody who writes.
     let mut reader = store.read(CLAIM).await?;
-    if waiting(&mut reader, claim).await?.is_empty() {
+    if candidates(&mut reader, claim).await?.is_empty() {
         return Ok(ClaimedBatches {
             batches: Vec::new(),
             next_token_at: next_token_at(&mut reader, claim).await?,
@@ -127,12 +127,12 @@ pub(super) async fn claim_batches(
     }
     drop(reader);
     let mut transaction = store.write(CLAIM).await?;
-    let waiting = waiting(&mut transaction, claim).await?;
-    let all = waiting.iter().map(|one| one.0);
+    let found = candidates(&mut transaction, claim).await?;
+    let all = found.iter().map(|one| one.0);
     let mut buckets = rate_limits::lock(&mut transaction, all, claim.now).await?;
     // One batch of each.
-    let waiting = waiting.into_iter().filter(|one| buckets.take(one.0));
-    let (made, new): (Vec<Waiting>, Vec<Waiting>) = waiting.partition(|one| one.1);
+    let found = found.into_iter().filter(|one| buckets.take(one.0));
+    let (made, new): (Vec<Candidate>, Vec<Candidate>) = found.partition(|one| one.1);
     let mut taken = take_made(&mut transaction, &made, claim).await?;
     taken.extend(take_new(&mut transaction, &new, claim).await?);
     lease(&mut transaction, &taken, claim).await?;
@@ -174,10 +174,10 @@ fn only(claim: &BatchClaim) -> Option<String> {
     Some(hex_array(only.iter().map(|id| id.0)))
 }
 
-async fn waiting(
+async fn candidates(
     connection: &mut SqliteConnection,
     claim: &BatchClaim,
-) -> Result<Vec<Waiting>, StoreError> {
+) -> Result<Vec<Candidate>, StoreError> {
     let default = BatchRule::default();
     let rows = sqlx::query(WAITING)
         .bind(claim.now.timestamp_millis())
@@ -191,17 +191,17 @@ async fn waiting(
         .fetch_all(connection)
         .await
         .map_err(failed(CLAIM))?;
-    let waiting = rows.iter().map(|row| {
+    let found = rows.iter().map(|row| {
         let cells = rows::Cells::new(row, "webhooks");
         let made: Option<bool> = cells.get("made")?;
         Ok((cells.get("id")?, made == Some(true)))
     });
-    waiting.collect()
+    found.collect()
 }
 
 async fn take_made(
     connection: &mut SqliteConnection,
-    webhooks: &[Waiting],
+    webhooks: &[Candidate],
     claim: &BatchClaim,
 ) -> Result<Vec<SqliteRow>, StoreError> {
     sqlx::query(MADE)
@@ -215,7 +215,7 @@ async fn take_made(
 
 async fn take_new(
     connection: &mut SqliteConnection,
-    webhooks: &[Waiting],
+    webhooks: &[Candidate],
     claim: &BatchClaim,
 ) -> Result<Vec<SqliteRow>, StoreError> {
     let default = BatchRule::default();

@@ -42,15 +42,15 @@ WITH RECURSIVE alone (webhook_id) AS (
         WHERE d.status = 'pending' AND d.batch_id IS NOT NULL AND d.webhook_id > w.webhook_id)
     FROM batches w WHERE w.webhook_id IS NOT NULL
 ), fronts (seq) AS (
-    SELECT (SELECT d.seq FROM deliveries d
-        WHERE d.lane_key IS NOT NULL AND (d.status = 'pending' OR d.lane_blocks)
-        ORDER BY d.webhook_id, d.lane_key, d.lane_turn LIMIT 1)
+    SELECT (SELECT g.seq FROM deliveries g
+        WHERE g.lane_key IS NOT NULL AND (g.status = 'pending' OR g.lane_blocks)
+        ORDER BY g.webhook_id, g.lane_key, g.lane_turn LIMIT 1)
     UNION ALL
     SELECT (SELECT d.seq FROM deliveries d
         WHERE d.lane_key IS NOT NULL AND (d.status = 'pending' OR d.lane_blocks)
             AND (d.webhook_id, d.lane_key) > (c.webhook_id, c.lane_key)
         ORDER BY d.webhook_id, d.lane_key, d.lane_turn LIMIT 1)
-    FROM fronts f CROSS JOIN deliveries c ON c.seq = f.seq
+    FROM fronts l CROSS JOIN deliveries c ON c.seq = l.seq
     LIMIT 1000
 ), waiting (webhook_id, due_at) AS (
     SELECT w.webhook_id, (SELECT min(d.due_at) FROM deliveries d
@@ -65,7 +65,7 @@ WITH RECURSIVE alone (webhook_id) AS (
         WHERE d.status = 'pending' AND d.batch_id IS NOT NULL AND d.webhook_id = w.webhook_id)
     FROM batches w
     UNION ALL
-    SELECT c.webhook_id, c.due_at FROM fronts f CROSS JOIN deliveries c ON c.seq = f.seq
+    SELECT c.webhook_id, c.due_at FROM fronts l CROSS JOIN deliveries c ON c.seq = l.seq
     WHERE c.status = 'pending'
 ), oldest (due_at) AS (
     SELECT w.due_at

@@ -55,3 +55,21 @@ fn a_page_ends_before_the_first_whose_message_is_not_settled() {
         assert_eq!((items, found), (left, cursor), "{numbers:?} {unsettled:?}");
     }
 }
+
+#[test]
+fn what_has_another_state_by_now_is_left_alone() {
+    use DeliveryStatus::{Cancelled, Delivered, Exhausted, Pending};
+    for (status, statuses, meant) in [
+        (Delivered, vec![], true),
+        (Pending, vec![], false),
+        (Pending, vec![Exhausted], false),
+        (Exhausted, vec![Cancelled, Exhausted], true),
+        (Delivered, vec![Exhausted], false),
+    ] {
+        assert_eq!(
+            is_meant(status, &statuses),
+            meant,
+            "{status:?} {statuses:?}"
+        );
+    }
+}

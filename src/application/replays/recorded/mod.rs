@@ -49,7 +49,9 @@ impl Replays {
         let places: Vec<ReplayCursor> =
             { found.items.iter() }.map(|c| place(&c.delivery)).collect();
         let mut before = None;
-        let read = stream::iter(found.items).map(|candidate| self.with_event(candidate, batch));
+        let statuses = &replay.selection.statuses;
+        let read =
+            stream::iter(found.items).map(|candidate| self.with_event(candidate, statuses, batch));
         let mut read = read.buffered(REPLAY_IN_FLIGHT);
         for place in places {
             let Some(one) = read.next().await else { break };
@@ -92,6 +94,7 @@ impl Replays {
     async fn with_event(
         &self,
         candidate: Candidate,
+        statuses: &[DeliveryStatus],
         batch: Option<BatchId>,
     ) -> Result<Option<Reopened>, BusError> {
         let Candidate {
@@ -99,7 +102,7 @@ impl Replays {
             epoch,
             event,
         } = candidate;
-        if delivery.status == DeliveryStatus::Pending {
+        if !is_meant(delivery.status, statuses) {
             return Ok(None);
         }
         let event = match (event, delivery.source_sequence) {
@@ -140,6 +143,11 @@ impl Replays {
             raw: event.raw,
         }))
     }
+}
+
+/// Whether one is still to go out that is read in this state: it may have changed since it was looked for.
+fn is_meant(status: DeliveryStatus, statuses: &[DeliveryStatus]) -> bool {
+    status != DeliveryStatus::Pending && (statuses.is_empty() || statuses.contains(&status))
 }
 
 /// Leaves out the first candidate whose message is not settled, and all behind it, and answers how far
