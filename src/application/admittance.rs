@@ -43,14 +43,10 @@ impl Deliverer {
                     PARKED_PATIENCE
                 };
                 self.endpoints
-                    .enter_within(webhook.id, webhook.max_in_flight, patience)
+                    .enter_within(webhook.id, webhook.bound, patience)
                     .await
             }
-            _ => {
-                self.endpoints
-                    .enter(webhook.id, webhook.max_in_flight)
-                    .await
-            }
+            _ => self.endpoints.enter(webhook.id, webhook.bound).await,
         };
         let slot = slot.ok_or(BUSY)?;
         let Ok(Ok(permit)) = timeout(PATIENCE, self.attempts.acquire()).await else {

@@ -21,8 +21,19 @@ pub struct Endpoints {
     max_in_flight: u32,
 }
 
+/// How many attempts a webhook allows at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Bound {
+    /// The webhook's version that says so. Who still works with a former one changes nothing.
+    pub version: i64,
+    /// `None` is as many as at any endpoint.
+    pub max: Option<u32>,
+}
+
 #[derive(Debug)]
 struct State {
+    /// The version of the webhook that gave the bound.
+    version: i64,
     /// As it was given: the window has it brought within its bounds.
     max: u32,
     window: Window,
@@ -69,12 +80,12 @@ impl Endpoints {
         }
     }
 
-    /// A slot at once or after a short wait; `None` when the endpoint does not keep up. `own_max` is the
-    /// webhook's own bound, in place of that of all endpoints.
-    pub async fn enter(&self, webhook: WebhookId, own_max: Option<u32>) -> Option<Slot> {
+    /// A slot at once or after a short wait; `None` when the endpoint does not keep up. `bound` is the
+    /// webhook's own, in place of that of all endpoints.
+    pub async fn enter(&self, webhook: WebhookId, bound: Bound) -> Option<Slot> {
         let turn = {
             let mut states = self.lock();
-            let state = self.state(&mut states, webhook, own_max);
+            let state = self.state(&mut states, webhook, bound);
             match admit(state.load()) {
                 Verdict::Attempt => {
                     state.begin();
@@ -91,12 +102,12 @@ impl Endpoints {
     pub async fn enter_within(
         &self,
         webhook: WebhookId,
-        own_max: Option<u32>,
+        bound: Bound,
         patience: Duration,
     ) -> Option<Slot> {
         let turn = {
             let mut states = self.lock();
-            let state = self.state(&mut states, webhook, own_max);
+            let state = self.state(&mut states, webhook, bound);
             if admit(state.load()) == Verdict::Attempt {
                 state.begin();
                 None
@@ -176,11 +187,14 @@ impl Endpoints {
         &self,
         states: &'a mut HashMap<WebhookId, State>,
         webhook: WebhookId,
-        own_max: Option<u32>,
+        bound: Bound,
     ) -> &'a mut State {
-        let max = own_max.unwrap_or(self.max_in_flight);
+        let max = bound.max.unwrap_or(self.max_in_flight);
         let state = states.entry(webhook).or_insert_with(|| State::new(max));
-        state.bound(max);
+        if bound.version >= state.version {
+            state.version = bound.version;
+            state.bound(max);
+        }
         state
     }
 
@@ -198,6 +212,7 @@ impl Endpoints {
 impl State {
     fn new(max_in_flight: u32) -> Self {
         Self {
+            version: i64::MIN,
             max: max_in_flight,
             window: Window::new(max_in_flight),
             in_flight: 0,
@@ -292,7 +307,7 @@ mod tests {
     async fn a_full_endpoint_is_waited_for_and_one_with_a_free_slot_is_not() {
         let endpoints = Endpoints::new(1);
         assert!(!endpoints.is_waited_for(webhook()));
-        let slot = endpoints.enter(webhook(), None).await.unwrap();
+        let slot = endpoints.enter(webhook(), Bound::default()).await.unwrap();
         assert!(endpoints.is_waited_for(webhook()));
         slot.finish(OK);
         assert!(!endpoints.is_waited_for(webhook()));
@@ -301,9 +316,10 @@ mod tests {
     #[tokio::test]
     async fn a_full_endpoint_hands_its_slot_to_the_next_in_line() {
         let endpoints = Endpoints::new(1);
-        let first = endpoints.enter(webhook(), None).await.unwrap();
-        let (second, ()) =
-            tokio::join!(endpoints.enter(webhook(), None), async { first.finish(OK) });
+        let first = endpoints.enter(webhook(), Bound::default()).await.unwrap();
+        let (second, ()) = tokio::join!(endpoints.enter(webhook(), Bound::default()), async {
+            first.finish(OK);
+        });
         assert!(second.is_some());
         assert_eq!(endpoints.in_flight(), 1);
         drop(second);
@@ -314,38 +330,43 @@ mod tests {
     async fn a_bound_of_its_own_holds_and_another_one_applies_at_once() {
         let endpoints = Endpoints::new(64);
         let at_once = Duration::ZERO;
-        let enter = async |max| endpoints.enter_within(webhook(), max, at_once).await;
-        let first = enter(Some(2)).await.unwrap();
-        let second = enter(Some(2)).await.unwrap();
-        assert!(enter(Some(2)).await.is_none());
-        let third = enter(Some(3)).await.unwrap();
-        assert!(enter(Some(1)).await.is_none());
+        let enter = async |bound| endpoints.enter_within(webhook(), bound, at_once).await;
+        let of = |version, max| Bound { version, max };
+        let first = enter(of(1, Some(2))).await.unwrap();
+        let second = enter(of(1, Some(2))).await.unwrap();
+        assert!(enter(of(1, Some(2))).await.is_none());
+        let third = enter(of(2, Some(3))).await.unwrap();
+        assert!(enter(of(3, Some(1))).await.is_none());
         drop((first, second));
-        assert!(enter(Some(1)).await.is_none(), "one is under way");
+        assert!(enter(of(3, Some(1))).await.is_none(), "one is under way");
         drop(third);
-        let _one = enter(Some(1)).await.unwrap();
-        let without = enter(None).await;
+        let _one = enter(of(3, Some(1))).await.unwrap();
+        for former in [Some(2), None] {
+            let more = enter(of(2, former)).await;
+            assert!(more.is_none(), "a former version's bound is over");
+        }
+        let without = enter(of(4, None)).await;
         assert!(without.is_some(), "as many as anywhere");
     }
 
     #[tokio::test]
     async fn who_waits_too_long_is_moved_aside_and_leaves_no_slot_behind() {
         let endpoints = Endpoints::new(1);
-        let held = endpoints.enter(webhook(), None).await.unwrap();
-        assert!(endpoints.enter(webhook(), None).await.is_none());
+        let held = endpoints.enter(webhook(), Bound::default()).await.unwrap();
+        assert!(endpoints.enter(webhook(), Bound::default()).await.is_none());
         held.finish(OK);
         assert_eq!(endpoints.in_flight(), 0);
-        assert!(endpoints.enter(webhook(), None).await.is_some());
+        assert!(endpoints.enter(webhook(), Bound::default()).await.is_some());
     }
 
     #[tokio::test]
     async fn an_endpoint_that_is_slow_by_nature_keeps_its_window() {
         let endpoints = Endpoints::new(64);
-        let mut slot = endpoints.enter(webhook(), None).await.unwrap();
+        let mut slot = endpoints.enter(webhook(), Bound::default()).await.unwrap();
         slot.started = Instant::now().checked_sub(STALL * 2).unwrap();
         slot.finish(OK);
         assert!(!endpoints.is_behind(webhook()));
-        let mut slot = endpoints.enter(webhook(), None).await.unwrap();
+        let mut slot = endpoints.enter(webhook(), Bound::default()).await.unwrap();
         slot.begin();
         assert!(slot.started.elapsed() < STALL);
     }
@@ -355,13 +376,13 @@ mod tests {
         let endpoints = Endpoints::new(64);
         for _ in 0..8 {
             endpoints
-                .enter(webhook(), None)
+                .enter(webhook(), Bound::default())
                 .await
                 .unwrap()
                 .finish(Answer::None);
         }
         assert!(endpoints.saturated().is_empty());
-        let _slot = endpoints.enter(webhook(), None).await.unwrap();
+        let _slot = endpoints.enter(webhook(), Bound::default()).await.unwrap();
         assert_eq!(endpoints.saturated(), [webhook()]);
     }
 }

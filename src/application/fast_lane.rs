@@ -76,6 +76,7 @@ impl FastLane {
                     ticket,
                     permit,
                     recorded: Some(told),
+                    waits_for_token: false,
                 };
                 self.hand_in(outcome).await;
             }
@@ -100,6 +101,7 @@ impl FastLane {
             ticket,
             permit,
             recorded: None,
+            waits_for_token: first.waits_for_token(),
         };
         self.hand_in(outcome).await;
     }

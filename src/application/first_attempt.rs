@@ -62,9 +62,7 @@ impl FirstAttempt<'_> {
             }
             (None, Some(_)) => Tried::Waits(ORDERED),
             (None, None) if self.webhook.batch.is_some() => Tried::Waits(BATCHED),
-            (None, None) if self.webhook.is_rate_limited && !self.webhook.is_disabled => {
-                Tried::Waits(RATE_LIMITED)
-            }
+            (None, None) if self.waits_for_token() => Tried::Waits(RATE_LIMITED),
             (None, None) => {
                 let aside = async |delivery: &Delivery| when_slow(self.aside(delivery)).await;
                 deliverer
@@ -89,6 +87,15 @@ impl FirstAttempt<'_> {
             events: attempted.events,
         };
         Some((Box::new(record), announce))
+    }
+
+    /// Whether it waits for a token of its webhook's rate limit, and for nothing else.
+    pub(super) fn waits_for_token(self) -> bool {
+        let waits_for_more = self.fault.is_some()
+            || self.lane.is_some()
+            || self.webhook.batch.is_some()
+            || self.webhook.is_disabled;
+        self.webhook.is_rate_limited && !waits_for_more
     }
 
     /// Recorded without an attempt, due now, and where it goes out with others, with those of this batch;

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use chrono::SubsecRound as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
@@ -13,7 +14,12 @@ use crate::{
     shared::error_chain::Chain,
 };
 
-use super::{deliver::Lane, lanes::OrderedLanes, leased::Settled, registry::Snapshot};
+use super::{
+    deliver::{LIMITED_PATIENCE, Lane},
+    lanes::OrderedLanes,
+    leased::Settled,
+    registry::Snapshot,
+};
 
 /// What work on a lane needs besides.
 pub(super) struct Hands<'a> {
@@ -38,11 +44,12 @@ impl OrderedLanes {
         } = hands;
         let began = Instant::now();
         let mut rest = lane.into_iter().enumerate();
-        let mut due_again = self.clock.store_now();
+        // Whole seconds, as leases are given back, and over, so that others have their turn at once.
+        let mut due_again = self.clock.store_now().trunc_subsecs(0);
         for (number, (one, bytes)) in rest.by_ref() {
+            let webhook = one.delivery.webhook_id;
             // Somebody else may have the lane by now, or has it as soon as this lease has run out.
             if !self.leases.is_in_force(&one.lease) {
-                let webhook = one.delivery.webhook_id;
                 self.attempts.no_sign(kind, webhook, Duration::ZERO);
                 // A lease that is lost gives nothing back; one that has run out is nobody's yet.
                 let settled = Settled::Released(one.lease, due_again);
@@ -67,8 +74,14 @@ impl OrderedLanes {
             };
             drop(bytes);
             self.block_behind(&mut settled, &snapshot).await;
-            // Others wait for the place of a lane that takes long.
-            let has_time = began.elapsed() < self.stretch;
+            // Others wait for the place of a lane that takes long, and a token is used soon or given back.
+            let is_limited = { snapshot.webhook(webhook) }.is_some_and(|it| it.is_rate_limited);
+            let most = if is_limited {
+                LIMITED_PATIENCE.min(self.stretch)
+            } else {
+                self.stretch
+            };
+            let has_time = began.elapsed() < most;
             let go_on = settled.lets_others_go() && has_time && !stopping.is_cancelled();
             if let Settled::Released(_, at) = settled {
                 due_again = at;

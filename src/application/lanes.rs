@@ -37,7 +37,7 @@ use super::{
     lane_work::Hands,
     leased::{LeasedAttempts, give_back},
     leases::{LEASE, Leases},
-    parked::until,
+    parked::{paced, until},
     ports::{Clock, SourceFloor},
     registry::{Registry, Snapshot},
     wakers::Wakers,
@@ -145,8 +145,8 @@ impl OrderedLanes {
                 // There may be more: claim again as soon as there is room for it.
                 _ = room.lanes.acquire(), if found == Found::Lanes => {}
                 () = room.for_more(), if found == Found::Crowded => {}
-                () = self.wakers.lanes.notified(), if matches!(found, Found::Nothing(_)) => {}
-                () = tokio::time::sleep(pause) => {}
+                () = paced(&self.wakers.lanes, pause), if matches!(found, Found::Nothing(_)) => {}
+                () = tokio::time::sleep(pause), if !matches!(found, Found::Nothing(_)) => {}
             }
         }
     }

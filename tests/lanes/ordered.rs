@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use integration_worker::application::ports::Clock as _;
+use integration_worker::{application::ports::Clock as _, domain::policies::RateLimit};
 
 use crate::world::{Does, World, until};
 
@@ -136,6 +136,44 @@ async fn lanes_and_probes_go_on_up_to_the_last_floor_while_the_bus_is_down() {
     world.floor.is_down.store(false, Ordering::SeqCst);
     world.floor.value.store(20, Ordering::SeqCst);
     world.until_delivered(3).await;
+}
+
+#[tokio::test]
+async fn tokens_that_a_long_request_kept_from_others_do_not_go_out_with_those_that_came_meanwhile()
+{
+    let world = World::new(|n| if n == 1 { Does::Hang } else { Does::Answer }).await;
+    world.floor.value.store(10, Ordering::SeqCst);
+    let (requests, per) = (3, Duration::from_millis(1_500));
+    let mut webhook = world.webhook.clone();
+    for (name, value) in [
+        ("ordering", serde_json::json!({ "key": "'a'" })),
+        (
+            "rateLimit",
+            serde_json::json!({ "requests": 3, "per": "1500ms" }),
+        ),
+    ] {
+        webhook.config.shown.insert(name.to_owned(), value);
+    }
+    let webhook = world.fixture.update(webhook).await;
+    let mut work = world.fixture.begin().await;
+    let rule = RateLimit::new(requests, per);
+    work.put_rate_limit(webhook.id, Some(rule))
+        .await
+        .expect("it is kept");
+    work.commit().await.expect("it is committed");
+    let lane = [1, 2, 3, 4, 5, 6].map(|n| world.waiting(n, Some("a"), 0));
+    world.park(lane.into()).await;
+    let began = Instant::now();
+    world.start();
+    assert_eq!(world.until_got(1).await, [1]);
+    until("the bucket is full again", || began.elapsed() > per * 2).await;
+
+    let freed = Instant::now();
+    world.endpoint.let_go.send_replace(true);
+
+    // A full bucket, and two tokens that have yet to come.
+    assert_eq!(world.until_got(6).await, [1, 2, 3, 4, 5, 6]);
+    assert!(freed.elapsed() >= per / 2, "{:?}", freed.elapsed());
 }
 
 #[tokio::test]

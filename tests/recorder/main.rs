@@ -144,6 +144,8 @@ struct World {
     told: Arc<Told>,
     in_hand: Arc<InHand>,
     outcomes: Outcomes,
+    wakers: Arc<Wakers>,
+    waits_for_token: bool,
     group: Group,
     _folder: tempfile::TempDir,
 }
@@ -156,12 +158,13 @@ impl World {
             .expect("it works");
         store.migrate().await.expect("it works");
         let (told, in_hand) = (Arc::<Told>::default(), Arc::<InHand>::default());
+        let wakers = Arc::<Wakers>::default();
         let recorder = Recorder {
             store: Arc::new(store.clone()) as Arc<dyn Store>,
             publisher: Arc::<Told>::clone(&told),
             in_hand: Arc::clone(&in_hand),
             leases: Arc::<Leases>::default(),
-            wakers: Arc::<Wakers>::default(),
+            wakers: Arc::clone(&wakers),
             give_up: tokio_util::sync::CancellationToken::new(),
         };
         let group = Group::new("test", &Alarm::default());
@@ -171,6 +174,8 @@ impl World {
             told,
             in_hand,
             outcomes,
+            wakers,
+            waits_for_token: false,
             group,
             _folder: folder,
         }
@@ -199,6 +204,7 @@ impl World {
             ticket,
             permit: permit(),
             recorded: None,
+            waits_for_token: self.waits_for_token,
         };
         self.outcomes.send(outcome).await.expect("it works");
         drop(self.outcomes);
@@ -261,4 +267,25 @@ async fn a_success_that_another_worker_has_recorded_is_told_as_that_one() {
 
     assert_eq!(told, [expected]);
     assert_eq!(settled, ["ack"]);
+}
+
+#[tokio::test]
+async fn the_parked_lane_is_woken_for_what_waits_for_a_token_whatever_its_error_says() {
+    use futures_util::FutureExt as _;
+
+    for waits_for_token in [false, true] {
+        let mut world = World::new().await;
+        world.waits_for_token = waits_for_token;
+        let wakers = Arc::clone(&world.wakers);
+        let mut first = record(false);
+        first.delivery.error = Some("waiting for the webhook's rate limit".to_owned());
+        if waits_for_token {
+            first.delivery.error = Some("something else".to_owned());
+        }
+
+        world.hand_in(first, Uuid::from_u128(1)).await;
+
+        let is_woken = wakers.parked.notified().now_or_never().is_some();
+        assert_eq!(is_woken, waits_for_token);
+    }
 }

@@ -3,8 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use integration_worker::domain::{
-    entities::{Delivery, LanePlace, Webhook},
-    interfaces::{ClaimRequest, Claimed, FirstRecord, LaneClaim, Lease, Store},
+    entities::{Delivery, DeliveryStatus, LanePlace, Webhook},
+    interfaces::{
+        ClaimRequest, Claimed, ClaimedDelivery, FirstRecord, LaneClaim, Lease, Store, StoredEvent,
+    },
     policies::RateLimit,
     values::{LaneKey, Timestamp},
 };
@@ -12,8 +14,9 @@ use tokio::task::JoinSet;
 
 use crate::{
     deliveries::our_webhook,
-    harness::{Database, everything_due},
-    samples::{at, delivery, integration, parked, webhook},
+    harness::{Database, everything_due, on_postgres, on_sqlite, sorted},
+    samples::{at, delivery, integration, parked, under_lease, webhook},
+    support::{PATIENCE, eventually},
 };
 
 both!(
@@ -23,8 +26,14 @@ both!(
     a_webhook_without_a_token_is_not_in_the_way_of_others,
     a_changed_rule_takes_the_tokens_over_and_a_removed_one_lets_all_go,
     what_is_given_back_brings_its_token_back_unless_the_lease_was_lost,
+    what_was_cut_off_is_due_again_and_its_token_is_spent,
     lanes_take_a_token_for_each_delivery_and_the_fronts_first,
+    no_lane_of_a_webhook_with_a_limit_is_passed_over,
+    what_a_lane_has_no_token_for_takes_no_bytes_of_other_lanes,
     a_rule_goes_with_its_webhook,
+    webhooks_with_and_without_a_limit_share_the_bytes_of_a_claim,
+    what_has_no_token_takes_no_bytes_of_others,
+    webhooks_with_a_limit_leave_rows_to_others,
 );
 
 fn rule(requests: u32, per_ms: u64) -> RateLimit {
@@ -201,29 +210,52 @@ async fn what_is_given_back_brings_its_token_back_unless_the_lease_was_lost(data
     assert_eq!(again, []);
 }
 
-async fn lanes_take_a_token_for_each_delivery_and_the_fronts_first(database: &Database) {
+async fn what_was_cut_off_is_due_again_and_its_token_is_spent(database: &Database) {
     let hook = our_webhook(database).await;
-    limit(database, &hook, rule(5, 1_000)).await;
-    let in_lane = |key: &str, turn: i64| Delivery {
+    limit(database, &hook, rule(3, 60_000)).await;
+    park(database, &hook, 0..3).await;
+    let claimed = database.claim(&everything_due(at(1_000))).await;
+    let leases: Vec<Lease> = claimed.iter().map(|one| one.lease).collect();
+    assert_eq!(leases.len(), 3);
+
+    let abandoned = database.store.abandon(&leases, at(1_500)).await;
+    abandoned.expect("they are given back");
+
+    assert_eq!(numbers_at(database, 2_000).await, [0; 0]);
+    assert_eq!(numbers_at(database, 40_000).await.len(), 1);
+    assert_eq!(numbers_at(database, 99_000).await.len(), 2);
+}
+
+fn in_lane(hook: &Webhook, key: &str, turn: i64) -> Delivery {
+    Delivery {
         lane: Some(LanePlace {
             key: LaneKey::new(key),
             turn,
             blocks: false,
         }),
-        ..delivery(&hook, turn)
-    };
-    let lanes = ["a", "b", "c"].into_iter().cycle().zip(0..30);
-    let places = lanes.map(|(key, turn)| parked(&in_lane(key, turn)));
-    database.record_first(places.collect()).await;
-    let claim = LaneClaim {
-        now: at(1_000),
-        lease_until: at(61_000),
+        ..delivery(hook, turn)
+    }
+}
+
+fn all_lanes(now: Timestamp) -> LaneClaim {
+    LaneClaim {
+        now,
+        lease_until: now + Duration::from_mins(1),
         lanes: 100,
         per_lane: 10,
         floor: i64::MAX,
         exclude: Vec::new(),
         only: None,
-    };
+    }
+}
+
+async fn lanes_take_a_token_for_each_delivery_and_the_fronts_first(database: &Database) {
+    let hook = our_webhook(database).await;
+    limit(database, &hook, rule(5, 1_000)).await;
+    let lanes = ["a", "b", "c"].into_iter().cycle().zip(0..30);
+    let places = lanes.map(|(key, turn)| parked(&in_lane(&hook, key, turn)));
+    database.record_first(places.collect()).await;
+    let claim = all_lanes(at(1_000));
     let take = async |claim: &LaneClaim| {
         let claimed = database.store.claim_lanes(claim).await;
         claimed.expect("it claims")
@@ -263,6 +295,49 @@ async fn lanes_take_a_token_for_each_delivery_and_the_fronts_first(database: &Da
     assert_eq!(dry.next_token_at, Some(at(1_196)));
 }
 
+/// The turns that a claim of lanes gets at a time.
+async fn turns_at(database: &Database, millis: i64) -> Vec<i64> {
+    let claimed = database.store.claim_lanes(&all_lanes(at(millis))).await;
+    let lanes = claimed.expect("it claims").lanes;
+    let turn = |one: &ClaimedDelivery| one.delivery.lane.as_ref().map(|lane| lane.turn);
+    sorted(lanes.iter().flatten().filter_map(turn))
+}
+
+async fn no_lane_of_a_webhook_with_a_limit_is_passed_over(database: &Database) {
+    let hook = our_webhook(database).await;
+    limit(database, &hook, rule(1, 1_000)).await;
+    // Each lane has more, and the first lane by name began last.
+    for (key, turns) in [("c", [0, 3]), ("b", [1, 4]), ("a", [2, 5])] {
+        let places = turns.map(|turn| parked(&in_lane(&hook, key, turn)));
+        database.record_first(places.to_vec()).await;
+    }
+    for turn in 0..6 {
+        let now = 1_000 + turn * 1_000;
+        let claimed = database.store.claim_lanes(&all_lanes(at(now))).await;
+        let lanes = claimed.expect("it claims").lanes;
+        let one = lanes.into_iter().flatten().next().expect("there is one");
+        assert_eq!(one.delivery.source_sequence, Some(turn));
+        let done = under_lease(one.lease, &one.delivery, DeliveryStatus::Delivered, at(now));
+        let changed = database.record_leased(vec![done]).await;
+        assert_eq!(changed.len(), 1);
+    }
+}
+
+async fn what_a_lane_has_no_token_for_takes_no_bytes_of_other_lanes(database: &Database) {
+    let (limited, free) = hooks_of_which_one_is_free(database, 2, rule(1, 60_000)).await;
+    for (hook, key, turns) in [
+        (&limited[0], "a", 0..3),
+        (&limited[0], "b", 3..6),
+        (&free, "a", 10..13),
+    ] {
+        for turn in turns {
+            let record = large(&in_lane(hook, key, turn));
+            database.record_first(vec![record]).await;
+        }
+    }
+    assert_eq!(turns_at(database, 1_000).await, [0, 10, 11, 12]);
+}
+
 async fn a_rule_goes_with_its_webhook(database: &Database) {
     let hook = our_webhook(database).await;
     limit(database, &hook, rule(5, 1_000)).await;
@@ -273,4 +348,118 @@ async fn a_rule_goes_with_its_webhook(database: &Database) {
         })
         .await;
     assert_eq!(database.count("rate_limits").await, 0);
+}
+
+/// Some webhooks, the last of them without a rule.
+async fn hooks_of_which_one_is_free(
+    database: &Database,
+    count: usize,
+    rule: RateLimit,
+) -> (Vec<Webhook>, Webhook) {
+    let one = integration("one");
+    let mut hooks: Vec<Webhook> = (0..count).map(|n| webhook(&one, &format!("{n}"))).collect();
+    database.insert_integrations(&[one]).await;
+    database.insert_webhooks(&hooks).await;
+    let free = hooks.pop().expect("there are some");
+    for hook in &hooks {
+        limit(database, hook, rule).await;
+    }
+    (hooks, free)
+}
+
+/// Events of which four fill a claim.
+async fn park_large(database: &Database, hook: &Webhook, numbers: std::ops::Range<i64>) {
+    for number in numbers {
+        let record = large(&delivery(hook, number));
+        database.record_first(vec![record]).await;
+    }
+}
+
+fn large(delivery: &Delivery) -> FirstRecord {
+    let record = parked(delivery);
+    let event = record.event.as_ref().map(|event| StoredEvent {
+        meta: event.meta.clone(),
+        raw: vec![b'x'; 16 << 20].into(),
+    });
+    FirstRecord { event, ..record }
+}
+
+fn count_of(claimed: &[ClaimedDelivery], hook: &Webhook) -> usize {
+    let is_of = |one: &&ClaimedDelivery| one.delivery.webhook_id == hook.id;
+    claimed.iter().filter(is_of).count()
+}
+
+async fn webhooks_with_and_without_a_limit_share_the_bytes_of_a_claim(database: &Database) {
+    let (limited, free) = hooks_of_which_one_is_free(database, 2, rule(100, 1_000)).await;
+    park_large(database, &limited[0], 0..5).await;
+    park_large(database, &free, 10..13).await;
+    let claimed = database.claim(&everything_due(at(1_000))).await;
+    assert_eq!(count_of(&claimed, &free), 2);
+    assert_eq!(count_of(&claimed, &limited[0]), 2);
+}
+
+async fn what_has_no_token_takes_no_bytes_of_others(database: &Database) {
+    let (limited, free) = hooks_of_which_one_is_free(database, 2, rule(1, 60_000)).await;
+    park_large(database, &limited[0], 0..3).await;
+    park_large(database, &free, 10..14).await;
+    let claimed = database.claim(&everything_due(at(1_000))).await;
+    assert_eq!(count_of(&claimed, &limited[0]), 1);
+    assert_eq!(count_of(&claimed, &free), 3);
+}
+
+async fn webhooks_with_a_limit_leave_rows_to_others(database: &Database) {
+    let (limited, free) = hooks_of_which_one_is_free(database, 4, rule(50, 1_000)).await;
+    for hook in &limited {
+        park(database, hook, 0..10).await;
+    }
+    park(database, &free, 100..110).await;
+    let few = ClaimRequest {
+        limit: 4,
+        ..everything_due(at(1_000))
+    };
+    for _ in 0..3 {
+        let claimed = database.claim(&few).await;
+        assert_eq!(count_of(&claimed, &free), 1);
+        assert_eq!(claimed.len(), 4);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_has_taken_its_token_is_answered_although_the_rest_of_the_claim_fails() {
+    on_postgres(async |database: &Database| {
+        let (limited, free) = hooks_of_which_one_is_free(database, 2, rule(5, 1_000)).await;
+        park(database, &limited[0], 0..3).await;
+        park(database, &free, 10..13).await;
+        let fault = format!(
+            "CREATE FUNCTION fault() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN RAISE 'out of order'; END $$;
+             CREATE TRIGGER fault BEFORE UPDATE ON deliveries FOR EACH ROW
+             WHEN (NEW.webhook_id = '{}') EXECUTE FUNCTION fault()",
+            free.id
+        );
+        database.execute(&fault).await;
+
+        assert_eq!(numbers_at(database, 1_000).await, [0, 1, 2]);
+        // The rows may be locked for a moment, until the fault has ended their transaction.
+        let request = everything_due(at(1_000));
+        let fault = async || database.store.claim_due(&request).await.err();
+        eventually(PATIENCE, fault).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clock_of_this_machine_that_was_set_back_stops_no_limit() {
+    on_sqlite(async |database: &Database| {
+        let hook = our_webhook(database).await;
+        limit(database, &hook, rule(5, 1_000)).await;
+        park(database, &hook, 0..20).await;
+        let day = 86_400_000;
+        assert_eq!(numbers_at(database, day).await.len(), 5);
+        assert_eq!(numbers_at(database, day - 60_000).await, [0; 0], "a minute");
+        assert_eq!(numbers_at(database, 1_000).await, [0; 0], "it was empty");
+        park(database, &hook, 20..21).await;
+        assert_eq!(numbers_at(database, 2_000).await.len(), 5);
+    })
+    .await;
 }

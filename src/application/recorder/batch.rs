@@ -10,7 +10,7 @@ use std::{
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::{
-    application::{deliver::RATE_LIMITED, delivery_events, in_hand::Ticket},
+    application::{delivery_events, in_hand::Ticket},
     domain::{
         entities::{Attempt, Delivery},
         events::BusinessEvent,
@@ -57,6 +57,7 @@ struct First {
     event: Arc<BusinessEvent>,
     ticket: Arc<Ticket>,
     recorded: Option<oneshot::Sender<bool>>,
+    waits_for_token: bool,
 }
 
 /// A batch of outcomes; the permits go when it does.
@@ -94,6 +95,7 @@ impl Batch {
                 ticket,
                 permit,
                 recorded,
+                waits_for_token,
             } => {
                 self.records.first.push(*record);
                 self.firsts.push(First {
@@ -101,6 +103,7 @@ impl Batch {
                     event,
                     ticket,
                     recorded,
+                    waits_for_token,
                 });
                 self.permits.push(permit);
             }
@@ -162,11 +165,12 @@ impl Batch {
                 event,
                 ticket,
                 recorded,
+                waits_for_token,
             } = first;
             let id = record.delivery.id;
             announcement.has_ordered |= record.delivery.lane.is_some();
+            announcement.has_limited |= waits_for_token;
             announcement.has_batched |= record.delivery.batch.is_shared();
-            announcement.has_limited |= record.delivery.error.as_deref() == Some(RATE_LIMITED);
             if let Some(recorded) = recorded {
                 // Whoever asked may be gone.
                 recorded.send(written.is_new(id)).unwrap_or_default();

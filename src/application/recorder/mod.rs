@@ -59,6 +59,8 @@ pub enum Outcome {
         permit: OwnedSemaphorePermit,
         /// Told whether this record was the first of the delivery, if somebody waits for that.
         recorded: Option<oneshot::Sender<bool>>,
+        /// Whether it waits for nothing but a token of its webhook's rate limit.
+        waits_for_token: bool,
     },
     /// It was recorded before: publish it again, in case the worker that did so died too early.
     Again {

@@ -5,6 +5,7 @@ use std::{collections::HashSet, fmt, sync::Arc};
 use crate::{
     application::{
         endpoint::{Authentication, Endpoint, SigningKey},
+        endpoints::Bound,
         ports::{Cipher, CipherError, Expression, Expressions, Scope},
         registry::{CompiledWebhook, LaneRule},
         response::ResponseRule,
@@ -63,7 +64,10 @@ impl<'a> Compiler<'a> {
         let batch = settings.as_ref().ok().and_then(|settings| settings.batch);
         let limits = settings.as_ref().ok();
         let is_rate_limited = limits.is_some_and(|settings| settings.rate_limit.is_some());
-        let max_in_flight = limits.and_then(|settings| settings.max_in_flight);
+        let bound = Bound {
+            version: webhook.meta.version,
+            max: limits.and_then(|settings| settings.max_in_flight),
+        };
         let ordering = match &settings {
             Ok(settings) => self.lane_rule(settings.ordering.as_ref()),
             Err(_) => Ok(None),
@@ -116,7 +120,7 @@ impl<'a> Compiler<'a> {
                 ordering,
                 batch,
                 is_rate_limited,
-                max_in_flight,
+                bound,
                 endpoint,
             },
             problem,

@@ -35,6 +35,7 @@ use crate::{
 
 use super::{
     endpoint::Endpoint,
+    endpoints::Bound,
     ports::{Cipher, Expression, Expressions},
     response::ResponseRule,
 };
@@ -66,8 +67,8 @@ pub struct CompiledWebhook {
     /// Whether it has a rate limit: its deliveries are parked without an attempt, and each claim of one
     /// takes a token.
     pub is_rate_limited: bool,
-    /// How many requests this worker may have under way there; `None` is as many as for any endpoint.
-    pub max_in_flight: Option<u32>,
+    /// How many requests this worker may have under way there.
+    pub bound: Bound,
     /// What makes requests; or why none can be made (a fault of ours or of the key ring), which parks.
     pub endpoint: Result<Endpoint, String>,
 }

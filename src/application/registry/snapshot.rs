@@ -13,7 +13,7 @@ use crate::{
     shared::cow_map::CowMap,
 };
 
-use super::{CompiledWebhook, compile::Compiled};
+use super::{Bound, CompiledWebhook, compile::Compiled};
 
 /// All webhooks that match anything (`pending`, `active`, `error`, of an integration that runs), at one
 /// version of the registry. Immutable once it is published; a clone shares everything.
@@ -120,7 +120,7 @@ impl Snapshot {
             ordering: None,
             batch: None,
             is_rate_limited: false,
-            max_in_flight: None,
+            bound: Bound::default(),
             endpoint: Err(row.problem),
         };
         let is_known = row.events.is_some();

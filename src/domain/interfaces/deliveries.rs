@@ -258,6 +258,10 @@ pub trait DeliveryStore: Send + Sync {
     async fn release(&self, leases: &[Lease], next_attempt_at: Timestamp)
     -> Result<(), StoreError>;
 
+    /// As [`Self::release`], where requests may have been sent: the tokens stay taken.
+    async fn abandon(&self, leases: &[Lease], next_attempt_at: Timestamp)
+    -> Result<(), StoreError>;
+
     /// The webhooks with deliveries that hold up their lanes, by id: at most `limit` after `after`.
     async fn blockers(
         &self,

@@ -70,6 +70,8 @@ pub fn admit(load: EndpointLoad) -> Verdict {
 pub struct Window {
     size: u32,
     max: u32,
+    /// Whether it was ever smaller for another reason than its bound.
+    fell: bool,
 }
 
 impl Window {
@@ -82,6 +84,7 @@ impl Window {
         Self {
             size: Self::INITIAL.min(max),
             max,
+            fell: false,
         }
     }
 
@@ -94,8 +97,8 @@ impl Window {
     #[must_use]
     pub fn bounded(self, max: u32) -> Self {
         let max = max.max(1);
-        let size = if self.size == self.max {
-            // It was the bound that kept it small.
+        let size = if self.size == self.max && !self.fell {
+            // It was the bound alone that kept it small.
             self.size.max(Self::INITIAL)
         } else {
             self.size
@@ -103,6 +106,7 @@ impl Window {
         Self {
             size: size.min(max),
             max,
+            ..self
         }
     }
 
@@ -125,6 +129,7 @@ impl Window {
     pub fn fell_behind(self) -> Self {
         Self {
             size: (self.size / 2).max(1),
+            fell: true,
             ..self
         }
     }
@@ -226,6 +231,9 @@ mod tests {
             (Window::new(256).fell_behind(), 256, 16),
             (Window::new(256).fell_behind(), 1_000, 16),
             (Window::new(256).fell_behind(), 0, 1),
+            // Back at its bound, it has shown no more than that.
+            (Window::new(2).fell_behind().kept_up(), 256, 2),
+            (Window::new(1).fell_behind(), 256, 1),
         ] {
             assert_eq!(window.bounded(max).size(), size, "{window:?} to {max}");
         }

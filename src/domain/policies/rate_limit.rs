@@ -243,5 +243,62 @@ mod tests {
                 }
             }
         }
+
+        /// What is given back within half a second shifts requests by no more than that.
+        #[test]
+        fn what_is_given_back_lets_no_more_go_than_came_while_it_was_held(
+            requests in 1_u32..200,
+            per_ms in 100_u64..5_000,
+            steps in prop::collection::vec((0_i64..500, 0_u32..300, 0_u32..300), 1..60),
+        ) {
+            const HELD: i64 = 500;
+            let rule = rule(requests, per_ms);
+            let per = i64::try_from(per_ms).unwrap();
+            let mut bucket = rule.full();
+            let mut now = 0;
+            // Held since when, and how many.
+            let mut held: Vec<(i64, u32)> = Vec::new();
+            let mut used: Vec<(i64, u32)> = Vec::new();
+            for (elapsed, wanted, unused) in steps {
+                now += elapsed;
+                let (over, still): (Vec<_>, Vec<_>) =
+                    held.into_iter().partition(|(since, _)| now - since >= HELD / 2);
+                held = still;
+                for (since, tokens) in over {
+                    prop_assert!(now - since <= HELD * 2);
+                    bucket.level += per * i64::from(tokens);
+                }
+                bucket = rule.refilled(bucket, at(now));
+                prop_assert!(rule.tokens(bucket) <= requests);
+                let some = wanted.min(rule.tokens(bucket));
+                bucket = rule.without(bucket, some);
+                held.push((now, unused.min(some)));
+                used.push((now, some - unused.min(some)));
+            }
+            for (index, (from, _)) in used.iter().enumerate() {
+                let mut sum = 0_i64;
+                for (until, some) in &used[index..] {
+                    sum += i64::from(*some);
+                    let allowed = i64::from(requests) * (per + until - from + 2 * HELD) + per / 50;
+                    prop_assert!(sum * per <= allowed, "{sum} from {from} until {until}");
+                }
+            }
+        }
+
+        /// Whole tokens stay, as far as there is room for them.
+        #[test]
+        fn another_rule_keeps_the_tokens(
+            former in (1_u32..100_000, 100_u64..86_400_000),
+            next in (1_u32..100_000, 100_u64..86_400_000),
+            taken in 0_u32..100_000,
+            elapsed in 0_i64..1_000_000,
+        ) {
+            let (former, next) = (rule(former.0, former.1), rule(next.0, next.1));
+            let full = former.refilled(former.full(), at(0));
+            let bucket = former.refilled(former.without(full, taken), at(elapsed));
+            let kept = next.instead_of(former, bucket);
+            prop_assert_eq!(next.tokens(kept), former.tokens(bucket).min(next.requests()));
+            prop_assert_eq!(kept.refilled_at, bucket.refilled_at);
+        }
     }
 }

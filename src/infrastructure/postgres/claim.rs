@@ -14,10 +14,13 @@ use sqlx::{
 };
 use uuid::Uuid;
 
-use crate::domain::{
-    entities::Delivery,
-    interfaces::{ClaimRequest, Claimed, ClaimedDelivery, Lease, StoreError},
-    values::Timestamp,
+use crate::{
+    domain::{
+        entities::Delivery,
+        interfaces::{ClaimRequest, Claimed, ClaimedDelivery, Lease, StoreError},
+        values::Timestamp,
+    },
+    shared::error_chain::Chain,
 };
 
 use super::{
@@ -97,23 +100,46 @@ pub(super) async fn claim_due(
     if request.limit == 0 || request.per_webhook == 0 {
         return Ok(Claimed::default());
     }
-    pool.bounded(OPERATION, async {
-        let mut connection = pool.lend(OPERATION).await?;
-        let (rows, next_token_at) = claim(&mut connection, claimed_up_to, request).await?;
-        connection.give_back();
-        Ok(Claimed {
-            deliveries: read(rows)?,
-            next_token_at,
+    let (mut connection, mut begun) = pool
+        .bounded(OPERATION, async {
+            let mut connection = pool.lend(OPERATION).await?;
+            let begun = begin(&mut connection, claimed_up_to, request).await?;
+            Ok((connection, begun))
         })
+        .await?;
+    let free = take(&mut connection, &begun.free, begun.room, request);
+    match pool.bounded(OPERATION, free).await {
+        Ok(rows) => {
+            connection.give_back();
+            begun.rows.extend(rows);
+        }
+        // Those have their leases and have paid for them.
+        Err(error) if !begun.rows.is_empty() => {
+            tracing::error!(error = %Chain(&error), "a part of what is due could not be claimed");
+        }
+        Err(error) => return Err(error),
+    }
+    Ok(Claimed {
+        deliveries: read(begun.rows)?,
+        next_token_at: begun.next_token_at,
     })
-    .await
 }
 
-async fn claim(
+/// A claim that has taken what needs tokens.
+struct Begun {
+    rows: Vec<ClaimRow>,
+    next_token_at: Option<Timestamp>,
+    /// The webhooks that need none, each with how many rows it may offer.
+    free: Vec<(Uuid, i64)>,
+    /// What is left for them.
+    room: Room,
+}
+
+async fn begin(
     connection: &mut PgConnection,
     claimed_up_to: &Mutex<Uuid>,
     request: &ClaimRequest,
-) -> Result<(Vec<ClaimRow>, Option<Timestamp>), StoreError> {
+) -> Result<Begun, StoreError> {
     let from = *claimed_up_to.lock().unwrap_or_else(PoisonError::into_inner);
     let found = due_lanes(connection, from, request).await?;
     let next_token_at = found.iter().find_map(|found| found.next_token_at);
@@ -128,7 +154,8 @@ async fn claim(
         let gone = orphaned.iter().map(|lane| lane.webhook_id);
         cancel_orphans(connection, gone, request.now).await?;
     }
-    let share = 2 * i64::from(request.limit) / i64::try_from(running.len()).unwrap_or(1).max(1) + 1;
+    let all = running.len();
+    let share = 2 * i64::from(request.limit) / i64::try_from(all).unwrap_or(1).max(1) + 1;
     // No webhook needs to offer more than its share and some, in case that others have less.
     let each = share.min(i64::from(request.per_webhook));
     let (limited, free): (Vec<Lane>, Vec<Lane>) =
@@ -139,18 +166,17 @@ async fn claim(
     };
     let mut rows = Vec::new();
     if !limited.is_empty() {
-        // So much that the others get theirs too.
-        let most = (share * i64::try_from(limited.len()).unwrap_or(i64::MAX) / 2).max(1);
-        let part = Room {
-            rows: most.min(room.rows),
-            ..room
-        };
+        let part = room.part(limited.len(), all);
         rows = take_within_limits(connection, &limited, each, (part, request)).await?;
         room.use_up(&rows);
     }
-    let free: Vec<(Uuid, i64)> = free.iter().map(|lane| (lane.webhook_id, each)).collect();
-    rows.extend(take(connection, &free, room, request).await?);
-    Ok((rows, next_token_at))
+    let free = free.iter().map(|lane| (lane.webhook_id, each)).collect();
+    Ok(Begun {
+        rows,
+        next_token_at,
+        free,
+        room,
+    })
 }
 
 /// What a claim may take.
@@ -162,6 +188,17 @@ struct Room {
 }
 
 impl Room {
+    /// What `some` of `all` webhooks may take of it, so that the others get theirs too.
+    fn part(self, some: usize, all: usize) -> Self {
+        let all = i64::try_from(all).unwrap_or(i64::MAX).max(1);
+        let some = i64::try_from(some).unwrap_or(i64::MAX).min(all);
+        let part = |whole: i64| (whole.saturating_mul(some) + all - 1) / all;
+        Self {
+            rows: part(self.rows),
+            bytes: part(self.bytes),
+        }
+    }
+
     fn use_up(&mut self, rows: &[ClaimRow]) {
         self.rows -= i64::try_from(rows.len()).unwrap_or(i64::MAX);
         let bytes: usize = rows.iter().map(|row| row.event.size()).sum();
@@ -242,11 +279,12 @@ async fn due_lanes(
           WHERE runs IS DISTINCT FROM false AND has_token IS DISTINCT FROM false LIMIT $4)
          UNION ALL
          (SELECT NULL, NULL, true, min(r.ready_at) FROM rate_limits r
+          CROSS JOIN LATERAL (
+              SELECT d.due_at FROM deliveries d WHERE d.status = 'pending' AND d.lane_key IS NULL
+                  AND NOT d.batched AND d.webhook_id = r.webhook_id AND d.due_at <= $2
+              ORDER BY d.due_at LIMIT 1) due
           WHERE r.ready_at > $2 AND r.webhook_id <> ALL($3::uuid[])
-              AND (NOT $5 OR r.webhook_id = ANY($6::uuid[]))
-              AND EXISTS (SELECT FROM deliveries d WHERE d.status = 'pending'
-                  AND d.lane_key IS NULL AND NOT d.batched AND d.webhook_id = r.webhook_id
-                  AND d.due_at <= $2))",
+              AND (NOT $5 OR r.webhook_id = ANY($6::uuid[])))",
     )
     .bind(from)
     .bind(request.now)
@@ -266,7 +304,8 @@ async fn take(
     room: Room,
     request: &ClaimRequest,
 ) -> Result<Vec<ClaimRow>, StoreError> {
-    // A number for all of them, so that the planner knows what to expect.
+    // A number for all of them, so that the planner knows what to expect; no more than a webhook offers
+    // is read and locked.
     let most = offers.iter().map(|(_, offered)| *offered).max();
     let Some(most) = most.filter(|_| room.rows > 0 && room.bytes > 0) else {
         return Ok(Vec::new());
@@ -276,11 +315,11 @@ async fn take(
     // alive that every later claim has to read.
     sqlx::query_as(concat!(
         "WITH offered AS MATERIALIZED (
-             SELECT o.id, o.due_at, o.bytes, l.offered,
+             SELECT o.id, o.due_at, o.bytes,
                  row_number() OVER (
                      PARTITION BY l.webhook_id ORDER BY o.due_at, o.created_at, o.place) AS turn
              FROM UNNEST($1::uuid[], $7::bigint[]) AS l (webhook_id, offered)
-             CROSS JOIN LATERAL (
+             CROSS JOIN LATERAL (SELECT * FROM (
                  SELECT d.id, d.ctid AS place, d.due_at, d.created_at,
                      octet_length(d.event_raw) AS bytes
                  FROM deliveries d
@@ -288,12 +327,12 @@ async fn take(
                      AND d.due_at <= $2
                  ORDER BY d.due_at, d.created_at LIMIT $3
                  FOR UPDATE SKIP LOCKED
-             ) o
+             ) i LIMIT l.offered) o
          ), taken AS (
              SELECT t.id FROM (
                  SELECT id, sum(bytes) OVER turns - bytes AS bytes_before,
                      row_number() OVER turns AS place
-                 FROM offered WHERE turn <= offered
+                 FROM offered
                  WINDOW turns AS (ORDER BY turn, due_at, id ROWS UNBOUNDED PRECEDING)
              ) t
              WHERE t.place <= $4 AND COALESCE(t.bytes_before, 0) < $5

@@ -21,7 +21,9 @@ use crate::domain::{
 use super::{
     PostgresStore, batches, blockers, claim, endpoints,
     error::during,
-    lanes, rate_limits, record,
+    lanes,
+    pool::Pool,
+    rate_limits, record,
     rows::{AttemptRow, DeliveryRow, FirstAttemptRow, all, delivery_columns},
     turns,
 };
@@ -152,33 +154,19 @@ impl DeliveryStore for PostgresStore {
         leases: &[Lease],
         next_attempt_at: Timestamp,
     ) -> Result<(), StoreError> {
-        if leases.is_empty() {
-            return Ok(());
-        }
-        let limited: Vec<(Uuid, i64)> = sqlx::query_as(
-            "WITH locked AS MATERIALIZED (
-                 SELECT l.id FROM deliveries l WHERE l.id = ANY($1::uuid[])
-                 ORDER BY l.id FOR UPDATE
-             ), released AS (
-                 UPDATE deliveries d
-                 SET next_attempt_at = $3, due_at = $3, lease_epoch = d.lease_epoch + 1
-                 FROM UNNEST($1::uuid[], $2::bigint[]) AS l (id, epoch)
-                 WHERE (SELECT count(*) FROM locked) > 0
-                     AND d.id = l.id AND d.lease_epoch = l.epoch AND d.status = 'pending'
-                 RETURNING d.webhook_id, COALESCE(d.batch_id, d.id) AS request
-             )
-             SELECT r.webhook_id, count(DISTINCT r.request) FROM released r
-             WHERE EXISTS (SELECT FROM rate_limits x WHERE x.webhook_id = r.webhook_id)
-             GROUP BY r.webhook_id",
-        )
-        .bind(leases.iter().map(|lease| lease.delivery_id.0).bind_iter())
-        .bind(leases.iter().map(|lease| lease.epoch).bind_iter())
-        .bind(next_attempt_at)
-        .fetch_all(&self.pool)
-        .await
-        .map_err(during("give deliveries back"))?;
+        let limited = put_back(&self.pool, leases, next_attempt_at).await?;
         // By itself: whoever deletes a webhook locks first this row and then deliveries.
         rate_limits::give_back(&self.pool, &limited).await
+    }
+
+    async fn abandon(
+        &self,
+        leases: &[Lease],
+        next_attempt_at: Timestamp,
+    ) -> Result<(), StoreError> {
+        put_back(&self.pool, leases, next_attempt_at)
+            .await
+            .map(drop)
     }
 
     async fn blockers(
@@ -252,6 +240,40 @@ impl DeliveryStore for PostgresStore {
         attempts.extend(all::<_, Attempt>(later)?);
         Ok(Some((delivery, attempts)))
     }
+}
+
+/// Gives leases back that are held; answers the webhooks with a rate limit among them, each with how many
+/// requests there were: a batch has taken one token.
+async fn put_back(
+    pool: &Pool,
+    leases: &[Lease],
+    next_attempt_at: Timestamp,
+) -> Result<Vec<(Uuid, i64)>, StoreError> {
+    if leases.is_empty() {
+        return Ok(Vec::new());
+    }
+    sqlx::query_as(
+        "WITH locked AS MATERIALIZED (
+                 SELECT l.id FROM deliveries l WHERE l.id = ANY($1::uuid[])
+                 ORDER BY l.id FOR UPDATE
+             ), released AS (
+                 UPDATE deliveries d
+                 SET next_attempt_at = $3, due_at = $3, lease_epoch = d.lease_epoch + 1
+                 FROM UNNEST($1::uuid[], $2::bigint[]) AS l (id, epoch)
+                 WHERE (SELECT count(*) FROM locked) > 0
+                     AND d.id = l.id AND d.lease_epoch = l.epoch AND d.status = 'pending'
+                 RETURNING d.webhook_id, COALESCE(d.batch_id, d.id) AS request
+             )
+             SELECT r.webhook_id, count(DISTINCT r.request) FROM released r
+             WHERE EXISTS (SELECT FROM rate_limits x WHERE x.webhook_id = r.webhook_id)
+             GROUP BY r.webhook_id",
+    )
+    .bind(leases.iter().map(|lease| lease.delivery_id.0).bind_iter())
+    .bind(leases.iter().map(|lease| lease.epoch).bind_iter())
+    .bind(next_attempt_at)
+    .fetch_all(pool)
+    .await
+    .map_err(during("give deliveries back"))
 }
 
 async fn read(

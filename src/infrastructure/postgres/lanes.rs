@@ -5,7 +5,10 @@
 //! each, and takes from those whose front is due. Lanes beyond the limit get their turn with the next
 //! claim, which begins where this one ended.
 
-use std::sync::{Mutex, PoisonError};
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+};
 
 use sqlx::{
     Connection as _,
@@ -39,6 +42,7 @@ pub(super) type LastLane = Mutex<(Uuid, String)>;
 struct Front {
     webhook_id: Uuid,
     lane_key: String,
+    lane_turn: i64,
     /// `None`: the webhook is gone.
     runs: Option<bool>,
     /// Whether it has a rate limit.
@@ -95,7 +99,12 @@ async fn claim_from(
         let mut rows = if running.iter().any(|front| front.is_limited) {
             take_within_limits(connection, &running, claim).await?
         } else {
-            take(connection, &running, &Buckets::default(), claim).await?
+            take(
+                connection,
+                &running.iter().map(Front::free).collect::<Vec<_>>(),
+                claim,
+            )
+            .await?
         };
         rows.sort_by_key(|row| row.delivery.place());
         by_lane(rows.into_iter().map(|row| {
@@ -115,6 +124,30 @@ async fn claim_from(
     })
 }
 
+impl Front {
+    /// As it is where its webhook has no rate limit.
+    fn free(&self) -> (&Self, i64) {
+        (self, i64::MAX)
+    }
+}
+
+/// The lanes that may be taken from, each with the tokens of its webhook. Of a webhook with a rate limit so
+/// many as it has tokens, those first that have waited longest.
+fn within_limits<'f>(fronts: &'f [Front], buckets: &Buckets) -> Vec<(&'f Front, i64)> {
+    let (mut limited, free): (Vec<&Front>, Vec<&Front>) =
+        fronts.iter().partition(|front| front.is_limited);
+    limited.sort_by_key(|front| front.lane_turn);
+    let mut taken: HashMap<Uuid, u32> = HashMap::new();
+    let limited = limited.into_iter().filter_map(|front| {
+        // Those that are not there are in another worker's hands.
+        let tokens = buckets.tokens(front.webhook_id)?;
+        let taken = taken.entry(front.webhook_id).or_default();
+        *taken += 1;
+        (*taken <= tokens).then_some((front, i64::from(tokens)))
+    });
+    limited.chain(free.into_iter().map(Front::free)).collect()
+}
+
 /// As [`take`], with a token for each row of a webhook that has a rate limit.
 async fn take_within_limits(
     connection: &mut PgConnection,
@@ -125,7 +158,7 @@ async fn take_within_limits(
     let limited = fronts.iter().filter(|front| front.is_limited);
     let limited = limited.map(|front| front.webhook_id);
     let mut buckets = rate_limits::lock(&mut tx, limited, claim.now).await?;
-    let rows = take(&mut tx, fronts, &buckets, claim).await?;
+    let rows = take(&mut tx, &within_limits(fronts, &buckets), claim).await?;
     for row in &rows {
         buckets.take(row.delivery.webhook_id());
     }
@@ -216,7 +249,7 @@ WITH RECURSIVE behind AS (
     UNION ALL
     (SELECT * FROM fronts WHERE NOT is_settled AND NOT EXISTS (SELECT FROM claimed) LIMIT 1)
 )
-SELECT webhook_id, lane_key, runs, has_token IS NOT NULL AS is_limited, is_settled
+SELECT webhook_id, lane_key, lane_turn, runs, has_token IS NOT NULL AS is_limited, is_settled
 FROM found";
 
 /// The fronts of lanes to take from, or one beyond the floor.
@@ -243,28 +276,24 @@ async fn due_fronts(
 /// due, is leased, or is being changed by somebody else.
 async fn take(
     connection: &mut PgConnection,
-    fronts: &[Front],
-    buckets: &Buckets,
+    fronts: &[(&Front, i64)],
     claim: &LaneClaim,
 ) -> Result<Vec<ClaimRow>, StoreError> {
-    let tokens = |front: &Front| match buckets.tokens(front.webhook_id) {
-        Some(tokens) => i64::from(tokens),
-        // Its tokens are in another worker's hands.
-        None if front.is_limited => 0,
-        None => i64::MAX,
-    };
+    if fronts.is_empty() {
+        return Ok(Vec::new());
+    }
     sqlx::query_as(concat!(
         "WITH offered AS MATERIALIZED (
-             SELECT o.id, l.lane, l.webhook_id, l.tokens, o.bytes,
+             SELECT o.id, o.lane_turn, l.lane, l.webhook_id, l.tokens, o.bytes,
                  row_number() OVER (PARTITION BY l.lane ORDER BY o.lane_turn) AS place
              FROM UNNEST($1::uuid[], $2::text[], $8::bigint[]) WITH ORDINALITY
                  AS l (webhook_id, lane_key, tokens, lane)
-             CROSS JOIN LATERAL (
+             CROSS JOIN LATERAL (SELECT * FROM (
                  SELECT d.id, d.lane_turn, octet_length(d.event_raw) AS bytes FROM deliveries d
                  WHERE d.lane_key IS NOT NULL AND (d.status = 'pending' OR d.lane_blocks)
                      AND d.webhook_id = l.webhook_id AND d.lane_key = l.lane_key
                  ORDER BY d.lane_turn LIMIT $3
-             ) o
+             ) i LIMIT l.tokens) o
          ), locked AS MATERIALIZED (
              SELECT d.id FROM deliveries d
              WHERE d.id = ANY (ARRAY (SELECT id FROM offered))
@@ -273,25 +302,28 @@ async fn take(
          ), ends AS (
              SELECT o.lane, min(o.place) AS place FROM offered o
              WHERE NOT EXISTS (SELECT FROM locked k WHERE k.id = o.id) GROUP BY o.lane
-         ), taken AS (
-             SELECT o.id, o.tokens, sum(o.bytes) OVER turns - o.bytes AS bytes_before,
-                 row_number() OVER (PARTITION BY o.webhook_id ORDER BY o.place, o.lane) AS nth
+         ), free AS (
+             SELECT o.*, row_number() OVER (
+                 PARTITION BY o.webhook_id ORDER BY o.place, o.lane_turn) AS nth
              FROM offered o LEFT JOIN ends e ON e.lane = o.lane
              WHERE e.place IS NULL OR o.place < e.place
-             WINDOW turns AS (ORDER BY o.place, o.lane ROWS UNBOUNDED PRECEDING)
+         ), taken AS (
+             SELECT id, sum(bytes) OVER turns - bytes AS bytes_before
+             FROM free WHERE nth <= tokens
+             WINDOW turns AS (ORDER BY place, lane ROWS UNBOUNDED PRECEDING)
          )
          UPDATE deliveries d
          SET lease_epoch = d.lease_epoch + 1, due_at = GREATEST(d.next_attempt_at, $7)
-         FROM taken t WHERE d.id = t.id AND COALESCE(t.bytes_before, 0) < $6 AND t.nth <= t.tokens
+         FROM taken t WHERE d.id = t.id AND COALESCE(t.bytes_before, 0) < $6
          RETURNING ",
         delivery_columns!(),
         ", d.lease_epoch, d.event_meta, d.event_raw"
     ))
-    .bind(fronts.iter().map(|front| front.webhook_id).bind_iter())
+    .bind(fronts.iter().map(|(front, _)| front.webhook_id).bind_iter())
     .bind(
         fronts
             .iter()
-            .map(|front| front.lane_key.as_str())
+            .map(|(front, _)| front.lane_key.as_str())
             .bind_iter(),
     )
     .bind(i64::from(claim.per_lane))
@@ -299,7 +331,7 @@ async fn take(
     .bind(claim.floor)
     .bind(MAX_BYTES)
     .bind(claim.lease_until)
-    .bind(fronts.iter().map(tokens).bind_iter())
+    .bind(fronts.iter().map(|(_, tokens)| *tokens).bind_iter())
     .fetch_all(connection)
     .await
     .map_err(during(OPERATION))
@@ -312,10 +344,12 @@ async fn next_token_at(
 ) -> Result<Option<Timestamp>, StoreError> {
     sqlx::query_scalar(
         "SELECT min(r.ready_at) FROM rate_limits r
+         CROSS JOIN LATERAL (
+             SELECT d.due_at FROM deliveries d WHERE d.status = 'pending' AND d.lane_key IS NOT NULL
+                 AND d.webhook_id = r.webhook_id AND d.due_at <= $1
+             LIMIT 1) due
          WHERE r.ready_at > $1 AND r.webhook_id <> ALL($2::uuid[])
-             AND (NOT $3 OR r.webhook_id = ANY($4::uuid[]))
-             AND EXISTS (SELECT FROM deliveries d WHERE d.status = 'pending'
-                 AND d.lane_key IS NOT NULL AND d.webhook_id = r.webhook_id AND d.due_at <= $1)",
+             AND (NOT $3 OR r.webhook_id = ANY($4::uuid[]))",
     )
     .bind(claim.now)
     .bind(claim.exclude.iter().map(|id| id.0).bind_iter())

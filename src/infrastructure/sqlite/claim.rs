@@ -38,6 +38,7 @@ pub(super) async fn claim_due(
     request: &ClaimRequest,
 ) -> Result<Claimed, StoreError> {
     backlog::work_off(store).await?;
+    rate_limits::follow_clock(store, request.now).await?;
     for _ in 0..TRIES {
         let (candidates, next_token_at) = candidates(store, request).await?;
         if candidates.is_empty() {
@@ -84,7 +85,8 @@ fn understood(
 /// Jumps from webhook to webhook along the index (`waiting`), so that neither the rows of a webhook that
 /// does not run nor a long queue cost anything; takes the webhooks whose oldest row is oldest
 /// (`runnable`), and of each its oldest rows (`due`): first the first of each, then the second of each,
-/// and so on.
+/// and so on. Of a webhook with a rate limit (`limited`) so many rows as it has tokens, so that the others
+/// take no room.
 pub(super) const CANDIDATES: &str = "
 WITH RECURSIVE waiting (webhook_id) AS (
     SELECT min(webhook_id) FROM deliveries WHERE status = 'pending' AND lane_key IS NULL AND NOT batched
@@ -92,27 +94,33 @@ WITH RECURSIVE waiting (webhook_id) AS (
     SELECT (SELECT min(d.webhook_id) FROM deliveries d
         WHERE d.status = 'pending' AND d.lane_key IS NULL AND NOT d.batched AND d.webhook_id > w.webhook_id)
     FROM waiting w WHERE w.webhook_id IS NOT NULL
-), runnable (webhook_id) AS MATERIALIZED (
-    SELECT e.id
+), limited (webhook_id, tokens) AS MATERIALIZED (
+    SELECT unhex(value ->> 0), value ->> 1 FROM json_each(?7)
+), runnable (webhook_id, tokens) AS MATERIALIZED (
+    SELECT e.id, l.tokens
     FROM waiting w
     CROSS JOIN webhooks e ON e.id = w.webhook_id
     CROSS JOIN integrations i ON i.id = e.integration_id
+    LEFT JOIN limited l ON l.webhook_id = e.id
     WHERE e.status IN ('pending', 'active') AND i.status IN ('pending', 'active')
         AND e.id NOT IN (SELECT unhex(value) FROM json_each(?2))
         AND (?6 IS NULL OR e.id IN (SELECT unhex(value) FROM json_each(?6)))
-        AND NOT EXISTS (SELECT 1 FROM rate_limits l WHERE l.webhook_id = e.id AND l.ready_at > ?1)
+        AND (l.tokens IS NOT NULL OR NOT EXISTS (
+            SELECT 1 FROM rate_limits r WHERE r.webhook_id = e.id))
         AND (SELECT min(d.due_at) FROM deliveries d
             WHERE d.status = 'pending' AND d.lane_key IS NULL AND NOT d.batched AND d.webhook_id = e.id) <= ?1
     ORDER BY (SELECT min(d.due_at) FROM deliveries d
             WHERE d.status = 'pending' AND d.lane_key IS NULL AND NOT d.batched AND d.webhook_id = e.id)
     LIMIT ?3
 ), due (seq, turn, due_at) AS MATERIALIZED (
-    SELECT d.seq, row_number() OVER (PARTITION BY d.webhook_id ORDER BY d.due_at, d.seq), d.due_at
+    SELECT t.seq, t.turn, t.due_at FROM (SELECT d.seq, d.due_at, r.tokens,
+        row_number() OVER (PARTITION BY d.webhook_id ORDER BY d.due_at, d.seq) AS turn
     FROM runnable r
     CROSS JOIN deliveries d ON d.seq IN (SELECT o.seq FROM deliveries o
         WHERE o.status = 'pending' AND o.lane_key IS NULL AND NOT o.batched AND o.webhook_id = r.webhook_id
             AND o.due_at <= ?1
-        ORDER BY o.due_at, o.next_attempt_at, o.seq LIMIT ?4)
+        ORDER BY o.due_at, o.next_attempt_at, o.seq LIMIT ?4)) t
+    WHERE t.tokens IS NULL OR t.turn <= t.tokens
     ORDER BY 2, 3, 1
     LIMIT ?3
 ), taken (seq, place, bytes_before) AS MATERIALIZED (
@@ -134,6 +142,7 @@ async fn candidates(
     let only = request.only.as_ref();
     let only = only.map(|all| hex_array(all.iter().map(|id| id.0)));
     let mut connection = store.read(CLAIM).await?;
+    let limited = rate_limits::ready(&mut connection, request.now).await?;
     let found = sqlx::query(CANDIDATES)
         .bind(request.now.timestamp_millis())
         .bind(hex_array(request.exclude.iter().map(|id| id.0)))
@@ -141,6 +150,7 @@ async fn candidates(
         .bind(request.per_webhook)
         .bind(MAX_BYTES)
         .bind(only)
+        .bind(limited)
         .fetch_all(&mut *connection)
         .await
         .map_err(failed(CLAIM))?;

@@ -103,24 +103,15 @@ impl DeliveryStore for SqliteStore {
         leases: &[Lease],
         next_attempt_at: Timestamp,
     ) -> Result<(), StoreError> {
-        const RELEASED: &str = "release leases";
-        if leases.is_empty() {
-            return Ok(());
-        }
-        let mut transaction = self.write(RELEASED).await?;
-        let held = on_leases(
-            &mut transaction,
-            RELEASED,
-            &RELEASE,
-            leases,
-            next_attempt_at,
-        )
-        .await?;
-        // A batch has taken one token.
-        let requests: HashSet<Request> = held.into_iter().map(|(_, request)| request).collect();
-        let webhooks: Vec<Uuid> = requests.into_iter().map(|(webhook, _)| webhook).collect();
-        rate_limits::give_back(&mut transaction, &webhooks).await?;
-        transaction.commit().await.map_err(failed(RELEASED))
+        put_back(self, leases, next_attempt_at, Tokens::Unused).await
+    }
+
+    async fn abandon(
+        &self,
+        leases: &[Lease],
+        next_attempt_at: Timestamp,
+    ) -> Result<(), StoreError> {
+        put_back(self, leases, next_attempt_at, Tokens::Used).await
     }
 
     async fn blockers(
@@ -204,6 +195,34 @@ static RELEASE: LazyLock<ManyRows> = LazyLock::new(|| {
         RETURNING id, lease_epoch, webhook_id, coalesce(batch_id, id)",
     )
 });
+
+/// What became of the tokens of rate limits that were taken with leases.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Tokens {
+    Unused,
+    Used,
+}
+
+async fn put_back(
+    store: &SqliteStore,
+    leases: &[Lease],
+    at: Timestamp,
+    tokens: Tokens,
+) -> Result<(), StoreError> {
+    const RELEASED: &str = "release leases";
+    if leases.is_empty() {
+        return Ok(());
+    }
+    let mut transaction = store.write(RELEASED).await?;
+    let held = on_leases(&mut transaction, RELEASED, &RELEASE, leases, at).await?;
+    if tokens == Tokens::Unused {
+        // A batch has taken one token.
+        let requests: HashSet<Request> = held.into_iter().map(|(_, request)| request).collect();
+        let webhooks: Vec<Uuid> = requests.into_iter().map(|(webhook, _)| webhook).collect();
+        rate_limits::give_back(&mut transaction, &webhooks).await?;
+    }
+    transaction.commit().await.map_err(failed(RELEASED))
+}
 
 /// A request that a lease was taken for: its webhook, and the delivery or its batch.
 type Request = (Uuid, Uuid);

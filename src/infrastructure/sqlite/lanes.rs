@@ -3,17 +3,14 @@
 //! What is taken of a lane is decided in a transaction of the writer, so that nothing changes between
 //! deciding and taking.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
-use sqlx::{SqliteConnection, sqlite::SqliteRow};
+use sqlx::SqliteConnection;
 use uuid::Uuid;
 
 use crate::{
-    domain::{
-        interfaces::{ClaimedLanes, LaneClaim, StoreError},
-        values::Timestamp,
-    },
-    infrastructure::by_lane::by_lane,
+    domain::interfaces::{ClaimedLanes, LaneClaim, StoreError},
+    infrastructure::{buckets::Buckets, by_lane::by_lane},
 };
 
 use super::{SqliteStore, batch::hex_array, claim::MAX_BYTES, error::failed, rate_limits, rows};
@@ -55,40 +52,45 @@ WITH RECURSIVE waiting (webhook_id) AS (
             AND n.webhook_id = l.webhook_id AND n.lane_key > c.lane_key
         ORDER BY n.lane_key, n.lane_turn LIMIT 1)
     FROM lanes l JOIN deliveries c ON c.seq = l.seq
-), due (seq, lane_turn, due_at, nth) AS (
-    SELECT d.seq, d.lane_turn, d.due_at, row_number() OVER (
+), due (seq, webhook_id, lane_turn, due_at, nth) AS (
+    SELECT d.seq, d.webhook_id, d.lane_turn, d.due_at, row_number() OVER (
         PARTITION BY d.webhook_id ORDER BY d.lane_turn > ?5, d.due_at, d.seq)
     FROM lanes l CROSS JOIN deliveries d ON d.seq = l.seq
     WHERE d.status = 'pending' AND d.due_at <= ?1
 )
-SELECT seq, lane_turn FROM due
+SELECT seq, webhook_id, lane_turn FROM due
 WHERE ?4 IS NULL OR nth = 1
 ORDER BY lane_turn > ?5, due_at, seq
 LIMIT ?3";
 
 /// Of each of these fronts, given by their `seq`, its lane up to the first that is not due or beyond the
-/// floor.
+/// floor; of all lanes of a webhook with a rate limit as many as it has tokens, which are given with each.
 pub(super) const FOREMOST: &str = "
-WITH offered (seq, lane, place, free) AS MATERIALIZED (
-    SELECT d.seq, f.seq,
+WITH offered (seq, webhook_id, turn, lane, tokens, place, free) AS MATERIALIZED (
+    SELECT d.seq, d.webhook_id, d.lane_turn, f.seq, j.value ->> 1,
         row_number() OVER (PARTITION BY f.seq ORDER BY d.lane_turn),
         d.status = 'pending' AND d.due_at <= ?2 AND d.lane_turn <= ?3
     FROM json_each(?1) j
-    CROSS JOIN deliveries f ON f.seq = j.value
+    CROSS JOIN deliveries f ON f.seq = j.value ->> 0
     CROSS JOIN deliveries d ON d.seq IN (SELECT o.seq FROM deliveries o
         WHERE o.lane_key IS NOT NULL AND (o.status = 'pending' OR o.lane_blocks)
             AND o.webhook_id = f.webhook_id AND o.lane_key = f.lane_key
         ORDER BY o.lane_turn LIMIT ?4)
 ), ends (lane, place) AS MATERIALIZED (
     SELECT lane, min(place) FROM offered WHERE NOT free GROUP BY lane
-), taken (seq, lane, place, bytes_before) AS MATERIALIZED (
-    SELECT p.seq, p.lane, p.place,
-        sum(coalesce(length(v.raw), 0)) OVER turns - coalesce(length(v.raw), 0)
+), within (seq, lane, place, tokens, nth) AS MATERIALIZED (
+    SELECT p.seq, p.lane, p.place, p.tokens,
+        row_number() OVER (PARTITION BY p.webhook_id ORDER BY p.place, p.turn)
     FROM offered p
     LEFT JOIN ends e ON e.lane = p.lane
-    LEFT JOIN delivery_events v ON v.delivery = p.seq
     WHERE e.place IS NULL OR p.place < e.place
-    WINDOW turns AS (ORDER BY p.place, p.lane ROWS UNBOUNDED PRECEDING)
+), taken (seq, lane, place, bytes_before) AS MATERIALIZED (
+    SELECT w.seq, w.lane, w.place,
+        sum(coalesce(length(v.raw), 0)) OVER turns - coalesce(length(v.raw), 0)
+    FROM within w
+    LEFT JOIN delivery_events v ON v.delivery = w.seq
+    WHERE w.tokens IS NULL OR w.nth <= w.tokens
+    WINDOW turns AS (ORDER BY w.place, w.lane ROWS UNBOUNDED PRECEDING)
 )
 SELECT d.*, v.meta, v.raw, t.lane, t.place
 FROM taken t CROSS JOIN deliveries d ON d.seq = t.seq
@@ -121,7 +123,9 @@ pub(super) async fn claim_lanes(
         });
     }
     let mut transaction = store.write(CLAIM).await?;
-    let within: Vec<i64> = within.iter().map(|front| front.seq).collect();
+    let webhooks: HashSet<Uuid> = within.iter().map(|front| front.webhook).collect();
+    let mut buckets = rate_limits::lock(&mut transaction, webhooks.into_iter(), claim.now).await?;
+    let within = within_limits(within, &buckets);
     let taken = sqlx::query(FOREMOST)
         .bind(sqlx::types::Json(within))
         .bind(claim.now.timestamp_millis())
@@ -131,7 +135,10 @@ pub(super) async fn claim_lanes(
         .fetch_all(&mut *transaction)
         .await
         .map_err(failed(CLAIM))?;
-    let taken = within_limits(&mut transaction, taken, claim.now).await?;
+    for row in &taken {
+        buckets.take(rows::Cells::new(row, "deliveries").get("webhook_id")?);
+    }
+    rate_limits::spend(&mut transaction, buckets).await?;
     let ids: Vec<Uuid> = taken
         .iter()
         .map(|row| rows::Cells::new(row, "deliveries").get("id"))
@@ -157,32 +164,26 @@ pub(super) async fn claim_lanes(
     })
 }
 
-/// Takes a token for each of these rows whose webhook has a rate limit, first for the front of each lane,
-/// then for the second, and so on, and leaves out those for which there is none. The order stays.
-async fn within_limits(
-    connection: &mut SqliteConnection,
-    rows: Vec<SqliteRow>,
-    now: Timestamp,
-) -> Result<Vec<SqliteRow>, StoreError> {
-    let webhook = |row| rows::Cells::new(row, "deliveries").get::<Uuid>("webhook_id");
-    let webhooks: HashSet<Uuid> = rows.iter().map(webhook).collect::<Result<_, _>>()?;
-    let mut buckets = rate_limits::lock(connection, webhooks.into_iter(), now).await?;
-    let mut turns = Vec::with_capacity(rows.len());
-    for row in rows {
-        let cells = rows::Cells::new(&row, "deliveries");
-        let (lane, place): (i64, i64) = (cells.get("lane")?, cells.get("place")?);
-        turns.push((place, lane, cells.get::<Uuid>("webhook_id")?, row));
-    }
-    turns.sort_by_key(|(place, lane, ..)| (*place, *lane));
-    turns.retain(|(_, _, webhook, _)| buckets.take(*webhook));
-    turns.sort_by_key(|(place, lane, ..)| (*lane, *place));
-    rate_limits::spend(connection, buckets).await?;
-    Ok(turns.into_iter().map(|(.., row)| row).collect())
+/// The fronts to take from by their `seq`, each with the tokens of its webhook where that has a rate limit:
+/// of such a webhook as many as it has tokens, those first that have waited longest.
+fn within_limits(mut fronts: Vec<Front>, buckets: &Buckets) -> Vec<(i64, Option<u32>)> {
+    fronts.sort_by_key(|front| front.turn);
+    let mut taken: HashMap<Uuid, u32> = HashMap::new();
+    let within = fronts.into_iter().filter_map(|front| {
+        let tokens = buckets.tokens(front.webhook);
+        let taken = taken.entry(front.webhook).or_default();
+        *taken += 1;
+        tokens
+            .is_none_or(|tokens| *taken <= tokens)
+            .then_some((front.seq, tokens))
+    });
+    within.collect()
 }
 
 /// The front of a lane.
 struct Front {
     seq: i64,
+    webhook: Uuid,
     turn: i64,
 }
 
@@ -205,6 +206,7 @@ async fn fronts(
         let cells = rows::Cells::new(row, "deliveries");
         Ok(Front {
             seq: cells.get("seq")?,
+            webhook: cells.get("webhook_id")?,
             turn: cells.present("lane_turn")?,
         })
     });

@@ -14,10 +14,14 @@ use crate::{
 };
 
 use super::{
+    SqliteStore,
     batch::hex_array,
     error::failed,
     rows::{Cells, to_time},
 };
+
+/// How far ahead of now a bucket may be refilled.
+const AHEAD: std::time::Duration = std::time::Duration::from_mins(1);
 
 fn read(row: &SqliteRow) -> Result<Limit, StoreError> {
     let cells = Cells::new(row, "rate_limits");
@@ -79,6 +83,30 @@ pub(super) async fn lock(
     Ok(Buckets::new(of(connection, webhooks).await?, now))
 }
 
+/// The webhooks from which taking is worth it, each with its tokens, for SQL to read.
+pub(super) async fn ready(
+    reader: &mut SqliteConnection,
+    now: Timestamp,
+) -> Result<sqlx::types::Json<Vec<(String, u32)>>, StoreError> {
+    let rows = sqlx::query(
+        "SELECT webhook_id AS id, * FROM rate_limits
+        WHERE ready_at <= ?1",
+    )
+    .bind(now.timestamp_millis())
+    .fetch_all(reader)
+    .await
+    .map_err(failed("read rate limits"))?;
+    let limits = rows.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+    let tokens = limits.into_iter().map(|limit| {
+        let bucket = limit.rule.refilled(limit.bucket, now);
+        let id = limit.webhook.simple().to_string();
+        (id, limit.rule.tokens(bucket))
+    });
+    Ok(sqlx::types::Json(
+        tokens.filter(|(_, tokens)| *tokens > 0).collect(),
+    ))
+}
+
 async fn of(
     connection: &mut SqliteConnection,
     webhooks: impl Iterator<Item = Uuid>,
@@ -123,6 +151,28 @@ pub(super) async fn spend(
     .execute(connection)
     .await
     .map_err(failed("spend tokens of rate limits"))?;
+    Ok(())
+}
+
+/// Time is this machine's here, and somebody may set it back: buckets that are far ahead of it go on from
+/// now, else they would give nothing for as long.
+pub(super) async fn follow_clock(store: &SqliteStore, now: Timestamp) -> Result<(), StoreError> {
+    const FOLLOW: &str = "follow the clock with rate limits";
+    let far = (now + AHEAD).timestamp_millis();
+    let ahead: bool =
+        sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM rate_limits WHERE refilled_at > ?1)")
+            .bind(far)
+            .fetch_one(&mut *store.read(FOLLOW).await?)
+            .await
+            .map_err(failed(FOLLOW))?;
+    if ahead {
+        let query = sqlx::query(
+            "UPDATE rate_limits SET refilled_at = ?1, ready_at = ?1 WHERE refilled_at > ?2",
+        )
+        .bind(now.timestamp_millis())
+        .bind(far);
+        store.execute(FOLLOW, query).await?;
+    }
     Ok(())
 }
 

@@ -48,11 +48,11 @@ pub(in super::super) struct DeliveryRow {
 }
 
 impl DeliveryRow {
-    /// Its place, for sorting.
     pub(in super::super) fn webhook_id(&self) -> Uuid {
         self.webhook_id
     }
 
+    /// Its place, for sorting.
     pub(in super::super) fn place(&self) -> (Uuid, Option<String>, Option<i64>) {
         (self.webhook_id, self.lane_key.clone(), self.lane_turn)
     }

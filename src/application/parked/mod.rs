@@ -7,7 +7,10 @@ use std::{
 };
 
 use metrics::{counter, histogram};
-use tokio::sync::Semaphore;
+use tokio::{
+    sync::{Notify, Semaphore},
+    time::sleep,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -46,25 +49,72 @@ const CROWDED_PAUSE: Duration = Duration::from_secs(5);
 /// The same where something was found that there was no room for: something smaller may have some.
 const NO_ROOM_PAUSE: Duration = Duration::from_secs(1);
 
+/// How soon the database is asked again at the earliest after a claim that found no more, whatever rings
+/// or comes meanwhile: many small claims would cost more than they bring.
+pub(super) const PACE: Duration = Duration::from_millis(5);
+
 /// What a turn of the loop found.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Found {
-    Some,
+    /// As much as was asked for: there is more, but perhaps no room.
+    Crowd,
+    /// All that there was.
+    All,
     /// What there is no room for at present.
     NoRoom,
-    /// Nothing, for so long at most.
-    Nothing(Duration),
+    Nothing,
 }
 
-/// What is due, which webhooks are probed, and when the next token comes.
-type Due = (Vec<ClaimedDelivery>, HashSet<WebhookId>, Option<Timestamp>);
+impl Found {
+    /// Of a claim of `limit` deliveries.
+    fn by(claimed: &[ClaimedDelivery], limit: u32) -> Self {
+        let bytes = || claimed.iter().map(|one| one.event.raw.len()).sum::<usize>();
+        if claimed.len() >= limit as usize || bytes() >= MAX_BYTES_IN_HAND as usize {
+            Self::Crowd
+        } else {
+            Self::All
+        }
+    }
 
-/// How long it takes from `now` until a token comes; a millisecond at least.
+    /// How long the loop waits at most after it, where the next token comes in `token_in`.
+    fn pause(self, is_idle: bool, token_in: Duration) -> Duration {
+        match self {
+            Self::Crowd => CROWDED_PAUSE.min(token_in),
+            Self::NoRoom => NO_ROOM_PAUSE.min(token_in.max(POLL_EVERY)),
+            Self::All | Self::Nothing if is_idle => POLL_EVERY.min(token_in),
+            Self::All | Self::Nothing => POLL_BUSY.min(token_in),
+        }
+    }
+
+    fn listens(self) -> bool {
+        matches!(self, Self::All | Self::Nothing)
+    }
+}
+
+/// What is due.
+struct Due {
+    deliveries: Vec<ClaimedDelivery>,
+    /// Which webhooks are probed.
+    probed: HashSet<WebhookId>,
+    /// How long it takes until the next token comes.
+    token_in: Duration,
+    found: Found,
+}
+
+/// How long it takes from `now` until a token comes.
 pub(super) fn until(next_token_at: Option<Timestamp>, now: Timestamp) -> Duration {
     next_token_at.map_or(Duration::MAX, |at| {
-        let wait = (at - now).to_std().unwrap_or_default();
-        wait.max(Duration::from_millis(1))
+        (at - now).to_std().unwrap_or_default().max(PACE)
     })
+}
+
+/// Waits for the bell, for so long, but never less than [`PACE`].
+pub(super) async fn paced(bell: &Notify, at_most: Duration) {
+    sleep(PACE).await;
+    tokio::select! {
+        () = bell.notified() => {}
+        () = sleep(at_most.saturating_sub(PACE)) => {}
+    }
 }
 
 /// The lane's ports.
@@ -113,33 +163,26 @@ impl ParkedLane {
         let bytes = Arc::new(Semaphore::new(MAX_BYTES_IN_HAND as usize));
         loop {
             self.health.beat("parked");
-            let found = self
-                .turn(&group, &in_hand, &bytes)
-                .await
-                .unwrap_or_else(|error| {
-                    counter!(LOOP_FAULTS, "loop" => "parked").increment(1);
-                    tracing::warn!(error = %Chain(&error), "due deliveries could not be claimed");
-                    Found::Nothing(Duration::MAX)
-                });
+            let turn = self.turn(&group, &in_hand, &bytes).await;
+            let (found, token_in) = turn.unwrap_or_else(|error| {
+                counter!(LOOP_FAULTS, "loop" => "parked").increment(1);
+                tracing::warn!(error = %Chain(&error), "due deliveries could not be claimed");
+                (Found::Nothing, Duration::MAX)
+            });
             let some_free = in_hand.acquire_many(MAX_PER_WEBHOOK);
             let some_room = async {
                 let half = bytes.acquire_many(MAX_BYTES_IN_HAND / 2);
                 let _both = tokio::join!(in_hand.acquire_many(MAX_PER_WEBHOOK), half);
             };
             let is_idle = in_hand.available_permits() == MAX_IN_HAND as usize;
-            let pause = match (found, is_idle) {
-                (Found::NoRoom, _) => NO_ROOM_PAUSE,
-                (Found::Some, _) => CROWDED_PAUSE,
-                (Found::Nothing(wait), true) => POLL_EVERY.min(wait),
-                (Found::Nothing(wait), false) => POLL_BUSY.min(wait),
-            };
+            let pause = found.pause(is_idle, token_in);
             tokio::select! {
                 () = stopping.cancelled() => return,
                 // There may be more: claim again as soon as there is room for it.
-                _ = some_free, if found == Found::Some => {}
+                _ = some_free, if matches!(found, Found::Crowd | Found::All) => {}
                 () = some_room, if found == Found::NoRoom => {}
-                () = self.wakers.parked.notified(), if matches!(found, Found::Nothing(_)) => {}
-                () = tokio::time::sleep(pause) => {}
+                () = paced(&self.wakers.parked, pause), if found.listens() => {}
+                () = sleep(pause), if !found.listens() => {}
             }
         }
     }
@@ -150,10 +193,10 @@ impl ParkedLane {
         group: &Group,
         in_hand: &Arc<Semaphore>,
         bytes: &Arc<Semaphore>,
-    ) -> Result<Found, StoreError> {
+    ) -> Result<(Found, Duration), StoreError> {
         let limit = u32::try_from(in_hand.available_permits()).unwrap_or(0);
         if limit == 0 || bytes.available_permits() == 0 {
-            return Ok(Found::NoRoom);
+            return Ok((Found::NoRoom, Duration::MAX));
         }
         let now = self.clock.store_now();
         let breakers = self.attempts.breakers();
@@ -167,9 +210,14 @@ impl ParkedLane {
             exclude,
             only: None,
         };
-        let (claimed, probed, next_token_at) = self.claim(&request).await?;
+        let Due {
+            deliveries: claimed,
+            probed,
+            token_in,
+            found,
+        } = self.claim(&request).await?;
         if claimed.is_empty() {
-            return Ok(Found::Nothing(until(next_token_at, self.clock.store_now())));
+            return Ok((Found::Nothing, token_in));
         }
         let lane_of = |one: &ClaimedDelivery| {
             if probed.contains(&one.delivery.webhook_id) {
@@ -205,14 +253,14 @@ impl ParkedLane {
             });
         }
         if left.is_empty() {
-            return Ok(Found::Some);
+            return Ok((found, token_in));
         }
         let left = self.let_go(left, lane_of);
         let (store, leases) = (Arc::clone(&self.store), Arc::clone(&self.leases));
         group.spawn("parked deliveries without room", async move {
             give_back(store.as_ref(), &leases, &left, now).await;
         });
-        Ok(Found::NoRoom)
+        Ok((Found::NoRoom, token_in))
     }
 
     /// What is due, and after it the probes with their webhooks; and when the next token comes that
@@ -224,6 +272,7 @@ impl ParkedLane {
             next_token_at,
         } = self.store.claim_due(request).await?;
         histogram!(STORE_SECONDS, "operation" => "claim").record(start.elapsed().as_secs_f64());
+        let found = Found::by(&claimed, request.limit);
         let probes = self.attempts.breakers().claim_probes(request).await;
         let probes = probes.unwrap_or_else(|error| {
             tracing::debug!(error = %Chain(&error), "probes could not be claimed");
@@ -234,7 +283,12 @@ impl ParkedLane {
         for one in &claimed {
             self.leases.hold(one.lease, start);
         }
-        Ok((claimed, probed, next_token_at))
+        Ok(Due {
+            deliveries: claimed,
+            probed,
+            token_in: until(next_token_at, self.clock.store_now()),
+            found,
+        })
     }
 
     /// Keeps the probes among them for others, and answers the leases.
@@ -258,7 +312,8 @@ impl ParkedLane {
         if held.is_empty() {
             return 0;
         }
-        if let Err(error) = store.release(&held, now).await {
+        // What was under way may have reached its endpoint.
+        if let Err(error) = store.abandon(&held, now).await {
             tracing::warn!(error = %Chain(&error), "leases were not given back and will run out");
         }
         held.len()
@@ -277,7 +332,7 @@ impl Renewal {
         loop {
             tokio::select! {
                 () = stopping.cancelled() => return,
-                () = tokio::time::sleep(RENEW_EVERY) => {}
+                () = sleep(RENEW_EVERY) => {}
             }
             let leases = self.leases.all();
             if leases.is_empty() {
@@ -301,3 +356,6 @@ impl Renewal {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
