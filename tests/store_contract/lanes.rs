@@ -1,19 +1,12 @@
 //! Which ordered deliveries a worker is given, and in which order.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
-};
-
 use integration_worker::domain::{
     entities::{Delivery, DeliveryStatus, LanePlace, Webhook, WebhookStatus},
     interfaces::{
-        ClaimedDelivery, ClaimedLanes, FirstRecord, Inserted, LaneClaim, LeasedRecord, RecordBatch,
-        Store, UnitOfWork,
+        ClaimedDelivery, ClaimedLanes, FirstRecord, Inserted, LaneClaim, LeasedRecord, UnitOfWork,
     },
     values::{LaneKey, Timestamp},
 };
-use tokio::task::JoinSet;
 
 use crate::{
     deliveries::our_webhook,
@@ -36,10 +29,9 @@ both!(
     a_claim_for_one_webhook_takes_no_turn_of_the_others,
     a_claim_for_some_webhooks_takes_one_lane_of_each,
     fronts_above_the_floor_crowd_nobody_out,
-    concurrent_workers_never_change_the_order,
 );
 
-const FAR: i64 = i64::MAX;
+pub(crate) const FAR: i64 = i64::MAX;
 
 fn in_lane(hook: &Webhook, key: &str, turn: i64) -> Delivery {
     Delivery {
@@ -52,7 +44,7 @@ fn in_lane(hook: &Webhook, key: &str, turn: i64) -> Delivery {
     }
 }
 
-fn claim(now: Timestamp, floor: i64) -> LaneClaim {
+pub(crate) fn claim(now: Timestamp, floor: i64) -> LaneClaim {
     LaneClaim {
         now,
         lease_until: now + chrono::TimeDelta::seconds(60),
@@ -68,7 +60,7 @@ async fn take(database: &Database, claim: &LaneClaim) -> ClaimedLanes {
     database.store.claim_lanes(claim).await.expect("it claims")
 }
 
-async fn park(database: &Database, hook: &Webhook, places: &[(&str, i64)]) {
+pub(crate) async fn park(database: &Database, hook: &Webhook, places: &[(&str, i64)]) {
     let records: Vec<FirstRecord> = places
         .iter()
         .map(|(key, turn)| parked(&in_lane(hook, key, *turn)))
@@ -450,82 +442,5 @@ async fn what_waits_in_lanes_is_cancelled_with_its_webhook(database: &Database) 
             stored.map(|one| one.status),
             Some(DeliveryStatus::Cancelled)
         );
-    }
-}
-
-/// Works lanes off until nothing is left: delivers some, gives the rest back.
-async fn work_off(
-    store: Arc<dyn Store>,
-    seen: Arc<std::sync::Mutex<Vec<(LaneKey, i64)>>>,
-    left: Arc<AtomicUsize>,
-) {
-    let some = LaneClaim {
-        lanes: 3,
-        per_lane: 7,
-        ..claim(at(10_000), FAR)
-    };
-    while left.load(Ordering::Acquire) > 0 {
-        let claimed = store.claim_lanes(&some).await.expect("it claims");
-        for run in claimed.lanes {
-            let (done, rest) = run.split_at(run.len().div_ceil(2));
-            for one in done {
-                let place = one.delivery.lane.clone().expect("it has a place");
-                seen.lock()
-                    .expect("nobody panics")
-                    .push((place.key, place.turn));
-                let record = under_lease(
-                    one.lease,
-                    &one.delivery,
-                    DeliveryStatus::Delivered,
-                    at(20_000),
-                );
-                let batch = RecordBatch {
-                    first: Vec::new(),
-                    leased: vec![record],
-                };
-                let changed = store.record(&batch).await.expect("it is recorded");
-                assert_eq!(changed.len(), 1, "the lease held");
-                left.fetch_sub(1, Ordering::AcqRel);
-            }
-            let leases: Vec<_> = rest.iter().map(|one| one.lease).collect();
-            store
-                .release(&leases, at(9_000))
-                .await
-                .expect("they are given back");
-        }
-        tokio::task::yield_now().await;
-    }
-}
-
-async fn concurrent_workers_never_change_the_order(database: &Database) {
-    let hook = our_webhook(database).await;
-    let keys = ["a", "b", "c", "d", "e"];
-    let places: Vec<(&str, i64)> = (1..=200_i64)
-        .zip(keys.iter().cycle())
-        .map(|(turn, key)| (*key, turn))
-        .collect();
-    park(database, &hook, &places).await;
-    let seen = Arc::default();
-    let left = Arc::new(AtomicUsize::new(places.len()));
-
-    let mut workers = JoinSet::new();
-    for _ in 0..6 {
-        workers.spawn(work_off(
-            Arc::clone(&database.store),
-            Arc::clone(&seen),
-            Arc::clone(&left),
-        ));
-    }
-    workers.join_all().await;
-
-    let seen = seen.lock().expect("nobody panics");
-    assert_eq!(seen.len(), places.len(), "each once");
-    for key in keys {
-        let turns: Vec<i64> = seen
-            .iter()
-            .filter(|(lane, _)| lane.as_str() == key)
-            .map(|(_, turn)| *turn)
-            .collect();
-        assert!(turns.is_sorted(), "{key}: {turns:?}");
     }
 }

@@ -17,6 +17,7 @@ mod claims;
 mod deliveries;
 mod endpoints;
 mod integrations;
+mod lane_races;
 mod lanes;
 mod leases;
 mod lists;

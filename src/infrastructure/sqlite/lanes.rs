@@ -25,10 +25,10 @@ pub(super) const FRONTS: &str = "
 WITH RECURSIVE waiting (webhook_id) AS (
     SELECT unhex(value) FROM json_each(?4)
     UNION ALL
-    SELECT min(d.webhook_id) FROM deliveries d
+    SELECT min(d.webhook_id) FROM deliveries d INDEXED BY deliveries_lanes
     WHERE d.lane_key IS NOT NULL AND (d.status = 'pending' OR d.lane_blocks) AND ?4 IS NULL
     UNION ALL
-    SELECT (SELECT min(d.webhook_id) FROM deliveries d
+    SELECT (SELECT min(d.webhook_id) FROM deliveries d INDEXED BY deliveries_lanes
         WHERE d.lane_key IS NOT NULL AND (d.status = 'pending' OR d.lane_blocks)
             AND d.webhook_id > w.webhook_id)
     FROM waiting w WHERE w.webhook_id IS NOT NULL AND ?4 IS NULL
@@ -41,13 +41,13 @@ WITH RECURSIVE waiting (webhook_id) AS (
         AND e.id NOT IN (SELECT unhex(value) FROM json_each(?2))
         AND NOT EXISTS (SELECT 1 FROM rate_limits l WHERE l.webhook_id = e.id AND l.ready_at > ?1)
 ), lanes (webhook_id, seq) AS (
-    SELECT r.webhook_id, (SELECT d.seq FROM deliveries d
+    SELECT r.webhook_id, (SELECT d.seq FROM deliveries d INDEXED BY deliveries_lanes
         WHERE d.lane_key IS NOT NULL AND (d.status = 'pending' OR d.lane_blocks)
             AND d.webhook_id = r.webhook_id
         ORDER BY d.lane_key, d.lane_turn LIMIT 1)
     FROM runnable r
     UNION ALL
-    SELECT l.webhook_id, (SELECT n.seq FROM deliveries n
+    SELECT l.webhook_id, (SELECT n.seq FROM deliveries n INDEXED BY deliveries_lanes
         WHERE n.lane_key IS NOT NULL AND (n.status = 'pending' OR n.lane_blocks)
             AND n.webhook_id = l.webhook_id AND n.lane_key > c.lane_key
         ORDER BY n.lane_key, n.lane_turn LIMIT 1)
@@ -72,7 +72,7 @@ WITH offered (seq, webhook_id, turn, lane, tokens, place, free) AS MATERIALIZED 
         d.status = 'pending' AND d.due_at <= ?2 AND d.lane_turn <= ?3
     FROM json_each(?1) j
     CROSS JOIN deliveries f ON f.seq = j.value ->> 0
-    CROSS JOIN deliveries d ON d.seq IN (SELECT o.seq FROM deliveries o
+    CROSS JOIN deliveries d ON d.seq IN (SELECT o.seq FROM deliveries o INDEXED BY deliveries_lanes
         WHERE o.lane_key IS NOT NULL AND (o.status = 'pending' OR o.lane_blocks)
             AND o.webhook_id = f.webhook_id AND o.lane_key = f.lane_key
         ORDER BY o.lane_turn LIMIT ?4)
