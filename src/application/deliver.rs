@@ -97,7 +97,7 @@ pub const NO_NAMES: &str = "waiting for a name server";
 /// Why a delivery waits without an attempt.
 pub const UNUSABLE: &str = "the webhook's configuration or signing secret cannot be read";
 
-/// Attempts that have taken longer than [`STALL`], which do not count among those in flight.
+/// Attempts that have taken longer than [`STALL`](crate::domain::policies::STALL), which do not count among those in flight.
 pub const MAX_SLOW: usize = 1024;
 /// How long a claimed delivery waits for a slot before its lease is given back.
 pub const PARKED_PATIENCE: Duration = Duration::from_secs(5);
@@ -176,7 +176,7 @@ impl Deliverer {
     }
 
     /// Makes the next attempt at `delivery`, unless the endpoint does not take it now. `when_slow` is run
-    /// beside an attempt that takes longer than [`STALL`], as long as there are not too many such.
+    /// beside an attempt that takes longer than [`STALL`](crate::domain::policies::STALL), as long as there are not too many such.
     pub async fn attempt(
         &self,
         lane: Lane,

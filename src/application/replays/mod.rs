@@ -8,7 +8,7 @@
 //! to those who make such attempts instead, a few at a time too and in lanes and batches of its own.
 //!
 //! Live traffic goes first: no page begins while this worker is busy or somebody waits for the endpoint,
-//! and an attempt of a page that began waits up to [`ATTEMPT_PATIENCE`] for that, as it holds a lease; and while there are other attempts, it rests three times as long as a page took.
+//! and an attempt of a page that began waits up to 2 s for that, as it holds a lease; and while there are other attempts, it rests three times as long as a page took.
 
 mod recorded;
 mod room;
