@@ -215,14 +215,10 @@ async fn a_transform_that_fails_ends_its_own_delivery_alone(site: Site) {
     let url = receiver.url("/orders");
     let config = batch(&rule, &json!({ "transform": "{'id': data.orderId}" }));
     let (webhook, _) = erp.webhook(&url, &["sales.>"], config).await;
-    let data = |n| {
-        if n == 4 {
-            json!({})
-        } else {
-            json!({ "orderId": n })
-        }
-    };
-    let bodies = (0..10).map(|n| order(n, &data(n)));
+    let bodies = (0..10).map(|n| match n {
+        4 => order(n, &json!({})),
+        _ => order(n, &json!({ "orderId": n })),
+    });
 
     erp.publish_all("sales.order.created", bodies).await;
 
@@ -230,13 +226,9 @@ async fn a_transform_that_fails_ends_its_own_delivery_alone(site: Site) {
         .wait_until(PATIENCE, |all| all_ids(all).len() == 9)
         .await;
     assert_eq!(requests.len(), 1);
-    let body = requests[0].json();
-    let sent = body.as_array().expect("a batch").iter();
-    let mut sent: Vec<_> = sent.map(|one| one["data"]["id"].as_i64()).collect();
-    // What came at the same time is in no order.
-    sent.sort_unstable();
-    let expected: Vec<_> = (0..10).filter(|n| *n != 4).map(Some).collect();
-    assert_eq!(sent, expected);
+    for one in requests[0].json().as_array().expect("a batch") {
+        assert_eq!(one["id"], format!("e-{}", one["data"]["id"]));
+    }
     let refused = erp
         .wait_delivery(&webhook, json!({ "status": "exhausted" }))
         .await;
