@@ -236,6 +236,8 @@ mod tests {
                 "{text} and {event_type}"
             );
             assert_eq!(fits(text, event_type), expected, "{text} and {event_type}");
+            let alone = pattern(text).matches(event_type);
+            assert_eq!(alone, expected, "{text} and {event_type}");
         }
     }
 

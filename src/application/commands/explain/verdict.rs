@@ -10,7 +10,6 @@ use crate::{
     domain::{
         entities::{Delivery, WebhookStatus},
         events::BusinessEvent,
-        policies::Matcher,
         values::{EventPattern, Timestamp, format_time},
     },
     shared::duration::format_duration,
@@ -37,16 +36,11 @@ pub(super) fn refused(
 }
 
 fn pattern(question: &Question<'_>, event_type: &str) -> Option<Verdict> {
-    let mut matcher = Matcher::default();
-    for pattern in &question.webhook.events {
-        matcher.add(question.tenant, pattern, question.webhook.id);
-    }
-    if !matcher.matches(question.tenant, event_type).is_empty() {
+    let patterns = &question.webhook.events;
+    if patterns.iter().any(|one| one.matches(event_type)) {
         return None;
     }
-    let patterns: Vec<&str> = { question.webhook.events.iter() }
-        .map(EventPattern::as_str)
-        .collect();
+    let patterns: Vec<&str> = patterns.iter().map(EventPattern::as_str).collect();
     let patterns = patterns.join(", ");
     let reason =
         format!("the event's type {event_type} fits none of the webhook's events: {patterns}");
