@@ -12,6 +12,7 @@ mod ordered;
 mod processes;
 mod raw;
 mod registry;
+mod replaying;
 mod report;
 mod retention;
 mod sharing;
@@ -49,7 +50,7 @@ impl Effort {
     }
 }
 
-const SCENARIOS: [&str; 12] = [
+const SCENARIOS: [&str; 13] = [
     "one-webhook",
     "ten-webhooks",
     "latency",
@@ -60,6 +61,7 @@ const SCENARIOS: [&str; 12] = [
     "matching",
     "ordered",
     "sharing",
+    "replaying",
     "registry",
     "retention",
 ];
@@ -77,6 +79,7 @@ fn scenario<'a>(name: &str, effort: Effort, report: &'a mut Report) -> LocalBoxF
         "sqlite" => throughput::sqlite(effort, report).boxed_local(),
         "ordered" => ordered::ordered(effort, report).boxed_local(),
         "sharing" => sharing::sharing(effort, report).boxed_local(),
+        "replaying" => replaying::replaying(effort, report).boxed_local(),
         "registry" => registry::registry(effort, report).boxed_local(),
         "retention" => retention::retention(effort, report).boxed_local(),
         _ => async move { matching::matching(effort, report) }.boxed_local(),

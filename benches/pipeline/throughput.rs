@@ -134,6 +134,13 @@ pub(crate) async fn latency(effort: Effort, report: &mut Report) {
 pub(crate) struct Latencies(Vec<u64>);
 
 impl Latencies {
+    /// Of several measurements together.
+    pub(crate) fn of_all(each: Vec<Self>) -> Self {
+        let mut latencies: Vec<u64> = each.into_iter().flat_map(|one| one.0).collect();
+        latencies.sort_unstable();
+        Self(latencies)
+    }
+
     /// Of the events that came to `/latency` since the sink was reset.
     pub(crate) async fn told(world: &World) -> Self {
         let answer = world.tell_sink("latencies").await;

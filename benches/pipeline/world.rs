@@ -202,6 +202,16 @@ impl World {
         .await
     }
 
+    /// Waits until so many events have come to `/latency`.
+    pub(crate) async fn live_served(&self, count: u64) {
+        watch(async || {
+            let told = self.tell_sink("latencies").await;
+            let seen = whole(told.split_whitespace().count());
+            Some(((seen >= count).then_some(()), seen))
+        })
+        .await;
+    }
+
     pub(crate) async fn seen(&self) -> Seen {
         let answer = self.tell_sink("seen").await;
         sink::seen_in(&answer).expect("the sink tells")

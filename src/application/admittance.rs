@@ -36,7 +36,7 @@ impl Deliverer {
         }
         let slot = match lane {
             // Who does not keep up is not waited for: others need the lane.
-            Lane::Parked | Lane::Probe if !self.endpoints.is_behind(webhook.id) => {
+            Lane::Parked | Lane::Probe | Lane::Replay if !self.endpoints.is_behind(webhook.id) => {
                 let patience = if webhook.is_rate_limited {
                     LIMITED_PATIENCE
                 } else {

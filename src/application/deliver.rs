@@ -29,6 +29,7 @@ use super::{
     breakers::Breakers,
     delivery_events,
     endpoints::{Endpoints, Slot},
+    live_traffic::LiveTraffic,
     patience::until_done,
     ports::{Clock, HttpSender, OutboundRequest},
     registry::CompiledWebhook,
@@ -45,6 +46,8 @@ pub enum Lane {
     Parked,
     /// The same, and the one request that tries an endpoint whose breaker is open.
     Probe,
+    /// One of a replay, which keeps out of the way of the others.
+    Replay,
 }
 
 impl Lane {
@@ -52,6 +55,7 @@ impl Lane {
         match self {
             Self::Fast => "fast",
             Self::Parked | Self::Probe => "parked",
+            Self::Replay => "replay",
         }
     }
 }
@@ -112,6 +116,7 @@ pub struct Deliverer {
     sender: Arc<dyn HttpSender>,
     pub(super) breakers: Arc<Breakers>,
     pub(super) endpoints: Endpoints,
+    live: LiveTraffic,
     pub(super) attempts: Semaphore,
     max_in_flight: usize,
     pub(super) slow: Semaphore,
@@ -142,6 +147,7 @@ impl Deliverer {
             sender,
             breakers,
             endpoints,
+            live: LiveTraffic::new(),
             attempts: Semaphore::new(max_in_flight),
             max_in_flight,
             slow: Semaphore::new(MAX_SLOW),
@@ -166,6 +172,11 @@ impl Deliverer {
     /// The endpoints that are left alone for a while.
     pub fn breakers(&self) -> &Arc<Breakers> {
         &self.breakers
+    }
+
+    /// The attempts that are no replay's.
+    pub fn live(&self) -> &LiveTraffic {
+        &self.live
     }
 
     /// Whether an attempt more takes nothing from anybody: most of this worker's attempts are free, and
@@ -223,6 +234,9 @@ impl Deliverer {
         started_at: Timestamp,
     ) -> Result<(Attempt, Answer, Fault, WholeAnswer), &'static str> {
         let start = Instant::now();
+        if lane != Lane::Replay {
+            self.live.note(start);
+        }
         let mut result = self.sender.send(request).await;
         let fault = match &result {
             Ok(_) => Fault::Endpoint,

@@ -31,6 +31,7 @@ mod lane_work;
 pub mod lanes;
 pub mod leased;
 pub mod leases;
+pub mod live_traffic;
 pub mod normalise;
 pub mod oauth;
 pub mod parked;

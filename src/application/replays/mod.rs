@@ -57,9 +57,11 @@ use super::{
 
 /// Deliveries of one page.
 pub const REPLAY_PAGE: usize = 32;
+/// The same while there is live traffic.
+const SMALL_PAGE: usize = 8;
 /// Bytes of the events of one page, unless a single one has more.
 const MAX_PAGE_BYTES: usize = 8 << 20;
-/// Attempts that one replay has under way at a time.
+/// Attempts that one replay has under way at a time; one while there is live traffic.
 pub const REPLAY_IN_FLIGHT: usize = 4;
 /// Replays that one worker has in hand at a time.
 pub const MAX_IN_HAND: usize = 4;
@@ -74,6 +76,8 @@ const LONG_REST: Duration = Duration::from_secs(5);
 /// How much longer than its page it rests while there are other attempts, and at most.
 const REST_FACTOR: u32 = 3;
 const LONGEST_REST: Duration = Duration::from_secs(5);
+/// How long after the last attempt of another there still is live traffic.
+const LIVE_FOR: Duration = Duration::from_secs(1);
 /// How long an attempt waits for room to spare, and how often it looks.
 const ATTEMPT_PATIENCE: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
@@ -264,10 +268,25 @@ impl Replays {
 
     /// How long it rests after a page that took so long.
     fn rest_after(&self, took: Duration) -> Duration {
-        if self.attempts.deliverer().endpoints().in_flight() == 0 {
+        if !self.is_behind_others() {
             return Duration::ZERO;
         }
         (took * REST_FACTOR).min(LONGEST_REST)
+    }
+
+    /// Whether this worker has had live traffic a moment ago.
+    fn is_behind_others(&self) -> bool {
+        let live = self.attempts.deliverer().live();
+        live.was_within(LIVE_FOR, Instant::now())
+    }
+
+    /// How much of one page is under way at a time.
+    fn at_once(&self) -> usize {
+        if self.is_behind_others() {
+            1
+        } else {
+            REPLAY_IN_FLIGHT
+        }
     }
 
     /// Ends the replay.
@@ -317,8 +336,9 @@ impl Replays {
         hands: Hands<'_>,
     ) {
         let count = u32::try_from(deliveries.len()).unwrap_or(u32::MAX);
+        let in_flight = self.at_once();
         let attempts = futures::iter(deliveries)
-            .for_each_concurrent(REPLAY_IN_FLIGHT, |one| self.attempt(one, hands));
+            .for_each_concurrent(in_flight, |one| self.attempt(one, hands));
         let all = async {
             attempts.await;
             // Each comes back when its outcome is recorded. Never closed.
@@ -358,7 +378,7 @@ impl Replays {
             return;
         }
         // Boxed: it is large.
-        let attempt = Box::pin(self.attempts.attempt(Lane::Parked, one, &snapshot));
+        let attempt = Box::pin(self.attempts.attempt(Lane::Replay, one, &snapshot));
         if let Some(settled) = attempt.await {
             self.attempts.hand_in(settled, permit).await;
         }

@@ -7,7 +7,7 @@ use crate::{
     domain::interfaces::{ReplayLanes, StoreError},
 };
 
-use super::{LONG_REST, POLL_EVERY, REPLAY_PAGE, REST, Replays};
+use super::{LONG_REST, POLL_EVERY, REPLAY_PAGE, REST, Replays, SMALL_PAGE};
 
 /// Deliveries of a webhook that may be due, before a replay adds to them.
 const MAX_WAITING: u32 = 1_000;
@@ -73,7 +73,11 @@ impl Replays {
             });
         }
         Ok(if due(MAX_WAITING).await? < MAX_WAITING {
-            Room::Page(REPLAY_PAGE)
+            Room::Page(if self.is_behind_others() {
+                SMALL_PAGE
+            } else {
+                REPLAY_PAGE
+            })
         } else {
             Room::None(REST)
         })

@@ -10,7 +10,7 @@ use crate::domain::{
     values::BatchId,
 };
 
-use super::{MAX_PAGE_BYTES, Next, REPLAY_IN_FLIGHT, ReplayError, Replays};
+use super::{MAX_PAGE_BYTES, Next, ReplayError, Replays};
 use crate::application::{ports::BusError, registry::CompiledWebhook};
 
 impl Replays {
@@ -52,7 +52,7 @@ impl Replays {
         let statuses = &replay.selection.statuses;
         let read =
             stream::iter(found.items).map(|candidate| self.with_event(candidate, statuses, batch));
-        let mut read = read.buffered(REPLAY_IN_FLIGHT);
+        let mut read = read.buffered(self.at_once());
         for place in places {
             let Some(one) = read.next().await else { break };
             let one = one?;

@@ -314,14 +314,21 @@ async fn looked_at(
     }
     let selection = &replay.selection;
     let (after_time, after_id) = replay_row::after(replay.cursor).unzip();
+    // In the order of the index first: whatever the planner thinks of the table, it sorts no more than
+    // what came at the same time.
     let rows: Vec<(Timestamp, Uuid, String, i64)> = sqlx::query_as(
-        "SELECT d.created_at, d.id, d.event_type, COALESCE(octet_length(d.event_raw), 0)::bigint
-         FROM deliveries d
-         WHERE d.webhook_id = $1 AND d.tenant = $2 AND d.created_at < $4 AND d.lane_key IS NULL
-             AND d.created_at >= GREATEST($3, $6::timestamptz)
-             AND (cardinality($5::text[]) = 0 OR d.status = ANY($5::text[]))
-             AND ($6 IS NULL OR (d.created_at, d.id) > ($6, $7::uuid))
-         ORDER BY d.created_at, d.id LIMIT $8",
+        "SELECT n.created_at, n.id, n.event_type, n.bytes
+         FROM (
+             SELECT d.created_at, d.id, d.event_type,
+                 COALESCE(octet_length(d.event_raw), 0)::bigint AS bytes
+             FROM deliveries d
+             WHERE d.webhook_id = $1 AND d.tenant = $2 AND d.created_at < $4 AND d.lane_key IS NULL
+                 AND d.created_at >= GREATEST($3, $6::timestamptz)
+                 AND (cardinality($5::text[]) = 0 OR d.status = ANY($5::text[]))
+                 AND ($6 IS NULL OR (d.created_at, d.id) > ($6, $7::uuid))
+             ORDER BY d.created_at FETCH FIRST ($8) ROWS WITH TIES
+         ) n
+         ORDER BY n.created_at, n.id LIMIT $8",
     )
     .bind(selection.webhook_id.0)
     .bind(selection.tenant.as_str())
