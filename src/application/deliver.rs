@@ -37,7 +37,7 @@ use super::{
     webhook_changes::Cause,
 };
 
-/// Which lane an attempt is on, for figures.
+/// Which lane an attempt is on, for figures and for who makes room for whom.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lane {
     /// The first attempt, by the worker that took the event in.
@@ -46,7 +46,7 @@ pub enum Lane {
     Parked,
     /// The same, and the one request that tries an endpoint whose breaker is open.
     Probe,
-    /// One of a replay, which keeps out of the way of the others.
+    /// One of a page of a replay, which keeps out of the way of the others.
     Replay,
 }
 
@@ -174,8 +174,8 @@ impl Deliverer {
         &self.breakers
     }
 
-    /// The attempts that are no replay's.
-    pub fn live(&self) -> &LiveTraffic {
+    /// The requests that are not made for a page of a replay.
+    pub fn live_traffic(&self) -> &LiveTraffic {
         &self.live
     }
 
@@ -234,9 +234,7 @@ impl Deliverer {
         started_at: Timestamp,
     ) -> Result<(Attempt, Answer, Fault, WholeAnswer), &'static str> {
         let start = Instant::now();
-        if lane != Lane::Replay {
-            self.live.note(start);
-        }
+        let _live = (lane != Lane::Replay).then(|| self.live.begin());
         let mut result = self.sender.send(request).await;
         let fault = match &result {
             Ok(_) => Fault::Endpoint,

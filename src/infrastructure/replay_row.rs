@@ -10,7 +10,7 @@ use crate::domain::{
 };
 
 /// How many recorded deliveries are looked at, at most, to find those of a page.
-pub(super) const MAX_LOOKED_AT: usize = 256;
+const MAX_LOOKED_AT: usize = 256;
 /// No more of them are taken than until their events have so many bytes.
 const MAX_BYTES: i64 = 8 << 20;
 
@@ -159,6 +159,16 @@ pub(super) fn choose<T>(
         }
     }
     (chosen, cursor)
+}
+
+/// How many rows are worth looking at for so many candidates.
+pub(super) fn look_at(selection: &ReplaySelection, limit: usize) -> i64 {
+    let rows = if selection.event_types.is_empty() {
+        limit.min(MAX_LOOKED_AT)
+    } else {
+        MAX_LOOKED_AT
+    };
+    i64::try_from(rows).unwrap_or(i64::MAX)
 }
 
 /// Candidates of rows, without those that cannot be understood.

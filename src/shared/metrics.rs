@@ -19,7 +19,7 @@ pub const ATTEMPTS: &str = "integration_delivery_attempts_total";
 pub const ATTEMPT_SECONDS: &str = "integration_delivery_attempt_duration_seconds";
 /// Histogram in seconds: from the moment at which a worker takes an event in hand to its being settled.
 pub const EVENT_SECONDS: &str = "integration_event_duration_seconds";
-/// Gauge: attempts under way, of both lanes.
+/// Gauge: attempts under way, of all lanes.
 pub const IN_FLIGHT: &str = "integration_delivery_attempts_in_flight";
 /// Counter: deliveries that were moved aside without an attempt.
 pub const PARKED: &str = "integration_deliveries_parked_total";
@@ -101,7 +101,7 @@ pub fn describe() {
         Unit::Seconds,
         "From taking an event in hand to its settlement"
     );
-    describe_gauge!(IN_FLIGHT, "Requests to endpoints under way, of both lanes");
+    describe_gauge!(IN_FLIGHT, "Requests to endpoints under way, of all lanes");
     describe_counter!(PARKED, "Deliveries moved aside without a request");
     describe_gauge!(PARKED_ROWS, "Deliveries that wait in the database");
     describe_gauge!(

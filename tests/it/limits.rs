@@ -197,7 +197,7 @@ async fn what_waited_for_activation_goes_out_oldest_first_and_within_the_limit(s
 }
 
 /// How many requests were under way at a time, at least, when each takes this long.
-fn most_at_a_time(requests: &[Received], took: Duration) -> usize {
+pub(crate) fn most_at_a_time(requests: &[Received], took: Duration) -> usize {
     let times = arrivals(requests);
     let under_way = |at: &Instant| {
         let begun = |begin: &&Instant| *begin <= at && *at < **begin + took;

@@ -8,15 +8,18 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::support::{
-    PATIENCE,
-    erp::{Erp, is_signed},
-    eventually,
-    nats::NatsServer,
-    postgres::Postgres,
-    receiver::{Answer, Received, Receiver},
-    site::{Site, on_both},
-    worker::{Environment, Worker},
+use crate::{
+    limits::most_at_a_time,
+    support::{
+        PATIENCE,
+        erp::{Erp, is_signed},
+        eventually,
+        nats::NatsServer,
+        postgres::Postgres,
+        receiver::{Answer, Received, Receiver},
+        site::{Site, on_both},
+        worker::{Environment, Worker},
+    },
 };
 
 on_both!(
@@ -29,6 +32,7 @@ on_both!(
     a_replay_ends_with_its_webhook,
     a_replay_waits_while_the_breaker_is_open_and_goes_on_then,
     a_replay_goes_on_while_live_events_come,
+    a_replay_has_two_requests_at_a_time_beside_a_live_one,
 );
 
 pub(crate) const LONG_AGO: &str = "2020-01-01T00:00:00Z";
@@ -394,6 +398,26 @@ async fn a_replay_goes_on_while_live_events_come(site: Site) {
     let requests = receiver.wait_for(64 + 64 + 500, PATIENCE).await;
     let twice = ids(&requests).values().filter(|times| **times == 2).count();
     assert_eq!(twice, 64);
+}
+
+async fn a_replay_has_two_requests_at_a_time_beside_a_live_one(site: Site) {
+    let (webhook, _) = delivered(&site, json!({}), 40).await;
+    let Site { erp, receiver, .. } = site;
+    receiver.answer("/live", Answer::hang());
+    let live = receiver.url("/live");
+    erp.webhook(&live, &["crm.>"], json!({})).await;
+    let body = json!({ "eventType": "crm.lead.created", "eventId": "live", "payload": {} });
+    erp.publish_all("crm.lead.created", std::iter::once(body.to_string()))
+        .await;
+    receiver.wait_for(41, PATIENCE).await;
+    let took = Duration::from_millis(60);
+    receiver.answer("/w", Answer::status(200).after(took));
+
+    let begun = begin(&erp, "replay", &webhook).await;
+
+    ended(&erp, &begun, "completed").await;
+    let requests = receiver.requests_to("/w");
+    assert_eq!(most_at_a_time(&requests[40..], took), 2);
 }
 
 #[tokio::test]

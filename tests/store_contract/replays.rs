@@ -24,6 +24,7 @@ both!(
     running_replays_are_counted_for_each_tenant,
     a_replay_has_one_worker_at_a_time_and_the_one_that_waits_longest_is_next,
     candidates_come_in_the_order_of_their_creation_within_the_selection,
+    candidates_of_one_moment_come_once_each_over_the_ends_of_pages,
     ordered_candidates_come_by_their_turns_and_before_the_others,
     candidates_are_of_the_types_and_states_that_are_meant,
     a_selection_is_counted_by_types_and_the_count_has_an_end,
@@ -260,6 +261,38 @@ async fn candidates_come_in_the_order_of_their_creation_within_the_selection(dat
         .await
         .expect("it reads");
     assert_eq!((last.items, last.cursor), (Vec::new(), None));
+}
+
+async fn candidates_of_one_moment_come_once_each_over_the_ends_of_pages(database: &Database) {
+    let hook = our_webhook(database).await;
+    let at_once = (2..=21).map(|number| {
+        let mut one = delivery(&hook, number);
+        one.created_at = at(5);
+        one
+    });
+    let mut all = vec![delivery(&hook, 1), delivery(&hook, 30)];
+    all.extend(at_once);
+    let records = { all.iter() }.map(|one| first_attempt(one, DeliveryStatus::Delivered));
+    database.record_first(records.collect()).await;
+    all.sort_by_key(|one| (one.created_at, one.id));
+    let expected: Vec<_> = all.iter().map(|one| one.id).collect();
+    let any = pattern(">");
+
+    for event_types in [Vec::new(), vec![any]] {
+        let mut one = replay(ReplaySelection {
+            event_types,
+            ..selection(&hook)
+        });
+        let mut found = Vec::new();
+        loop {
+            let page = database.store.replay_candidates(&one, 7).await;
+            let page = page.expect("it reads");
+            found.extend(page.items.iter().map(|one| one.delivery.id));
+            let Some(cursor) = page.cursor else { break };
+            one.cursor = Some(cursor);
+        }
+        assert_eq!(found, expected);
+    }
 }
 
 async fn ordered_candidates_come_by_their_turns_and_before_the_others(database: &Database) {

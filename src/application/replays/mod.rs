@@ -8,8 +8,10 @@
 //! to those who make such attempts instead, a few at a time too and in lanes and batches of its own.
 //!
 //! Live traffic goes first: no page begins while this worker is busy or somebody waits for the endpoint,
-//! and an attempt of a page that began waits up to 2 s for that, as it holds a lease; and while there are other attempts, it rests three times as long as a page took.
+//! and an attempt of a page that began waits up to 2 s for that, as it holds a lease; and while there are
+//! other requests, pages are small and have their time (`pace.rs`).
 
+mod pace;
 mod recorded;
 mod room;
 mod stream;
@@ -42,6 +44,7 @@ use crate::{
     },
 };
 
+use pace::Pace;
 use room::Room;
 
 use super::{
@@ -55,14 +58,8 @@ use super::{
     wakers::Wakers,
 };
 
-/// Deliveries of one page.
-pub const REPLAY_PAGE: usize = 32;
-/// The same while there is live traffic.
-const SMALL_PAGE: usize = 8;
 /// Bytes of the events of one page, unless a single one has more.
 const MAX_PAGE_BYTES: usize = 8 << 20;
-/// Attempts that one replay has under way at a time; one while there is live traffic.
-pub const REPLAY_IN_FLIGHT: usize = 4;
 /// Replays that one worker has in hand at a time.
 pub const MAX_IN_HAND: usize = 4;
 /// How often the database is asked for replays when nothing wakes the loop.
@@ -73,11 +70,6 @@ const POLL_SOON: (Duration, u32) = (Duration::from_millis(50), 120);
 const REST: Duration = Duration::from_millis(250);
 /// How long it rests when its webhook cannot be used, or something is not there.
 const LONG_REST: Duration = Duration::from_secs(5);
-/// How much longer than its page it rests while there are other attempts, and at most.
-const REST_FACTOR: u32 = 3;
-const LONGEST_REST: Duration = Duration::from_secs(5);
-/// How long after the last attempt of another there still is live traffic.
-const LIVE_FOR: Duration = Duration::from_secs(1);
 /// How long an attempt waits for room to spare, and how often it looks.
 const ATTEMPT_PATIENCE: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
@@ -120,6 +112,7 @@ enum ReplayError {
 /// What the attempts of a page need besides.
 #[derive(Clone, Copy)]
 struct Hands<'a> {
+    at_once: usize,
     /// One for each delivery of the page.
     permits: &'a Arc<Semaphore>,
     stopping: &'a CancellationToken,
@@ -220,14 +213,23 @@ impl Replays {
             let reason = "the webhook was disabled; activate it and begin again";
             return self.end(&claimed, |r, now| r.fail(reason, now)).await;
         }
-        let (size, handed_over) = match self.room(webhook).await? {
+        let began = Instant::now();
+        let pace = Pace::of(self.attempts.deliverer().live_traffic(), began);
+        let (size, handed_over) = match self.room(webhook, pace).await? {
             Room::None(rest) => return Ok(Some(self.clock.store_now() + rest)),
             Room::Page(size) => (size, None),
             Room::HandOver(size, rest) => (size, Some(rest)),
         };
-        let began = Instant::now();
+        // What is handed over has its own pace.
+        let read_at_once = match handed_over {
+            None => pace.at_once,
+            Some(_) => Pace::ALONE.at_once,
+        };
         let next = match replay.kind {
-            ReplayKind::Replay => self.next_recorded(replay, webhook, size).await?,
+            ReplayKind::Replay => {
+                self.next_recorded(replay, webhook, (size, read_at_once))
+                    .await?
+            }
             ReplayKind::Backfill => self.next_of_stream(replay, &snapshot, size).await?,
         };
         let mut page = match next {
@@ -257,36 +259,13 @@ impl Replays {
             self.leases.hold(one.lease, leased);
         }
         let hands = Hands {
+            at_once: pace.at_once,
             permits: &Arc::new(Semaphore::new(deliveries.len())),
             stopping,
         };
         self.attempt_all(claimed.lease, deliveries, hands).await;
-        Ok(Some(
-            self.clock.store_now() + self.rest_after(began.elapsed()),
-        ))
-    }
-
-    /// How long it rests after a page that took so long.
-    fn rest_after(&self, took: Duration) -> Duration {
-        if !self.is_behind_others() {
-            return Duration::ZERO;
-        }
-        (took * REST_FACTOR).min(LONGEST_REST)
-    }
-
-    /// Whether this worker has had live traffic a moment ago.
-    fn is_behind_others(&self) -> bool {
-        let live = self.attempts.deliverer().live();
-        live.was_within(LIVE_FOR, Instant::now())
-    }
-
-    /// How much of one page is under way at a time.
-    fn at_once(&self) -> usize {
-        if self.is_behind_others() {
-            1
-        } else {
-            REPLAY_IN_FLIGHT
-        }
+        let rest = pace.rest_after(began.elapsed());
+        Ok(Some(self.clock.store_now() + rest))
     }
 
     /// Ends the replay.
@@ -336,9 +315,8 @@ impl Replays {
         hands: Hands<'_>,
     ) {
         let count = u32::try_from(deliveries.len()).unwrap_or(u32::MAX);
-        let in_flight = self.at_once();
         let attempts = futures::iter(deliveries)
-            .for_each_concurrent(in_flight, |one| self.attempt(one, hands));
+            .for_each_concurrent(hands.at_once, |one| self.attempt(one, hands));
         let all = async {
             attempts.await;
             // Each comes back when its outcome is recorded. Never closed.

@@ -7,7 +7,7 @@ use crate::{
     domain::interfaces::{ReplayLanes, StoreError},
 };
 
-use super::{LONG_REST, POLL_EVERY, REPLAY_PAGE, REST, Replays, SMALL_PAGE};
+use super::{LONG_REST, POLL_EVERY, Pace, REST, Replays};
 
 /// Deliveries of a webhook that may be due, before a replay adds to them.
 const MAX_WAITING: u32 = 1_000;
@@ -33,7 +33,11 @@ pub(super) enum Room {
 impl Replays {
     /// What may be done for the replay now. What is not due, or waits behind what is not, is in nobody's
     /// way; it may wait for this very replay.
-    pub(super) async fn room(&self, webhook: &CompiledWebhook) -> Result<Room, StoreError> {
+    pub(super) async fn room(
+        &self,
+        webhook: &CompiledWebhook,
+        pace: Pace,
+    ) -> Result<Room, StoreError> {
         if webhook.endpoint.is_err() {
             return Ok(Room::None(LONG_REST));
         }
@@ -67,17 +71,13 @@ impl Replays {
             let lanes = self.store.replay_lanes(webhook.id, now, MAX_WAITING);
             let ReplayLanes { waiting, due } = lanes.await?;
             return Ok(if waiting < MAX_WAITING && due < MAX_LANES_DUE {
-                Room::HandOver(REPLAY_PAGE, Duration::ZERO)
+                Room::HandOver(Pace::ALONE.page, Duration::ZERO)
             } else {
                 Room::None(REST)
             });
         }
         Ok(if due(MAX_WAITING).await? < MAX_WAITING {
-            Room::Page(if self.is_behind_others() {
-                SMALL_PAGE
-            } else {
-                REPLAY_PAGE
-            })
+            Room::Page(pace.page)
         } else {
             Room::None(REST)
         })

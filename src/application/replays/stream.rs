@@ -19,11 +19,9 @@ use crate::{
 
 use super::{MAX_PAGE_BYTES, Next, ReplayError, Replays};
 
-/// Messages that are looked at for one page, and bytes of them.
-const LOOK_AT: ArchiveLimit = ArchiveLimit {
-    messages: 256,
-    bytes: MAX_PAGE_BYTES,
-};
+/// Messages that are looked at for each delivery of a page, and for one page.
+const LOOK_AT_FOR_EACH: usize = 8;
+const MAX_LOOKED_AT: usize = 256;
 
 /// What a part of the source stream holds for a webhook.
 struct Part {
@@ -53,7 +51,11 @@ impl Replays {
             _ => ArchiveStart::Time(replay.selection.since),
         };
         let floor = u64::try_from(self.history.floor.floor().await?).unwrap_or(0);
-        let page = self.history.archive.page(from, LOOK_AT).await?;
+        let look_at = ArchiveLimit {
+            messages: (size * LOOK_AT_FOR_EACH).min(MAX_LOOKED_AT),
+            bytes: MAX_PAGE_BYTES,
+        };
+        let page = self.history.archive.page(from, look_at).await?;
         let mut part = Part {
             matches: Vec::new(),
             next: None,

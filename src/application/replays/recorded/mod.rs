@@ -15,12 +15,12 @@ use crate::application::{ports::BusError, registry::CompiledWebhook};
 
 impl Replays {
     /// The next deliveries after the replay's cursor, with their events: those that are kept with them,
-    /// else from the source stream. What waits anyway, and what has no event any more, is left alone.
+    /// else from the source stream, so many at a time. What waits anyway, and what has no event any more, is left alone.
     pub(super) async fn next_recorded(
         &self,
         replay: &Replay,
         webhook: &CompiledWebhook,
-        size: usize,
+        (size, at_once): (usize, usize),
     ) -> Result<Next, ReplayError> {
         // Before the candidates: what is recorded by the time they are read may not be settled yet.
         let floor = self.history.floor.floor().await?;
@@ -52,7 +52,7 @@ impl Replays {
         let statuses = &replay.selection.statuses;
         let read =
             stream::iter(found.items).map(|candidate| self.with_event(candidate, statuses, batch));
-        let mut read = read.buffered(self.at_once());
+        let mut read = read.buffered(at_once);
         for place in places {
             let Some(one) = read.next().await else { break };
             let one = one?;

@@ -17,7 +17,7 @@ use crate::{
         },
         values::{DeliveryId, TenantId, Timestamp, WebhookId},
     },
-    infrastructure::replay_row::{self, LookedAt, MAX_LOOKED_AT, ReplayRow},
+    infrastructure::replay_row::{self, LookedAt, ReplayRow},
 };
 
 use super::{
@@ -159,7 +159,8 @@ impl ReplayStore for PostgresStore {
         replay: &Replay,
         limit: usize,
     ) -> Result<Candidates, StoreError> {
-        let looked_at = looked_at(self, replay).await?;
+        let rows = replay_row::look_at(&replay.selection, limit);
+        let looked_at = looked_at(self, replay, rows).await?;
         let (ids, cursor) = replay_row::choose(&replay.selection, looked_at, limit);
         let rows: Vec<CandidateRow> = sqlx::query_as(concat!(
             "SELECT ",
@@ -305,17 +306,18 @@ impl ReplayStore for PostgresStore {
 async fn looked_at(
     store: &PostgresStore,
     replay: &Replay,
+    rows: i64,
 ) -> Result<Vec<LookedAt<Uuid>>, StoreError> {
     if let Some(after) = replay_row::after_turn(replay.cursor) {
-        let with_turns = with_turns(store, &replay.selection, after).await?;
+        let with_turns = with_turns(store, &replay.selection, after, rows).await?;
         if !with_turns.is_empty() {
             return Ok(with_turns);
         }
     }
     let selection = &replay.selection;
     let (after_time, after_id) = replay_row::after(replay.cursor).unzip();
-    // In the order of the index first: whatever the planner thinks of the table, it sorts no more than
-    // what came at the same time.
+    // First in the order of an index, so that no sort looks cheaper to a planner that takes the table for
+    // a small one; what came at the same time is sorted after that.
     let rows: Vec<(Timestamp, Uuid, String, i64)> = sqlx::query_as(
         "SELECT n.created_at, n.id, n.event_type, n.bytes
          FROM (
@@ -337,7 +339,7 @@ async fn looked_at(
     .bind(selection.statuses.iter().map(|s| s.as_str()).bind_iter())
     .bind(after_time)
     .bind(after_id)
-    .bind(i64::try_from(MAX_LOOKED_AT).unwrap_or(i64::MAX))
+    .bind(rows)
     .fetch_all(&store.pool)
     .await
     .map_err(during(READ))?;
@@ -357,6 +359,7 @@ async fn with_turns(
     store: &PostgresStore,
     selection: &ReplaySelection,
     (after_turn, after_id): (i64, Uuid),
+    rows: i64,
 ) -> Result<Vec<LookedAt<Uuid>>, StoreError> {
     let rows: Vec<(i64, Uuid, String, i64)> = sqlx::query_as(
         "SELECT d.lane_turn, d.id, d.event_type, COALESCE(octet_length(d.event_raw), 0)::bigint
@@ -374,7 +377,7 @@ async fn with_turns(
     .bind(selection.statuses.iter().map(|s| s.as_str()).bind_iter())
     .bind(after_turn)
     .bind(after_id)
-    .bind(i64::try_from(MAX_LOOKED_AT).unwrap_or(i64::MAX))
+    .bind(rows)
     .fetch_all(&store.pool)
     .await
     .map_err(during(READ))?;

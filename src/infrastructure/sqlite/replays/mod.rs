@@ -17,7 +17,7 @@ use crate::{
         },
         values::{DeliveryId, TenantId, Timestamp, WebhookId},
     },
-    infrastructure::replay_row::{self, LookedAt, MAX_LOOKED_AT},
+    infrastructure::replay_row::{self, LookedAt},
 };
 
 use super::{
@@ -158,7 +158,8 @@ impl ReplayStore for SqliteStore {
         limit: usize,
     ) -> Result<Candidates, StoreError> {
         let mut connection = self.read(READ).await?;
-        let looked_at = looked_at(&mut connection, replay).await?;
+        let rows = replay_row::look_at(&replay.selection, limit);
+        let looked_at = looked_at(&mut connection, replay, rows).await?;
         let (chosen, cursor) = replay_row::choose(&replay.selection, looked_at, limit);
         let rows = sqlx::query(
             "SELECT d.*, e.meta, e.raw FROM json_each(?1) j
@@ -314,9 +315,10 @@ fn candidate(row: &SqliteRow) -> Result<Candidate, StoreError> {
 async fn looked_at(
     connection: &mut SqliteConnection,
     replay: &Replay,
+    rows: i64,
 ) -> Result<Vec<LookedAt<i64>>, StoreError> {
     if let Some(after) = replay_row::after_turn(replay.cursor) {
-        let with_turns = with_turns(connection, &replay.selection, after).await?;
+        let with_turns = with_turns(connection, &replay.selection, after, rows).await?;
         if !with_turns.is_empty() {
             return Ok(with_turns);
         }
@@ -344,7 +346,7 @@ async fn looked_at(
     .bind(selection.until.timestamp_millis())
     .bind(selection.webhook_id.0)
     .bind(statuses)
-    .bind(i64::try_from(MAX_LOOKED_AT).unwrap_or(i64::MAX))
+    .bind(rows)
     .fetch_all(connection)
     .await
     .map_err(failed(READ))?;
@@ -361,6 +363,7 @@ async fn with_turns(
     connection: &mut SqliteConnection,
     selection: &ReplaySelection,
     (after_turn, after_id): (i64, Uuid),
+    rows: i64,
 ) -> Result<Vec<LookedAt<i64>>, StoreError> {
     let (statuses, _) = replay_row::lists(selection);
     let rows = sqlx::query(
@@ -380,7 +383,7 @@ async fn with_turns(
     .bind(selection.since.timestamp_millis())
     .bind(selection.until.timestamp_millis())
     .bind(statuses)
-    .bind(i64::try_from(MAX_LOOKED_AT).unwrap_or(i64::MAX))
+    .bind(rows)
     .fetch_all(connection)
     .await
     .map_err(failed(READ))?;
