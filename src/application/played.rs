@@ -13,8 +13,9 @@ use super::{
 #[derive(Debug)]
 pub(crate) struct PlayedExpressions;
 
+/// Of a kind by the text's first letter.
 #[derive(Debug)]
-struct Always;
+struct Always(Option<&'static str>);
 
 impl Expressions for PlayedExpressions {
     fn compile(&self, text: &str, _: Scope) -> Result<Arc<dyn Expression>, ExpressionFault> {
@@ -24,11 +25,20 @@ impl Expressions for PlayedExpressions {
                 position: Some((1, text.len() + 1)),
             });
         }
-        Ok(Arc::new(Always))
+        let kind = match text.bytes().next() {
+            Some(b'0'..=b'9') => Some("a number"),
+            Some(b'[') => Some("a list"),
+            _ => None,
+        };
+        Ok(Arc::new(Always(kind)))
     }
 }
 
 impl Expression for Always {
+    fn always(&self) -> Option<&'static str> {
+        self.0
+    }
+
     fn is_true(&self, _: &EventView<'_>) -> Result<bool, String> {
         Ok(true)
     }

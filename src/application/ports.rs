@@ -90,6 +90,9 @@ pub trait Expressions: Send + Sync + fmt::Debug {
 /// A compiled expression. An evaluation has a bound in time, memory and result; it never panics. Its
 /// error says what is wrong and where in the expression, and never holds a value of the event.
 pub trait Expression: Send + Sync + fmt::Debug {
+    /// What it yields whatever the event, as far as its text alone tells: `a boolean`, `a number`, `a
+    /// text`, `a list`, `a map`, `bytes` or `null`.
+    fn always(&self) -> Option<&'static str>;
     /// For filters; any other value than true or false is an error.
     fn is_true(&self, view: &EventView<'_>) -> Result<bool, String>;
     /// For ordering keys: a text, number (as written) or boolean, of at most 1 KiB.

@@ -13,7 +13,7 @@ use crate::{
         events::{Change, WebhookChange},
         interfaces::Inserted,
         policies::EndpointState,
-        values::{EventPattern, IntegrationId, TenantId, WebhookId},
+        values::{EventPattern, Faults, IntegrationId, TenantId, WebhookId},
     },
 };
 
@@ -103,6 +103,7 @@ pub(super) async fn update(work: &mut Work<'_>, body: Body) -> Outcome {
         webhook.events = events;
     }
     if let Some(config) = config {
+        check_kept(&config, &before.config.shown)?;
         let entity = id.to_string();
         webhook.config = work.seal_config(config, Some(&before.config), &entity)?;
         // What was kept must go with what is new.
@@ -130,6 +131,26 @@ pub(super) async fn update(work: &mut Work<'_>, body: Body) -> Outcome {
     }
     let change = webhook.changed(Change::Updated, work.actor(), work.now);
     write(work, &webhook, change).await
+}
+
+/// Credentials are kept where none are given, but not for another type of authentication.
+fn check_kept(config: &Map<String, Value>, before: &Map<String, Value>) -> Result<(), Faults> {
+    let mut faults = Faults::default();
+    if let (Some(given), Some(before)) =
+        (config.get("authentication"), before.get("authentication"))
+        && given["type"] != before["type"]
+        && given.get("credentials").is_none()
+        && before.get("credentials").is_some()
+    {
+        let former = before["type"].as_str().unwrap_or_default();
+        faults.add(
+            "config.authentication.credentials",
+            format!(
+                "must be given with another type: those that are kept are of the type {former}"
+            ),
+        );
+    }
+    faults.into_result(())
 }
 
 /// How many of its events go out in one request, if not one.

@@ -81,8 +81,8 @@ pub fn webhook_settings(
     let retry = retry_policy(&mut fields);
     let format = fields.choice("format", &BodyFormat::ALL, |format| format.as_str());
     fields.choice("signing", &Signing::ALL, |signing| signing.as_str());
-    let filter = expression(&mut fields, "filter", Scope::Event, rules);
-    let transform = expression(&mut fields, "transform", Scope::Event, rules);
+    let filter = expression(&mut fields, "filter", FILTER, rules);
+    let transform = expression(&mut fields, "transform", TRANSFORM, rules);
     let ordering = ordering(&mut fields, rules);
     let rate_limit = rate_limit(&mut fields);
     let max_in_flight = fields.integer("maxInFlight", MAX_IN_FLIGHT);
@@ -110,19 +110,40 @@ pub fn webhook_settings(
     fields.finish().into_result(settings)
 }
 
-/// A filter or transform, which must compile when it is saved.
+/// What an expression may speak of, and what it is to yield; nothing is anything.
+type Purpose = (Scope, Option<(&'static [&'static str], &'static str)>);
+
+const FILTER: Purpose = (Scope::Event, Some((&["a boolean"], "true or false")));
+const TRANSFORM: Purpose = (Scope::Event, None);
+const KEY: Purpose = (
+    Scope::Event,
+    Some((
+        &["a text", "a number", "a boolean"],
+        "a text, a number or a boolean",
+    )),
+);
+
+/// An expression, which must compile when it is saved, and not always be what is never wanted.
 fn expression(
     fields: &mut Fields,
     name: &'static str,
-    scope: Scope,
+    (scope, wanted): Purpose,
     rules: Option<&SavingRules<'_>>,
 ) -> Option<String> {
     let Value::String(text) = fields.value(name)? else {
         fields.fault(name, "must be a string that holds an expression");
         return None;
     };
-    if let Some(Err(fault)) = rules.map(|r| r.expressions.compile(&text, scope)) {
-        fields.fault(name, fault.to_string());
+    match rules.map(|r| r.expressions.compile(&text, scope)) {
+        Some(Err(fault)) => fields.fault(name, fault.to_string()),
+        Some(Ok(compiled)) => {
+            if let (Some((kinds, wanted)), Some(always)) = (wanted, compiled.always())
+                && !kinds.contains(&always)
+            {
+                fields.fault(name, format!("must be {wanted}, but is always {always}"));
+            }
+        }
+        None => {}
     }
     Some(text)
 }
@@ -131,7 +152,7 @@ fn expression(
 fn ordering(fields: &mut Fields, rules: Option<&SavingRules<'_>>) -> Option<Ordering> {
     fields.object("ordering", |ordering| {
         ordering.need(&["key"]);
-        let key = expression(ordering, "key", Scope::Event, rules);
+        let key = expression(ordering, "key", KEY, rules);
         let on_exhausted = ordering.choice("onExhausted", &OnExhausted::ALL, |one| one.as_str());
         Some(Ordering {
             key: key?,

@@ -20,7 +20,7 @@ pub(super) fn read(
         if let Some(problem) = event.as_deref().and_then(event_problem) {
             response.fault("event", problem);
         }
-        let data = expression(response, "data", Scope::Answer, rules);
+        let data = expression(response, "data", (Scope::Answer, None), rules);
         Some(ResponseSettings {
             event: event?,
             data,

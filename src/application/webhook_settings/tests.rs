@@ -371,6 +371,37 @@ fn expressions_are_compiled_when_they_are_saved() {
 }
 
 #[test]
+fn an_expression_that_is_always_of_the_wrong_kind_is_refused() {
+    let with = |filter: &str, key: &str| {
+        let config = json!({
+            "url": "https://example.com", "filter": filter, "ordering": { "key": key },
+        });
+        let Value::Object(config) = config else {
+            panic!("not an object")
+        };
+        save(&config).map_err(Faults::into_vec)
+    };
+    let faults = with("1", "[1]").unwrap_err();
+    let faults: Vec<_> = { faults.iter() }
+        .map(|f| (f.path.as_str(), f.message.as_str()))
+        .collect();
+    assert_eq!(
+        faults,
+        [
+            (
+                "config.filter",
+                "must be true or false, but is always a number"
+            ),
+            (
+                "config.ordering.key",
+                "must be a text, a number or a boolean, but is always a list"
+            ),
+        ]
+    );
+    assert!(with("data.a", "1").is_ok(), "constant keys are allowed");
+}
+
+#[test]
 fn a_response_names_the_type_of_its_event() {
     let url = "https://example.com";
     let with = |response: Value| json!({ "url": url, "response": response });

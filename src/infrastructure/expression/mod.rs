@@ -1,6 +1,7 @@
 //! Expressions in CEL (the Common Expression Language), read and evaluated here: with a budget, exact
 //! decimals, and numbers that keep their written form (ADR 0008 says why no crate does it).
 
+mod always;
 mod ast;
 mod eval;
 mod functions;
@@ -91,6 +92,10 @@ impl Compiled {
 }
 
 impl Expression for Compiled {
+    fn always(&self) -> Option<&'static str> {
+        unharmed(|| always::always(&self.root)).flatten()
+    }
+
     fn is_true(&self, view: &EventView<'_>) -> Result<bool, String> {
         self.evaluate(view, |value| match value {
             Value::Bool(value) => Ok(*value),
