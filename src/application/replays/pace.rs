@@ -28,7 +28,7 @@ impl Pace {
     /// At most 100 deliveries a second.
     pub(super) const BESIDE_OTHERS: Self = Self {
         page: 8,
-        at_once: 2,
+        at_once: 1,
         takes: Duration::from_millis(80),
     };
 
